@@ -1,0 +1,139 @@
+package cgroup
+
+import (
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A version is what differs between the two generations of cgroups.
+type version struct {
+	fstype  string // of its mounts
+	option  string // in the mount's options, where every controller has a mount of its own
+	counter string // the file that has the count
+}
+
+// mount is one line of mountinfo, as far as it matters here.
+type mount struct {
+	root    string // the part of the hierarchy that is mounted
+	point   string
+	fstype  string
+	options []string
+}
+
+// candidates lists the counter files that may be this process's, best first: those of the version that has
+// the memory controller according to /proc/self/cgroup, then the other's.
+func candidates(root string) (files []string, err error) {
+	groups, err := os.ReadFile(root + "/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(root + "/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	mounts := parseMounts(string(text))
+	v1, v2 := ownGroups(string(groups))
+	files = counters(mounts, v1, version{"cgroup", "memory", "memory.oom_control"})
+	return append(files, counters(mounts, v2, version{"cgroup2", "", "memory.events"})...), nil
+}
+
+// ownGroups returns the cgroups of /proc/self/cgroup that can have the memory controller: version 1's is
+// "4:memory:/path", the one of version 2 is "0::/path". Either may be absent, or "".
+func ownGroups(text string) (v1, v2 string) {
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // a path may have colons
+		switch {
+		case len(fields) < 3:
+		case fields[0] == "0" && fields[1] == "":
+			v2 = fields[2]
+		case slices.Contains(strings.Split(fields[1], ","), "memory"):
+			v1 = fields[2]
+		}
+	}
+	return v1, v2
+}
+
+// counters lists, for each mount of the version, the counter files from the group's directory up to the
+// mount point. Up, because version 2 has no memory.events in a group for which the controller is off: its
+// processes count for the next one above.
+func counters(mounts []mount, group string, v version) (files []string) {
+	if group == "" {
+		return nil
+	}
+	for _, m := range mounts {
+		if !m.has(v) {
+			continue
+		}
+		for dir := m.below(group); ; dir = path.Dir(dir) {
+			files = append(files, path.Join(m.point, dir, v.counter))
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return files
+}
+
+func (m mount) has(v version) bool {
+	return m.fstype == v.fstype && (v.option == "" || slices.Contains(m.options, v.option))
+}
+
+// below is where under the mount point the group is. Without a cgroup namespace a container sees the host's
+// path in both places and only the rest is there: /docker/ID/x, mounted from /docker/ID, is /x. A group that
+// is not below the mount's root ("/../x" is one outside the namespace) has no name here; the mount point
+// itself is then the best guess, being the group that somebody has mounted for this container.
+func (m mount) below(group string) string {
+	rest, ok := strings.CutPrefix(group, strings.TrimSuffix(m.root, "/"))
+	if !ok || rest != "" && rest[0] != '/' || strings.Contains(group+"/", "/../") {
+		return "/"
+	}
+	return path.Join("/", rest)
+}
+
+// parseMounts reads the cgroups' lines of mountinfo. A host has hundreds of others.
+func parseMounts(text string) (mounts []mount) {
+	for line := range strings.Lines(text) {
+		place, kind, _ := strings.Cut(line, " - ")
+		if !strings.HasPrefix(kind, "cgroup") {
+			continue
+		}
+		if m, ok := parseMount(strings.Fields(place), strings.Fields(kind)); ok {
+			mounts = append(mounts, m)
+		}
+	}
+	return mounts
+}
+
+// parseMount makes a mount of the fields before the lone hyphen and after it, as proc(5) has them:
+//
+//	31 23 0:28 ROOT POINT rw,relatime [optional fields ...] - FSTYPE source OPTIONS
+func parseMount(place, kind []string) (m mount, ok bool) {
+	if len(place) < 6 || len(kind) < 3 {
+		return m, false
+	}
+	m.root, m.point = unescape(place[3]), unescape(place[4])
+	m.fstype, m.options = kind[0], strings.Split(kind[2], ",")
+	return m, true
+}
+
+// unescape undoes mountinfo's \040 for a space, and its like.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+4 <= len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

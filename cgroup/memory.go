@@ -1,0 +1,129 @@
+// Package cgroup reads what the kernel's memory controller knows about this container and its processes: how
+// many of them the OOM killer took, and how much memory one has.
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNone means that there is no memory controller, or none that counts OOM kills (before Linux 4.13).
+var ErrNone = errors.New("no memory controller that counts OOM kills")
+
+// counterSize holds memory.events and memory.oom_control, which are far under 200 bytes.
+const counterSize = 1024
+
+// Memory is the memory controller of one cgroup. A nil *Memory is one that is absent: OOMKills returns
+// ErrNone. All methods may be called concurrently.
+type Memory struct {
+	path string
+
+	mu  sync.Mutex // a read must not meet a descriptor that Close has freed
+	fd  int        // -1: closed
+	buf [counterSize]byte
+}
+
+// Find returns the memory controller of the cgroup that this process is in, as /proc/self/cgroup and
+// /proc/self/mountinfo tell, version 1 or 2. The caller closes it. Every path is looked up below root; ""
+// is the machine's own. An error, which wraps ErrNone, comes with a nil *Memory that is safe to use.
+//
+// It stays with the cgroup: should somebody move this process to another, it does not follow.
+func Find(root string) (*Memory, error) {
+	files, err := candidates(root)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNone, err)
+	}
+	for _, path := range files {
+		if m, err := open(root + path); err == nil {
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: none of %q", ErrNone, files)
+}
+
+// open opens a counter file that has a count in it. It goes by plain system calls: an os.File would be
+// put into the netpoller, as these files can be polled, and wake the program up at every event.
+func open(path string) (*Memory, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	m := &Memory{path: path, fd: fd}
+	if _, err := m.OOMKills(); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Path is the file that is read, or "" if there is none.
+func (m *Memory) Path() string {
+	if m == nil {
+		return ""
+	}
+	return m.path
+}
+
+// OOMKills is how many processes of the cgroup the OOM killer has killed since the cgroup was made. The
+// kernel counts before it kills: who has seen a victim die reads a count that includes it.
+//
+// Version 2 counts those of cgroups below, too; version 1 does not.
+func (m *Memory) OOMKills() (uint64, error) {
+	if m == nil {
+		return 0, ErrNone
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := pread(m.fd, m.buf[:])
+	if err != nil {
+		return 0, fmt.Errorf("cannot read %s: %w", m.path, err)
+	}
+	kills, ok := oomKills(m.buf[:n])
+	if !ok {
+		return 0, fmt.Errorf("%w: %s has no oom_kill", ErrNone, m.path)
+	}
+	return kills, nil
+}
+
+// Close closes the file. OOMKills fails from then on.
+func (m *Memory) Close() error {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fd < 0 {
+		return nil
+	}
+	fd := m.fd
+	m.fd = -1
+	return unix.Close(fd)
+}
+
+// pread reads from the beginning, where the kernel makes the file's text anew.
+func pread(fd int, buf []byte) (n int, err error) {
+	for {
+		n, err = unix.Pread(fd, buf, 0)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// oomKills finds the line "oom_kill N". There are neighbours like oom_kill_disable and oom_group_kill.
+func oomKills(text []byte) (kills uint64, ok bool) {
+	for line := range bytes.Lines(text) {
+		number, found := bytes.CutPrefix(line, []byte("oom_kill "))
+		if !found {
+			continue
+		}
+		kills, err := strconv.ParseUint(string(bytes.TrimSpace(number)), 10, 64)
+		return kills, err == nil
+	}
+	return 0, false
+}

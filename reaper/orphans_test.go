@@ -1,0 +1,62 @@
+package reaper
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// Ten thousand orphans, all at once: each is counted and reported, none stays.
+func TestOrphansAreReaped(t *testing.T) {
+	var told, wrong atomic.Int64
+	r := newTest(t, func(_ int, exit Exit) {
+		told.Add(1)
+		if exit.Code != 7 {
+			wrong.Add(1)
+		}
+	})
+	n := scaled(10_000)
+	p := start(t, r, play("zombies", fmt.Sprint(n)))
+	await(t, "exit", p.Exited())
+	if status := p.Exit().Status(); status != 0 {
+		t.Fatalf("exit code %d", status)
+	}
+	eventually(t, "every orphan reaped", func() (any, bool) { return r.Orphans(), r.Orphans() == uint64(n) })
+	if told.Load() != int64(n) || wrong.Load() != 0 {
+		t.Errorf("told of %d orphans, %d with a wrong status", told.Load(), wrong.Load())
+	}
+	if left := zombiesOf(os.Getpid()); left != 0 {
+		t.Errorf("%d zombies left", left)
+	}
+	await(t, "nobody left", p.Gone())
+	expectEmpty(t, r)
+}
+
+// While orphans come by the thousand, starting and signalling go on.
+func TestStartInAStorm(t *testing.T) {
+	r := newTest(t, nil)
+	storm := start(t, r, play("zombies", fmt.Sprint(scaled(5000))))
+	for range 20 {
+		p := start(t, r, play("block"))
+		if err := p.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "exit", p.Exited())
+		if got := p.Exit().Status(); got != 143 && got != 2 { // 2: a Go program that is about to begin
+			t.Errorf("status %d, want 143", got)
+		}
+	}
+	await(t, "exit", storm.Exited())
+}
+
+// The control: what the tests above see happens because of the Reaper.
+func TestWithoutReaperZombiesStay(t *testing.T) {
+	r := newTest(t, nil)
+	p := start(t, r, play("nobody"))
+	await(t, "exit", p.Exited())
+	if got := p.Exit().Status(); got != 3 {
+		t.Errorf("%d zombies stayed, want 3", got)
+	}
+}

@@ -1,0 +1,67 @@
+package reaper
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostPIDNamespace is the inode of the first PID namespace of every kernel
+// (PROC_PID_INIT_INO in include/linux/proc_ns.h).
+const hostPIDNamespace = 0xEFFFFFFC
+
+// OwnsNamespace reports whether this program is PID 1 of a PID namespace that
+// is not the host's, so that every process it can see is its business.
+func OwnsNamespace() bool {
+	if os.Getpid() != 1 {
+		return false
+	}
+	fi, err := os.Stat("/proc/self/ns/pid")
+	if err != nil {
+		return true // no /proc: that is a container, not a host
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && st.Ino != hostPIDNamespace
+}
+
+// pollRest is how often EndRest looks whether anybody is left: others than
+// children of this program (docker exec's) end without a SIGCHLD.
+const pollRest = 2 * time.Millisecond
+
+// lastWait is how long EndRest waits after SIGKILL. What is left then hangs in
+// the kernel, and ends with the namespace.
+const lastWait = time.Second
+
+// EndRest ends every process that is left in the PID namespace: SIGTERM, and
+// after grace SIGKILL. It returns when nobody is left, and whether anybody was.
+// It does nothing unless OwnsNamespace.
+func (r *Reaper) EndRest(grace time.Duration) (found bool) {
+	if !OwnsNamespace() || r.alone() {
+		return false
+	}
+	_ = unix.Kill(-1, unix.SIGTERM) // nobody left meanwhile: what is wanted
+	_ = unix.Kill(-1, unix.SIGCONT) // a stopped process cannot end
+	if r.waitAlone(grace) {
+		return true
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	r.waitAlone(lastWait)
+	return true
+}
+
+// alone reports whether this is the only process of its namespace. Zombies
+// count, so that the reap loop gets to see them all.
+func (r *Reaper) alone() bool { return unix.Kill(-1, 0) == unix.ESRCH }
+
+func (r *Reaper) waitAlone(limit time.Duration) bool {
+	deadline := time.Now().Add(limit)
+	for !r.alone() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(pollRest)
+	}
+	return true
+}
