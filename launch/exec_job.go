@@ -1,0 +1,191 @@
+package launch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// A job is the command at one message.
+type job struct {
+	l      *Launcher
+	proc   *reaper.Process
+	stdout *os.File // what it prints
+
+	reader  sync.WaitGroup
+	reply   []byte // a frame: room for its header, and what was printed
+	tooLong bool
+}
+
+// restGrace is how long processes that the command has left in its group may
+// take to end by themselves (the parts of a pipeline do not end all at once), and
+// how long after its end what it printed may take to arrive. Then they are
+// stopped, and what somebody outside of the group may still print is nobody's.
+const restGrace = 100 * time.Millisecond
+
+// stopGrace is how long they have from SIGTERM to SIGKILL, and then to be gone.
+const stopGrace = time.Second
+
+// startJob starts the command for a message.
+func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holding) (*job, error) {
+	stdin, err := fileOf(body)
+	if err != nil {
+		return nil, err
+	}
+	defer stdin.Close()
+	stdout, theirs, err := readablePipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	j := &job{l: l, stdout: stdout, reply: make([]byte, ipc.HeaderSize)}
+	if j.proc, err = l.startCommand(id, held, stdin, theirs); err != nil {
+		stdout.Close()
+		return nil, err
+	}
+	j.reader.Go(j.read)
+	return j, nil
+}
+
+func (l *Launcher) startCommand(id supervisor.Identity, held ipc.Holding, stdin, stdout *os.File) (*reaper.Process, error) {
+	pipes, err := l.Relay.Open(id.ID) // its stdout is not needed, and ends at once
+	if err != nil {
+		return nil, err
+	}
+	defer pipes.CloseChild()
+	p, err := l.Reaper.Start(&reaper.Spec{
+		Args: l.Args,
+		Env: append(l.identity(id), "POOLINIT_DELIVER="+l.Deliver, "POOLINIT_SOURCE="+held.Source,
+			"POOLINIT_MESSAGE_ID="+strconv.FormatUint(held.ID, 10), "POOLINIT_ATTEMPT="+strconv.Itoa(held.Attempt)),
+		Files:       []uintptr{stdin.Fd(), stdout.Fd(), pipes.Stderr.Fd()},
+		NewGroup:    true,
+		DeathSignal: syscall.SIGKILL,
+		Credential:  l.Credential,
+	})
+	if err == nil {
+		pipes.SetPID(p.PID())
+	}
+	return p, err
+}
+
+// fileOf returns a file in memory. Unlike a pipe it takes all of a body at once,
+// however little of it the command reads.
+func fileOf(body []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("message", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // before Linux 6.3
+		fd, err = unix.MemfdCreate("message", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "message")
+	if _, err = f.Write(body); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// readablePipe returns a pipe: the end to read from, which can be given a
+// deadline, and the blocking end that the command gets.
+func readablePipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	err = unix.SetNonblock(fds[0], true)
+	r, w = os.NewFile(uintptr(fds[0]), "|0"), os.NewFile(uintptr(fds[1]), "|1")
+	if err != nil {
+		r.Close()
+		w.Close()
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	return r, w, nil
+}
+
+// read collects what the command prints. One that prints more than a reply may
+// be long is ended.
+func (j *job) read() {
+	const piece = 4 << 10
+	for {
+		if cap(j.reply)-len(j.reply) < piece {
+			j.reply = append(make([]byte, 0, 2*cap(j.reply)+2*piece), j.reply...)
+		}
+		n, err := j.stdout.Read(j.reply[len(j.reply):cap(j.reply)])
+		if j.reply = j.reply[:len(j.reply)+n]; err != nil {
+			return
+		}
+		if len(j.reply)-ipc.HeaderSize > ipc.MaxReply {
+			j.tooLong = true
+			_ = j.proc.SignalGroup(syscall.SIGKILL) // ended already: fine
+			return
+		}
+	}
+}
+
+// wait returns when the command has ended, nobody is left in its group, and
+// what it printed has been read.
+func (j *job) wait() {
+	<-j.proc.Exited()
+	if !j.isGone(restGrace) {
+		j.l.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
+		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+			_ = j.proc.SignalGroup(sig) // gone meanwhile: fine
+			_ = j.proc.SignalGroup(syscall.SIGCONT)
+			if j.isGone(stopGrace) {
+				break
+			}
+		}
+	}
+	_ = j.stdout.SetReadDeadline(time.Now().Add(restGrace)) // at its end already: no matter
+	j.reader.Wait()
+	j.stdout.Close()
+}
+
+func (j *job) isGone(within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-j.proc.Gone():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// answer is the frame for the message.
+func (j *job) answer() []byte {
+	exit := j.proc.Exit()
+	switch {
+	case j.tooLong:
+		return failure(errors.New("the reply is longer than " + strconv.Itoa(ipc.MaxReply) + " bytes"))
+	case exit.Signal != 0:
+		return failure(fmt.Errorf("the command died of %s", unix.SignalName(exit.Signal)))
+	case exit.Code != 0:
+		return failure(fmt.Errorf("the command exited with code %d", exit.Code))
+	}
+	binary.BigEndian.PutUint32(j.reply, uint32(len(j.reply)-ipc.HeaderSize))
+	return j.reply
+}
+
+// failure is a frame that says that the message failed, and may be tried again.
+func failure(why error) []byte {
+	frame := ipc.AppendFrame(nil, []byte(why.Error()))
+	frame[0] |= 0x80
+	return frame
+}

@@ -1,0 +1,293 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// A desk is where a test's messages come from, and their results go.
+type desk struct {
+	stats ipc.SourceStats
+
+	mu      sync.Mutex
+	results []string // "!" before a failure
+	settled chan struct{}
+}
+
+func (d *desk) Settled(m *ipc.Delivery, reply []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	text := string(reply[ipc.HeaderSize:])
+	if reply[0]&0x80 != 0 {
+		text = "!" + text
+	}
+	d.results = append(d.results, text)
+	m.Release()
+	d.settled <- struct{}{}
+}
+
+func (d *desk) Flush() {}
+
+// A bench is a launcher whose command runs once a message.
+type bench struct {
+	*capture
+	t    *testing.T
+	desk desk
+	proc supervisor.Process
+}
+
+// execBench runs a shell script for each message, by worker 3.
+func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
+	t.Helper()
+	b := &bench{capture: launcher(t, ""), t: t}
+	b.desk.settled = make(chan struct{}, 100)
+	b.desk.stats.Name = "tcp://here"
+	cfg := ipc.Config{Messages: 100, Bytes: 1 << 20, MaxMessage: 64 << 20, Window: 1, Attempts: 1}
+	if change != nil {
+		change(&cfg)
+	}
+	b.Queue, b.Deliver = ipc.NewQueue(cfg, zerolog.Nop()), DeliverExec
+	b.Args = []string{"/bin/sh", "-c", script}
+	b.proc = b.launch(t)
+	b.proc.Serve()
+	t.Cleanup(func() {
+		b.end(syscall.SIGKILL)
+		b.proc.Release("the test is over")
+		b.Queue.Close()
+	})
+	return b
+}
+
+// end stops the worker as the pool does.
+func (b *bench) end(sig syscall.Signal) {
+	b.t.Helper()
+	b.proc.Finish()
+	_ = b.proc.SignalGroup(sig)
+	wait(b.t, "exit", b.proc.Exited())
+}
+
+func (b *bench) submit(bodies ...string) {
+	b.t.Helper()
+	for _, body := range bodies {
+		if b.Queue.Submit([]*ipc.Delivery{ipc.NewDelivery(&b.desk, &b.desk.stats, []byte(body))}) != 1 {
+			b.t.Fatal("not taken")
+		}
+	}
+}
+
+// want submits a message and compares its result.
+func (b *bench) want(body, result string) {
+	b.t.Helper()
+	b.submit(body)
+	b.expect(result)
+}
+
+func (b *bench) expect(result string) {
+	b.t.Helper()
+	select {
+	case <-b.desk.settled:
+	case <-time.After(patience):
+		b.t.Fatalf("no result; the log: %s", b.log.String())
+	}
+	b.desk.mu.Lock()
+	defer b.desk.mu.Unlock()
+	if got := b.desk.results[len(b.desk.results)-1]; got != result {
+		b.t.Errorf("result %.200q, want %.200q", got, result)
+	}
+}
+
+// running waits until the command has written a line, and returns its PID.
+func (b *bench) running() int {
+	b.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		b.mu.Lock()
+		text := b.text.String()
+		b.mu.Unlock()
+		if strings.Contains(text, "running") && b.proc.PID() > 0 {
+			return b.proc.PID()
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("does not run: %q", text)
+		}
+	}
+}
+
+func TestExecResults(t *testing.T) {
+	big := strings.Repeat("0123456789abcdef", 200_000)
+	for name, tt := range map[string]struct{ script, body, want string }{
+		"echo":                    {`cat`, "hello", "hello"},
+		"empty":                   {`cat`, "", ""},
+		"large":                   {`cat`, big, big},
+		"not read":                {`echo done`, big, "done\n"},
+		"prints first":            {`head -c 300000 /dev/zero | tr '\0' x; cat`, big, strings.Repeat("x", 300_000) + big},
+		"code":                    {`cat; exit 3`, "a", "!given-up: the command exited with code 3"},
+		"signal":                  {`kill -9 $$`, "a", "!given-up: the command died of SIGKILL"},
+		"closes stdout, goes on":  {`echo early; exec >&-; sleep 0.05; exit 4`, "a", "!given-up: the command exited with code 4"},
+		"leaves one in the group": {`sleep 1000 & echo parent`, "a", "parent\n"},
+		"leaves a deaf one":       {`(trap "" TERM; exec sleep 1000) & echo parent`, "a", "parent\n"},
+		"leaves one outside":      {`setsid sleep 2 & echo parent`, "a", "parent\n"},
+		"a pipeline's last part":  {`(sleep 0.02; echo late) & echo early`, "a", "early\nlate\n"},
+		"stdin can be read again": {`cat; cat <&0`, "a", "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := execBench(t, tt.script, nil)
+			b.want(tt.body, tt.want)
+			b.end(syscall.SIGTERM)
+			if code := b.proc.Exit().Status(); code != 0 {
+				t.Errorf("the worker exits with %d", code)
+			}
+		})
+	}
+}
+
+func TestExecReplyTooLong(t *testing.T) {
+	b := execBench(t, `cat /dev/zero`, nil)
+	b.want("a", fmt.Sprintf("!given-up: the reply is longer than %d bytes", ipc.MaxReply))
+}
+
+func TestExecIsTold(t *testing.T) {
+	t.Setenv("POOLINIT_MESSAGE_ID", "outer")
+	t.Setenv("NOTIFY_SOCKET", "outer")
+	b := execBench(t, `echo $POOLINIT_MESSAGE_ID $POOLINIT_ATTEMPT $POOLINIT_SOURCE $POOLINIT_DELIVER $POOLINIT_WORKER_ID `+
+		`$POOLINIT_WORKERS $POOLINIT_GENERATION "$POOLINIT_FD$NOTIFY_SOCKET"; [ "$POOLINIT_ATTEMPT" = 2 ]`,
+		func(c *ipc.Config) { c.Attempts = 2 })
+	b.want("a", "1 2 tcp://here exec 3 5 2 \n")
+	b.want("a", "2 2 tcp://here exec 3 5 2 \n")
+}
+
+func TestExecFiles(t *testing.T) {
+	b := execBench(t, `ls /proc/$$/fd; cut -d' ' -f 5 /proc/$$/stat | grep -qx $$ && echo leads`, nil)
+	b.want("a", "0\n1\n2\nleads\n")
+}
+
+// What it writes to stderr is its log.
+func TestExecLog(t *testing.T) {
+	b := execBench(t, `echo "seen: $(cat)" >&2`, nil)
+	b.want("a", "")
+	b.end(syscall.SIGTERM)
+	if err := b.relay.Close(patience); err != nil {
+		t.Error(err)
+	}
+	if got := b.text.String(); got != "[worker 3] seen: a\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// A command that is killed from outside has failed, and the next message is
+// handled.
+func TestExecKilled(t *testing.T) {
+	b := execBench(t, `read -r line; [ $line = b ] && exit; echo running >&2; sleep 1000`, nil)
+	b.submit("a\n")
+	if err := syscall.Kill(b.running(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("!given-up: the command died of SIGKILL")
+	b.want("b\n", "")
+}
+
+// Finish lets the command end: no signal, then the worker is gone.
+func TestExecFinishes(t *testing.T) {
+	b := execBench(t, `trap "echo signalled; exit 9" TERM; echo running >&2; sleep 0.1; cat`, nil)
+	b.submit("a")
+	b.running()
+	wait(t, "answer", b.proc.Finish())
+	_ = b.proc.SignalGroup(syscall.SIGTERM)
+	wait(t, "exit", b.proc.Exited())
+	b.expect("a")
+	if b.proc.PID() != 0 || b.proc.Exit().Status() != 0 {
+		t.Error(b.proc.PID(), b.proc.Exit())
+	}
+}
+
+// A command that the pool has to end takes its worker along. The message's
+// record is what the pool says.
+func TestExecIsEnded(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		b := execBench(t, `echo running >&2; sleep 1000`, nil)
+		b.submit("a")
+		b.running()
+		b.end(sig)
+		b.proc.Release("the worker was too slow")
+		b.expect("!given-up: the worker was too slow")
+		if b.proc.Exit().Signal != sig {
+			t.Errorf("%v", b.proc.Exit())
+		}
+	}
+}
+
+func TestExecIdleIsEnded(t *testing.T) {
+	b := execBench(t, `cat`, nil)
+	if b.proc.PID() != 0 {
+		t.Error("something runs")
+	}
+	b.end(syscall.SIGKILL)
+}
+
+// Other signals reach the command, and change nothing else.
+func TestExecForwards(t *testing.T) {
+	b := execBench(t, `trap "echo forwarded; exit 0" USR2; echo running >&2; while :; do sleep 0.01; done`, nil)
+	b.submit("a")
+	b.running()
+	if err := b.proc.Signal(syscall.SIGUSR2); err != nil {
+		t.Error(err)
+	}
+	b.expect("forwarded\n")
+}
+
+// A command that cannot be started any more fails the worker, not the message.
+func TestExecCommandIsGone(t *testing.T) {
+	b := execBench(t, `true`, nil)
+	b.Args = []string{"/no/such/command"} // nothing runs yet
+	b.submit("a")
+	wait(t, "exit", b.proc.Exited())
+	if code := b.proc.Exit().Code; code != 127 {
+		t.Errorf("exit code %d", code)
+	}
+	if waiting, _, flying := b.Queue.Depth(); waiting != 1 || flying != 0 {
+		t.Errorf("%d wait, %d in flight", waiting, flying)
+	}
+	b.proc.Release("it is gone")
+	b.Args = []string{"cat"}
+	b.proc = b.launch(t)
+	b.proc.Serve()
+	b.expect("a")
+}
+
+func TestExecStartFails(t *testing.T) {
+	b := execBench(t, `true`, nil)
+	for command, want := range map[string]string{
+		"/no/such/command": "cannot start worker: exec /no/such/command: no such file there",
+		"/":                "cannot start worker: exec /: is a directory",
+	} {
+		b.Args = []string{command}
+		if _, err := b.Launch(supervisor.Identity{}); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// No descriptor, process or buffer stays behind.
+func TestExecLeavesNothing(t *testing.T) {
+	b := execBench(t, `cat`, nil)
+	b.want("a", "a")
+	count := func() int { entries, _ := os.ReadDir("/proc/self/fd"); return len(entries) }
+	before := count()
+	for range 100 {
+		b.want("a", "a")
+	}
+	for deadline := time.Now().Add(patience); count() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d descriptors, there were %d", count(), before)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package supervisor
+
+import (
+	"fmt"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/signals"
+)
+
+// A Cause is why a worker ended.
+type Cause string
+
+// The causes. Done and Detached are the worker's own doing and no failures; which
+// ones are failures says failure; the others are the pool's.
+const (
+	Done     Cause = "done"      // it exited with code 0 by itself
+	Crash    Cause = "crash"     // it exited with another code or died of a signal, by itself
+	OOM      Cause = "oom"       // the kernel killed it for want of memory
+	NotReady Cause = "not-ready" // it was not ready in time
+	Hung     Cause = "watchdog"  // its WATCHDOG=1 did not come in time
+	Timeout  Cause = "message-timeout"
+	Protocol Cause = "protocol" // its replies make no sense
+	Detached Cause = "detach"   // it had closed its channel, and went on without
+	Messages Cause = "max-messages"
+	Reloaded Cause = "reload"
+	Lifetime Cause = "max-lifetime"
+	Memory   Cause = "max-memory"
+	Stopped  Cause = "stop"
+	NoStart  Cause = "start" // it could not be started at all
+)
+
+// failure reports whether a worker that ended so has failed.
+func (c Cause) failure() bool {
+	switch c {
+	case Crash, OOM, NotReady, Hung, Timeout, Protocol, NoStart:
+		return true
+	}
+	return false
+}
+
+// patient reports whether a worker that is stopped for it may first answer the
+// messages in its hands.
+func (c Cause) patient() bool {
+	switch c {
+	case Reloaded, Lifetime, Memory, Messages, Stopped, NotReady:
+		return true
+	}
+	return false
+}
+
+// An ending is the end of a worker, or of the attempt to start one.
+type ending struct {
+	cause  Cause
+	pid    int
+	exit   reaper.Exit
+	uptime time.Duration
+	err    error // with NoStart
+
+	generation int
+	reloaded   bool // a reload had started it
+	killed     bool // it took SIGKILL to end it
+	healthy    bool // it was ready, and lived for HealthyAfter
+}
+
+// code is what a shell would call the exit code; for a failure it is never 0.
+func (e ending) code() int {
+	switch {
+	case e.err != nil:
+		return reaper.ExitCode(e.err)
+	case e.exit.Status() == 0 && e.cause.failure():
+		return 1 // stopped because it failed, and obeyed well
+	}
+	return e.exit.Status()
+}
+
+// interrupted reports whether it died of what a terminal's keys send.
+func (e ending) interrupted() bool {
+	return e.cause == Crash && (e.exit.Signal == syscall.SIGINT || e.exit.Signal == syscall.SIGQUIT)
+}
+
+// what is the log message for it.
+func (e ending) what() string {
+	if e.err != nil {
+		return "worker not started"
+	}
+	return "worker ended"
+}
+
+// String says it in words: "exited with code 3 after 20ms (crash)".
+func (e ending) String() string {
+	switch {
+	case e.err != nil:
+		return e.err.Error()
+	case e.exit.Signal != 0:
+		return fmt.Sprintf("died of %s after %s (%s)", signals.Name(e.exit.Signal), round(e.uptime), e.cause)
+	}
+	return fmt.Sprintf("exited with code %d after %s (%s)", e.exit.Code, round(e.uptime), e.cause)
+}
+
+// log adds what an operator wants to know to a line.
+func (e ending) log(line *zerolog.Event) *zerolog.Event {
+	line = line.Str("why", string(e.cause))
+	if e.err != nil {
+		return line.Err(e.err)
+	}
+	line = line.Int("pid", e.pid)
+	if e.exit.Signal != 0 {
+		line = line.Str("signal", signals.Name(e.exit.Signal))
+	} else {
+		line = line.Int("code", e.exit.Code)
+	}
+	if e.exit.Core {
+		line = line.Bool("core", true)
+	}
+	return line.Str("uptime", round(e.uptime)).Str("peak_memory", size(uint64(e.exit.Rusage.Maxrss)<<10))
+}
+
+// ownDoing is the cause where the pool had no part in it.
+func ownDoing(exit reaper.Exit, oomKilled func() bool) Cause {
+	switch {
+	case exit.Signal == syscall.SIGKILL && oomKilled != nil && oomKilled():
+		return OOM
+	case exit.Status() == 0:
+		return Done
+	}
+	return Crash
+}
+
+// round writes a duration with the digits that matter to people.
+func round(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(100 * time.Microsecond).String()
+	case d < time.Minute:
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+func size(bytes uint64) string {
+	return strconv.FormatFloat(float64(bytes)/(1<<20), 'f', 1, 64) + "MiB"
+}

@@ -1,0 +1,149 @@
+// Package supervisor keeps a fixed number of worker processes alive.
+//
+// A Pool has slots, numbered from 0. One function is a slot's life (slot.go),
+// another the life of one process in it (worker.go); the pool itself decides
+// only what concerns all of them: reload, stop, giving up (pool.go). Each of
+// the three is a goroutine that owns its state and hears of everything by
+// channels. Processes come from a Launch function, so that all of it runs in a
+// synctest bubble with fake ones.
+package supervisor
+
+import (
+	"math/rand/v2"
+	"syscall"
+	"time"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/reaper"
+)
+
+// A Restart says after which exits a worker is replaced.
+type Restart string
+
+// The restart policies.
+const (
+	RestartAlways    Restart = "always"
+	RestartOnFailure Restart = "on-failure"
+	RestartNever     Restart = "never"
+)
+
+// A Config says how a pool behaves. What is zero is off, but for Workers,
+// Restart, StopSignal and StopTimeout, which have no default here.
+type Config struct {
+	Workers int
+	Restart Restart
+
+	RestartDelay    time.Duration // the first wait of the exponential backoff
+	RestartDelayMax time.Duration
+	HealthyAfter    time.Duration // a worker that lived this long starts its backoff over
+	GiveUp          int           // failures in a row of every worker; 0: never
+
+	StopSignal  syscall.Signal
+	StopTimeout time.Duration // from the stop request to SIGKILL
+	DrainDelay  time.Duration // from the pool's stop request to the stop signal
+
+	ReadyNotify  bool          // ready by READY=1, not by having been started
+	MinReady     time.Duration // ready only after it stayed up so long
+	ReadyTimeout time.Duration // not ready by then: a failed start
+	Watchdog     time.Duration // longest silence between two WATCHDOG=1
+
+	TimeoutSignal syscall.Signal // for a worker that holds one message too long
+
+	// Drain, if not nil, is called once when the pool stops, after DrainDelay.
+	// The workers are asked to stop when the channel that it returns is closed:
+	// when no message is left, or at the latest at the given time.
+	Drain func(until time.Time) <-chan struct{}
+
+	// Interactive says that the only worker has a terminal's foreground: if it
+	// dies of SIGINT or SIGQUIT, somebody pressed Ctrl-C and wants the end.
+	Interactive bool
+
+	StartFirst  bool // replace by starting the new worker before the old one stops
+	MaxLifetime time.Duration
+	MaxMemory   uint64 // bytes of RSS
+
+	// Memory returns a process's RSS in bytes. Needed for MaxMemory only.
+	Memory func(pid int) (uint64, error)
+	// OOMKilled says whether the SIGKILL that a worker just died of was the
+	// kernel's, for want of memory. May be nil. It is called from any goroutine.
+	OOMKilled func() bool
+}
+
+// An Identity is what a worker process is told about itself.
+type Identity struct {
+	ID         int // its slot, 0 to Workers-1
+	Workers    int
+	Generation int // 1, and one more with each reload
+}
+
+// A Launch starts a worker process. It is called from any goroutine.
+type Launch func(Identity) (Process, error)
+
+// A Process is what a pool needs of a worker process. launch.Process is one.
+type Process interface {
+	PID() int
+	// Signal signals the process alone, SignalGroup its whole group, also
+	// after the process itself has exited.
+	Signal(syscall.Signal) error
+	SignalGroup(syscall.Signal) error
+	// Exited is closed when the process has been reaped; then Exit says how it
+	// ended. Gone is closed when its group is empty as well.
+	Exited() <-chan struct{}
+	Exit() reaper.Exit
+	Gone() <-chan struct{}
+	// Notices yields what it says by sd_notify. It may be closed at any time.
+	Notices() <-chan notify.Message
+	// Serve begins to feed it messages, Finish ends that: the channel is closed
+	// when it has answered what it had. Asks yields what its channel wants done
+	// about it. Without messages these do nothing.
+	Serve()
+	Finish() <-chan struct{}
+	Asks() <-chan ipc.Ask
+	// Release frees what else there is of it, once, when it has been reaped.
+	// What it has not answered goes to others; why is for their records.
+	Release(why string)
+}
+
+// killGrace is how long a process may take to die of SIGKILL, or of the signal
+// for a hung worker, before the pool stops waiting for it.
+const killGrace = time.Second
+
+// exitGrace is how long a worker that closed its channel may take to exit before
+// it counts as detached: the kernel closes files first, and tells of the exit a
+// moment later.
+const exitGrace = 50 * time.Millisecond
+
+// lastPart is the part of StopTimeout that is kept for the workers to stop when
+// messages take up the rest, and lastPartMax its upper limit.
+const (
+	lastPart    = 8
+	lastPartMax = time.Second
+)
+
+// lastPart is the time before SIGKILL that belongs to the workers' own end.
+func (c *Config) lastPart() time.Duration { return min(c.StopTimeout/lastPart, lastPartMax) }
+
+// shortLife is the life under which even a worker that ends well is started
+// again only after a RestartDelay: a loop of exits must not burn CPU.
+const shortLife = time.Second
+
+// memoryTick is how often the RSS of each worker is read, if there is a limit.
+const memoryTick = time.Second
+
+// backoff returns how long to wait before the next start after so many
+// failures in a row (1 or more): RestartDelay, twice that, and so on, up to
+// RestartDelayMax, each +-20 % so that workers that crash together come back
+// apart.
+func (c *Config) backoff(failures int) time.Duration {
+	d := c.RestartDelay
+	for i := 1; i < failures && d < c.RestartDelayMax; i++ {
+		d *= 2
+	}
+	return jitter(min(d, c.RestartDelayMax), 0.2)
+}
+
+// jitter returns d plus or minus up to the given part of it.
+func jitter(d time.Duration, part float64) time.Duration {
+	return d + time.Duration(float64(d)*part*(2*rand.Float64()-1))
+}

@@ -1,0 +1,272 @@
+package supervisor
+
+import (
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/notify"
+)
+
+// A worker is fed from when it is ready until it is asked to stop, or says that
+// it stops.
+func TestFedWhileReady(t *testing.T) {
+	inWorld(t, func(c *Config) { c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+		w.run()
+		p := w.last(0)
+		w.want("fed while starting", p.served.Load(), false)
+		p.say(notify.Message{Ready: true})
+		w.want("fed when ready", p.served.Load(), true)
+		p.say(notify.Message{Stopping: true})
+		w.want("fed when stopping", p.served.Load(), false)
+	})
+}
+
+// Messages in hand are finished before the stop signal; but when little time is
+// left, the worker hears of it before it is killed.
+func TestStopWaitsForMessagesInHand(t *testing.T) {
+	for name, tt := range map[string]struct {
+		after time.Duration // until it answers
+		obey  func(*fakeProc, syscall.Signal)
+		want  string
+		took  time.Duration
+	}{
+		"answers":       {3 * time.Second, obedient, "[terminated]", 3*time.Second + 10*time.Millisecond},
+		"never answers": {time.Hour, obedient, "[terminated]", 7*time.Second + 10*time.Millisecond},
+		"and is deaf":   {time.Hour, deaf, "[terminated killed]", 8 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+				w.obey = tt.obey
+				w.run()
+				p := w.last(0)
+				p.inHand = make(chan struct{})
+				answer := time.AfterFunc(tt.after, func() { close(p.inHand) })
+				defer answer.Stop()
+				w.pool.Stop("SIGTERM")
+				w.want("took", w.wait(time.Minute).Took, tt.took)
+				w.want("signals", p.got(), tt.want)
+			})
+		})
+	}
+}
+
+func TestRecycledByMessages(t *testing.T) {
+	for _, startFirst := range []bool{false, true} {
+		inWorld(t, func(c *Config) { c.StartFirst = startFirst }, func(w *world) {
+			w.run()
+			w.last(1).ask(ipc.AskRecycle)
+			w.pass(time.Minute)
+			w.want("processes", []int{w.count(0), w.count(1), w.count(2)}, []int{1, 2, 1})
+			if !w.logged(`"why":"max-messages"`) || w.logged(`"level":"warn"`) {
+				t.Error(w.log.String())
+			}
+		})
+	}
+}
+
+func TestMessageTimeoutSignal(t *testing.T) {
+	inWorld(t, func(c *Config) { c.TimeoutSignal = syscall.SIGQUIT }, func(w *world) {
+		w.obey = deaf
+		w.run()
+		p := w.last(0)
+		p.inHand = make(chan struct{}) // nobody waits for what it has in hand
+		p.ask(ipc.AskTimeout)
+		w.want("signals", p.got(), "[quit]")
+		w.pass(killGrace)
+		w.want("signals", p.got(), "[quit killed]")
+		w.pass(time.Second)
+		w.want("processes", w.count(0), 2)
+		w.want("logged", w.logged(`"why":"message-timeout"`), true)
+	})
+}
+
+func TestBrokenProtocol(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.run()
+		w.last(0).ask(ipc.AskBroken)
+		w.want("signals", w.last(0).got(), "[terminated]")
+		w.pass(time.Second)
+		w.want("processes", w.count(0), 2)
+		w.want("logged", w.logged(`"why":"protocol"`), true)
+	})
+}
+
+// A worker whose channel ends because it exits is not detached.
+func TestChannelEndsBeforeExit(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.run()
+		w.last(0).ask(ipc.AskDetach)
+		w.pass(exitGrace / 2)
+		w.last(0).crash(1)
+		w.pass(time.Second)
+		w.want("processes", w.count(0), 2)
+		w.want("detached", w.logged("detached"), false)
+		w.want("crash", w.logged(`"why":"crash"`), true)
+	})
+}
+
+// A detached worker is replaced at once, may finish what it does, and still
+// hears of the stop.
+func TestDetach(t *testing.T) {
+	inWorld(t, func(c *Config) { c.MaxLifetime = time.Hour; c.Watchdog = time.Minute }, func(w *world) {
+		w.run()
+		w.pass(shortLife)
+		first := w.last(0)
+		first.ask(ipc.AskDetach)
+		w.pass(exitGrace)
+		w.want("processes", w.count(0), 2)
+		second := w.last(0)
+		w.pass(shortLife)
+		second.say(notify.Message{Watchdog: true})
+		second.ask(ipc.AskDetach)
+		w.pass(exitGrace)
+		w.pass(10 * time.Second) // no watchdog, no lifetime
+		w.want("alive", w.alive(), 5)
+		first.crash(3)
+		w.pass(time.Second)
+		w.want("processes", w.count(0), 3)
+		w.want("warnings", w.logged(`"level":"warn"`), false)
+		w.pool.Stop("SIGTERM")
+		w.want("code", w.wait(time.Second).Code, 0)
+		w.want("signals", second.got(), "[terminated]")
+	})
+}
+
+// What a detached worker says of itself starts no watchdog again.
+func TestDetachedHasNoWatchdog(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Watchdog = time.Minute; c.Workers = 1 }, func(w *world) {
+		w.run()
+		p := w.last(0)
+		p.ask(ipc.AskDetach)
+		w.pass(exitGrace)
+		p.say(notify.Message{Watchdog: true})
+		w.pass(50 * time.Second)
+		w.last(0).say(notify.Message{Watchdog: true}) // its successor's
+		w.pass(50 * time.Second)
+		w.want("signals", p.got(), "[]")
+	})
+}
+
+// A command that always closes its channel at once is no fork bomb.
+func TestDetachLoopBacksOff(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+		w.run()
+		asked := make(map[*fakeProc]bool)
+		for range 600 {
+			if p := w.last(0); !asked[p] {
+				asked[p] = true
+				p.ask(ipc.AskDetach)
+			}
+			w.pass(100 * time.Millisecond)
+		}
+		if n := w.count(0); n < 3 || n > 12 {
+			t.Errorf("%d processes in a minute", n)
+		}
+	})
+}
+
+// A stop does not depend on the drain's coming back.
+func TestStopWhenDrainHangs(t *testing.T) {
+	inWorld(t, func(c *Config) {
+		c.Drain = func(time.Time) <-chan struct{} { return make(chan struct{}) }
+	}, func(w *world) {
+		w.run()
+		w.pool.Stop("SIGTERM")
+		w.want("code", w.wait(9*time.Second).Code, 137)
+	})
+}
+
+// A worker that finishes for a reload is still held to the message timeout.
+func TestMessageTimeoutWhileFinishing(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Workers = 1; c.TimeoutSignal = syscall.SIGKILL }, func(w *world) {
+		w.run()
+		p := w.last(0)
+		p.inHand = make(chan struct{})
+		w.pool.Reload("SIGUSR1")
+		w.pass(time.Second)
+		w.want("signals", p.got(), "[]")
+		p.ask(ipc.AskTimeout)
+		w.want("signals", p.got(), "[killed]")
+		w.want("why", w.logged(`"why":"message-timeout"`), true)
+	})
+}
+
+func TestDetachDuringReload(t *testing.T) {
+	for _, startFirst := range []bool{false, true} {
+		inWorld(t, func(c *Config) { c.StartFirst = startFirst; c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+			w.run()
+			w.last(0).say(notify.Message{Ready: true})
+			w.pool.Reload("SIGUSR1")
+			w.pass(20 * time.Millisecond)
+			w.last(0).ask(ipc.AskDetach) // the new one, before it is ready
+			w.pass(time.Minute)
+			w.last(0).say(notify.Message{Ready: true})
+			w.pass(time.Second)
+			w.want("a worker has the place", w.pool.slots[0].cur != nil, true)
+		})
+	}
+}
+
+// The workers are asked to stop when nothing is left to do, and at the latest
+// when just enough time is left for them.
+func TestStopDrains(t *testing.T) {
+	for name, tt := range map[string]struct {
+		drained time.Duration
+		took    time.Duration
+	}{
+		"at once": {0, 10 * time.Millisecond},
+		"in time": {3 * time.Second, 3*time.Second + 10*time.Millisecond},
+		"late":    {time.Hour, 7*time.Second + 10*time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) {
+				c.Drain = func(until time.Time) <-chan struct{} {
+					done := make(chan struct{})
+					time.AfterFunc(min(tt.drained, time.Until(until)), func() { close(done) })
+					return done
+				}
+			}, func(w *world) {
+				w.run()
+				w.pool.Stop("SIGTERM")
+				synctest.Wait()
+				w.last(0).crash(1) // who dies meanwhile is still replaced, to handle the rest
+				w.want("took", w.wait(time.Minute).Took, tt.took)
+				if tt.drained > time.Second && w.count(0) < 2 {
+					t.Error("not replaced during the drain")
+				}
+			})
+		})
+	}
+}
+
+// Nobody is left who could handle anything: there is nothing to wait for.
+func TestGiveUpDoesNotDrain(t *testing.T) {
+	inWorld(t, func(c *Config) {
+		c.Workers, c.GiveUp = 1, 1
+		c.Drain = func(until time.Time) <-chan struct{} {
+			done := make(chan struct{})
+			time.AfterFunc(max(time.Until(until), 0), func() { close(done) })
+			return done
+		}
+	}, func(w *world) {
+		w.run()
+		w.last(0).crash(4)
+		w.want("code", w.wait(time.Millisecond).Code, 4)
+	})
+}
+
+func TestSecondStopDuringDrain(t *testing.T) {
+	inWorld(t, func(c *Config) {
+		c.Drain = func(time.Time) <-chan struct{} { return make(chan struct{}) }
+	}, func(w *world) {
+		w.obey = deaf
+		w.run()
+		w.pool.Stop("SIGTERM")
+		w.pass(time.Second)
+		w.pool.Stop("SIGTERM")
+		w.want("code", w.wait(time.Millisecond).Code, 137)
+	})
+}

@@ -1,0 +1,107 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/notify"
+)
+
+// timers are what a running worker is watched by. A nil channel is off.
+type timers struct {
+	settled  <-chan time.Time // it has stayed up for MinReady
+	late     <-chan time.Time // it should be ready by now
+	exiting  <-chan time.Time // it closed its channel, and should have exited by now
+	watchdog *time.Timer
+	interval time.Duration // of the watchdog
+}
+
+func (w *worker) newTimers() *timers {
+	t := &timers{watchdog: new(time.Timer)}
+	if w.cfg.ReadyTimeout > 0 {
+		t.late = time.After(w.cfg.ReadyTimeout)
+	}
+	if w.cfg.Watchdog > 0 {
+		t.watch(w.cfg.Watchdog)
+	}
+	if !w.cfg.ReadyNotify {
+		w.started(t)
+	}
+	return t
+}
+
+func (t *timers) watch(interval time.Duration) {
+	if interval != t.interval || t.watchdog.C == nil {
+		t.interval = interval
+		t.watchdog = time.NewTimer(interval)
+		return
+	}
+	t.watchdog.Reset(interval)
+}
+
+// started begins the time that the worker must stay up to count as ready.
+func (w *worker) started(t *timers) {
+	if w.cfg.MinReady > 0 {
+		t.settled = time.After(w.cfg.MinReady)
+		return
+	}
+	t.late = nil
+	w.becameReady()
+}
+
+func (w *worker) becameReady() {
+	w.enter(Ready)
+	w.proc.Serve()
+	close(w.ready)
+}
+
+// asked acts on what the worker's channel wants. The order is the zero one if
+// the worker goes on.
+func (w *worker) asked(what ipc.Ask, t *timers) order {
+	switch what {
+	case ipc.AskRecycle:
+		close(w.due)
+	case ipc.AskDetach:
+		t.exiting = time.After(exitGrace)
+	case ipc.AskTimeout:
+		w.log.Warn().Msg("worker holds a message for too long: stopping it")
+		return w.orderNow(Timeout, w.cfg.TimeoutSignal, killGrace)
+	case ipc.AskBroken:
+		return w.orderNow(Protocol, w.cfg.StopSignal, w.cfg.StopTimeout)
+	}
+	return order{}
+}
+
+// detached: the worker wants no more messages, and lives on. It may finish what
+// it does; nobody watches it any more.
+func (w *worker) detached(t *timers) {
+	w.log.Info().Msg("worker closed its channel and is detached")
+	w.enter(Loose)
+	t.late, t.settled = nil, nil
+	t.watchdog, t.interval = new(time.Timer), 0 // its channel is nil
+	close(w.loose)
+}
+
+func (w *worker) wasReady() bool { return isClosed(w.ready) }
+
+// noticed acts on what the worker said by sd_notify.
+func (w *worker) noticed(m notify.Message, t *timers) {
+	if m.Ready && w.cfg.ReadyNotify && w.current() == Starting && t.settled == nil {
+		w.started(t)
+	}
+	if m.Stopping {
+		w.enter(Stopping)
+		w.proc.Finish()
+	}
+	if m.Status != "" {
+		w.log.Info().Str("status", m.Status).Msg("worker says")
+	}
+	switch {
+	case m.WatchdogInterval > 0:
+		t.watch(m.WatchdogInterval)
+	case m.WatchdogTrigger && t.interval > 0:
+		t.watch(time.Nanosecond)
+	case m.Watchdog && t.interval > 0:
+		t.watch(t.interval)
+	}
+}
