@@ -1,0 +1,90 @@
+package ipc
+
+import (
+	"io"
+	"net"
+	"runtime"
+	"testing"
+)
+
+// mirror is a worker that copies its input to its output, which is an echo of
+// frames. It allocates nothing.
+func mirror(sock net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := sock.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := sock.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// BenchmarkDelivery sends messages of 100 bytes through the queue and two
+// workers and reads the replies, with so many in flight. An operation is one
+// message.
+func BenchmarkDelivery(b *testing.B) {
+	for name, flight := range map[string]int{"lockstep": 1, "pipelined": 64} {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(b, "?reply=always&idle=0s&partial=0s", nil)
+			w.worker(mirror)
+			w.worker(mirror)
+			c := w.dial()
+			var batch []byte
+			for range flight {
+				batch = AppendFrame(batch, make([]byte, 100))
+			}
+			replies := make([]byte, len(batch))
+			round := func() {
+				if _, err := c.Write(batch); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(c.Conn, replies); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for range 2000 {
+				round() // the pools are full, the buffers have grown
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := 0; n < b.N; n += flight {
+				round()
+			}
+		})
+	}
+}
+
+// Many messages leave nothing behind.
+func TestNoGrowth(t *testing.T) {
+	w := newWorld(t, "?reply=always", nil)
+	w.worker(mirror)
+	c := w.dial()
+	var batch []byte
+	for range 100 {
+		batch = AppendFrame(batch, make([]byte, 100))
+	}
+	replies := make([]byte, len(batch))
+	send := func(n int) uint64 {
+		for range n / 100 {
+			if _, err := c.Write(batch); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c.Conn, replies); err != nil {
+				t.Fatal(err)
+			}
+		}
+		runtime.GC()
+		runtime.GC() // the second empties the pools
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := send(10_000)
+	after := send(200_000)
+	if after > before+1<<20 {
+		t.Errorf("the heap grew from %d to %d bytes", before, after)
+	}
+}

@@ -1,0 +1,62 @@
+package ipc
+
+import "golang.org/x/sys/unix"
+
+// hearDrain notes, once, how much had arrived when the drain began: that much
+// is still handled. That is what is there now, unless the reader was waiting
+// (with so many bytes in hand) and the listener saw that nothing had come.
+func (c *conn) hearDrain(inHand int) {
+	if c.draining || !c.listener.isDraining() {
+		return
+	}
+	c.draining = true
+	c.allowed = inHand
+	if !c.caughtUp.Load() {
+		c.allowed = len(c.in.buf) - c.in.start + c.pending() + c.unseen
+	}
+}
+
+// pending returns how many bytes wait in the kernel.
+func (c *conn) pending() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return 0
+	}
+	_ = c.control.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n
+}
+
+// markDrain is the listener's part of it.
+func (c *conn) markDrain() { c.caughtUp.Store(c.hasAll()) }
+
+// hasAll reports whether the reader has read everything that has arrived.
+// starved is false from before a read until one has found nothing, so if it
+// stays true around the look into the kernel, no read was under way.
+func (c *conn) hasAll() bool {
+	return c.in.starved.Load() && c.pending() == 0 && c.in.starved.Load()
+}
+
+// isQuiet reports whether all that had arrived before the drain is in the
+// queue.
+func (c *conn) isQuiet() bool {
+	if c.hasAll() {
+		c.caughtUp.Store(true)
+		return true
+	}
+	return c.quiet.Load()
+}
+
+// inTime reports whether a frame had arrived before the drain began.
+func (c *conn) inTime(size int) bool {
+	c.allowed -= size
+	if c.allowed < 0 {
+		c.quiet.Store(true)
+	}
+	return c.allowed >= 0
+}
+
+// turnAway answers a message that came after the drain began.
+func (c *conn) turnAway() {
+	c.sayLast(AppendFailure(nil, Stopping, "poolinit is stopping; send it again on a new connection"))
+}

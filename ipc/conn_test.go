@@ -1,0 +1,447 @@
+package ipc
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// served checks that another client is served as if nothing were wrong.
+func (w *world) served(t *testing.T) {
+	t.Helper()
+	c := w.dial()
+	for range 20 {
+		c.send("fine")
+		c.want("fine")
+	}
+	c.Close()
+}
+
+// Each fault costs its own client only.
+func TestClientFaults(t *testing.T) {
+	header := func(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
+	tooBig := "!too-big: the longest message here is 1000 bytes"
+	for name, tt := range map[string]struct {
+		bytes string
+		want  []string
+	}{
+		"length 0":               {header(0), []string{"", "error EOF"}},
+		"1 byte":                 {"\x00", []string{"error EOF"}},
+		"3 bytes":                {"\x00\x00\x00", []string{"error EOF"}},
+		"half a body":            {header(10) + "hello", []string{"error EOF"}},
+		"a whole one and a half": {header(1) + "a" + header(10) + "hello", []string{"a", "error EOF"}},
+		"just over the limit":    {header(1001) + strings.Repeat("x", 1001), []string{tooBig}},
+		"0x7fffffff":             {header(0x7fffffff), []string{tooBig}},
+		"0xffffffff":             {header(0xffffffff), []string{tooBig}},
+		"after good ones":        {header(1) + "a" + header(0x7fffffff), []string{"a", tooBig}},
+		"the limit":              {header(1000) + strings.Repeat("x", 1000), []string{strings.Repeat("x", 1000), "error EOF"}},
+		"top bit of a client":    {header(0x80000001) + "a", []string{"a", "error EOF"}},
+		"HTTP":                   {"GET / HTTP/1.1\r\n\r\n", []string{tooBig}},
+		"nothing at all":         {"", []string{"error EOF"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "?reply=always", func(c *Config) { c.MaxMessage = 1000 })
+			w.worker(answering(echo))
+			c := w.dial()
+			fmt.Fprint(c, tt.bytes)
+			c.Conn.(*net.TCPConn).CloseWrite()
+			c.want(tt.want...)
+			w.served(t)
+		})
+	}
+}
+
+// A byte at a time is a frame all the same.
+func TestByteByByte(t *testing.T) {
+	w := newWorld(t, "?reply=always", nil)
+	w.worker(answering(echo))
+	c := w.dial()
+	_ = c.Conn.(*net.TCPConn).SetNoDelay(true)
+	for _, b := range AppendFrame(AppendFrame(nil, []byte("hello")), []byte("world")) {
+		c.Write([]byte{b})
+	}
+	c.want("hello", "world")
+}
+
+func TestPartialFrameTimesOut(t *testing.T) {
+	w := newWorld(t, "?reply=always&partial=30ms&idle=1h", nil)
+	w.worker(answering(echo))
+	c := w.dial()
+	c.send("a")
+	c.want("a")
+	began := time.Now()
+	c.Write([]byte{0, 0, 0, 9})
+	go func() { // ends when the connection is closed
+		for {
+			if _, err := c.Write([]byte{'x'}); err != nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond) // a slow client: each byte in time, the frame not
+			if time.Since(began) > 45*time.Millisecond {
+				return
+			}
+		}
+	}()
+	w.served(t)
+	if got := c.next(); !strings.HasPrefix(got, "error") {
+		t.Errorf("got %q", got)
+	}
+	if n := w.src.stats.FramesPartial.Load(); n != 1 {
+		t.Errorf("%d partial frames counted", n)
+	}
+}
+
+func TestIdleIsClosed(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=400ms", nil)
+	w.worker(answering(echo))
+	c := w.dial()
+	for range 6 { // busy for longer than idle=
+		c.send("a")
+		c.want("a")
+		time.Sleep(80 * time.Millisecond) // a client that thinks, for less than idle=
+	}
+	c.want("error EOF")
+}
+
+// A client that waits for its reply is not idle.
+func TestWaitingIsNotIdle(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=10ms", nil)
+	w.worker(answering(func(b []byte) []byte {
+		time.Sleep(50 * time.Millisecond) // a slow worker
+		return echo(b)
+	}))
+	c := w.dial()
+	c.send("a")
+	c.want("a")
+}
+
+// A client that never reads holds up nobody, and does not fill the memory.
+func TestClientNeverReads(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=0s", nil)
+	w.worker(answering(func(b []byte) []byte { return AppendFrame(nil, make([]byte, 64<<10)) }))
+	deaf := w.dial()
+	go func() { // ends when the connection is closed, at the end
+		for {
+			if _, err := deaf.Write(AppendFrame(nil, []byte("more"))); err != nil {
+				return
+			}
+		}
+	}()
+	eventually(t, "its replies pile up", func() bool {
+		for _, c := range w.src.all() {
+			c.mu.Lock()
+			size := c.out.size
+			c.mu.Unlock()
+			if size >= unread {
+				return true
+			}
+		}
+		return false
+	})
+	c := w.dial()
+	for range 20 {
+		c.send("x")
+		if got := c.next(); len(got) != 64<<10 {
+			t.Fatalf("%d bytes", len(got))
+		}
+	}
+	deaf.Close()
+}
+
+func TestOnce(t *testing.T) {
+	w := newWorld(t, "?once=true", nil)
+	w.worker(answering(func(b []byte) []byte {
+		if string(b) == "bad" {
+			return AppendFailure(nil, Refused, "no")
+		}
+		return echo(b)
+	}))
+	c := w.dial()
+	c.send("a", "b")
+	if got := c.next(); got != "a" {
+		t.Errorf("got %q", got)
+	}
+	if got := c.next(); !strings.HasPrefix(got, "error") {
+		t.Errorf("then %q, want the end", got)
+	}
+	c = w.dial()
+	c.send("bad")
+	c.want("error EOF")
+}
+
+func TestConnectionLimit(t *testing.T) {
+	w := newWorld(t, "?reply=always&connections=3", nil)
+	w.worker(answering(echo))
+	var kept []*client
+	for range 3 {
+		c := w.dial()
+		c.send("a")
+		c.want("a")
+		kept = append(kept, c)
+	}
+	for range 50 {
+		if got := w.dial().next(); !strings.HasPrefix(got, "error") {
+			t.Errorf("got %q", got)
+		}
+	}
+	if n := strings.Count(w.logText(), "connections closed at once"); n != 1 {
+		t.Errorf("%d log lines:\n%s", n, w.logText())
+	}
+	for _, c := range kept {
+		c.send("b")
+		c.want("b")
+	}
+	kept[0].Close()
+	eventually(t, "a place is free", func() bool { return w.src.stats.Connections.Load() == 2 })
+	w.served(t)
+}
+
+func TestAllow(t *testing.T) {
+	for params, want := range map[string]string{
+		"?reply=always&allow=127.0.0.0/8":       "a",
+		"?reply=always&allow=10.0.0.0/8,::1":    "error",
+		"?reply=always&allow=127.0.0.1,1.2.3.4": "a",
+	} {
+		w := newWorld(t, params, nil)
+		w.worker(answering(echo))
+		c := w.dial()
+		c.Write(AppendFrame(nil, []byte("a")))
+		if got := c.next(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", params, got, want)
+		}
+	}
+}
+
+// At a drain what has arrived is handled, and what comes later is told so.
+func TestDrain(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Window = 1; c.Messages = 2 })
+	gate := make(chan bool)
+	w.worker(answering(func(b []byte) []byte { <-gate; return echo(b) }))
+	early, idle := w.dial(), w.dial()
+	idle.send("first")
+	gate <- true
+	idle.want("first")
+	const n = 200 // far more than the queue takes
+	for i := range n {
+		early.send(fmt.Sprint(i))
+	}
+	backlog := w.dial() // connected, and perhaps not accepted yet
+	backlog.send("backlog")
+	drained := make(chan bool)
+	go func() { // ends with the drain
+		w.src.Drain(context.Background())
+		close(drained)
+	}()
+	eventually(t, "the drain has seen that nothing has come from idle", func() bool {
+		return slices.ContainsFunc(w.src.all(), func(c *conn) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.owed == 0 && c.caughtUp.Load() // the others are owed something
+		})
+	})
+	idle.send("late")
+	idle.want("!stopping: poolinit is stopping; send it again on a new connection")
+	if _, err := net.Dial("tcp", w.src.Addr().String()); err == nil {
+		t.Error("still connects")
+	}
+	close(gate)
+	for i := range n {
+		early.want(fmt.Sprint(i))
+	}
+	backlog.want("backlog")
+	<-drained
+	<-w.q.Empty()
+	early.send("late")
+	early.want("!stopping: poolinit is stopping; send it again on a new connection")
+}
+
+// When time is up, every client that waits is told.
+func TestQueueCloseTellsClients(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Window = 1 })
+	dying := make(chan *Channel, 1)
+	only := w.worker(func(sock net.Conn) {
+		readFrame(sock)
+		(<-dying).Close("killed")
+	})
+	c := w.dial()
+	c.send("in hand", "waits")
+	eventually(t, "both are there", func() bool { waiting, _, n := w.q.Depth(); return waiting == 1 && n == 1 })
+	w.q.Close()
+	dying <- only
+	if got := c.next(); !strings.HasPrefix(got, "!interrupted: ") {
+		t.Errorf("got %q", got)
+	}
+	if got := c.next(); !strings.HasPrefix(got, "!stopping: ") {
+		t.Errorf("got %q", got)
+	}
+	if n := w.src.stats.Lost.Load(); n != 2 {
+		t.Errorf("%d lost", n)
+	}
+}
+
+func TestUnix(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "pool.sock")
+	q := NewQueue(sane(nil), zerolog.Nop())
+	listen := func(path, params string) (Source, error) {
+		u, err := ParseURL("unix://" + path + params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Open(u, q, zerolog.Nop())
+	}
+	// A file that a crash left behind is replaced.
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	src, err := listen(path, "?mode=0600")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, _ := os.Stat(path); fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %o", fi.Mode().Perm())
+	}
+	if _, err := listen(path, ""); err == nil || !strings.Contains(err.Error(), "another process listens") {
+		t.Errorf("a live socket: %v", err)
+	}
+	src.Close()
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the file is still there")
+	}
+	if _, err := listen(dir, ""); err == nil || !strings.Contains(err.Error(), "is no socket") {
+		t.Errorf("a directory: %v", err)
+	}
+	if _, err := listen(filepath.Join(dir, "absent", "x.sock"), ""); err == nil {
+		t.Error("an absent directory is fine")
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	w := newWorld(t, "", nil)
+	u, _ := ParseURL("tcp://" + w.src.Addr().String())
+	if _, err := Open(u, w.q, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A stop leaves connections open until their clients know: one that has been
+// silent is closed, one that still sends is told.
+func TestLinger(t *testing.T) {
+	w := newWorld(t, "?reply=always", nil)
+	w.worker(answering(echo))
+	silent, busy := w.dial(), w.dial()
+	silent.send("a")
+	silent.want("a")
+	busy.send("a")
+	busy.want("a")
+	w.src.Drain(context.Background())
+	w.q.Close()
+	lingered := make(chan bool)
+	go func() { // ends when both are closed
+		w.src.Linger(context.Background())
+		close(lingered)
+	}()
+	for range 100 {
+		busy.send("b")
+		busy.want("!stopping: poolinit is stopping; send it again on a new connection")
+	}
+	silent.want("error EOF")
+	busy.Close()
+	<-lingered
+}
+
+// The failure frame for a message over the limit arrives, whatever the client
+// goes on to send.
+func TestTooBigIsHeard(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.MaxMessage = 1000 })
+	w.worker(answering(echo))
+	c := w.dial()
+	c.Write(AppendFrame(nil, make([]byte, 1<<20)))
+	c.Write(make([]byte, 1<<20))
+	c.want("!too-big: the longest message here is 1000 bytes")
+	c.Close()
+	w.served(t)
+}
+
+func TestOnceDuringDrain(t *testing.T) {
+	w := newWorld(t, "?once=true", nil)
+	w.worker(answering(echo))
+	c := w.dial()
+	eventually(t, "it is accepted", func() bool { return len(w.src.all()) == 1 })
+	go w.src.Drain(context.Background()) // ends when c has been read
+	eventually(t, "the drain began", w.src.isDraining)
+	eventually(t, "it was marked", func() bool {
+		all := w.src.all()
+		return len(all) == 1 && all[0].caughtUp.Load()
+	})
+	c.send("late")
+	c.want("error EOF")
+}
+
+// A client that always has another frame begun is not slow: each is in time.
+func TestPartialIsAFrames(t *testing.T) {
+	w := newWorld(t, "?reply=always&partial=400ms", nil)
+	w.worker(answering(echo))
+	c := w.dial()
+	frame := AppendFrame(nil, []byte("hello"))
+	c.Write(frame[:3])
+	for range 12 {
+		time.Sleep(60 * time.Millisecond) // less than partial=, all together more
+		c.Write(append(frame[3:len(frame):len(frame)], frame[:3]...))
+		c.want("hello")
+	}
+}
+
+// Replies that wait behind a slow message count as the client's: it is not read
+// for ever meanwhile.
+func TestRepliesBehindASlowOne(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Window = 1 })
+	gate := make(chan bool)
+	for range 2 {
+		w.worker(answering(func(b []byte) []byte {
+			if string(b) == "slow" {
+				<-gate
+			}
+			return echo(b)
+		}))
+	}
+	c := w.dial()
+	c.send("slow")
+	const n = 50_000
+	go func() { // ends when all is written
+		for range n {
+			c.Write(AppendFrame(nil, []byte("fast")))
+		}
+	}()
+	eventually(t, "the client is not read any more", func() bool {
+		cs := w.src.all()
+		if len(cs) == 0 {
+			return false // not accepted yet
+		}
+		cs[0].mu.Lock()
+		defer cs[0].mu.Unlock()
+		return cs[0].drained != nil
+	})
+	if got := w.src.stats.Received.Load(); got > n/2 {
+		t.Errorf("%d messages were read meanwhile", got)
+	}
+	close(gate)
+	c.want("slow")
+	for range n {
+		if got := c.next(); got != "fast" {
+			t.Fatalf("got %q", got)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package ipc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var errTooLong = errors.New("the frame is too long")
+
+// An inbox reads a socket into a buffer that it holds only while something is
+// in it.
+type inbox struct {
+	raw   syscall.RawConn // nil: conn is read by waiting, with a buffer held (TLS)
+	conn  io.Reader
+	size  int
+	want  int    // bytes of the frame that has begun, if the buffer is too small for it
+	buf   []byte // what has been read
+	start int    // of what has not been consumed
+	n     int
+	err   error
+	try   func(fd uintptr) bool
+
+	starved atomic.Bool // the last read found nothing, and none is under way
+}
+
+// fill waits for more, and reads once. It returns io.EOF at the end, or
+// io.ErrUnexpectedEOF if that is in the middle of something.
+func (in *inbox) fill() error {
+	if in.try == nil {
+		in.try = in.attempt
+	}
+	in.makeRoom()
+	if in.raw == nil {
+		return in.fillSlowly()
+	}
+	if err := in.raw.Read(in.try); err != nil {
+		return err
+	}
+	return in.outcome()
+}
+
+// fillNow reads what is there without waiting, and reports whether anything
+// was. The end of the stream, or an error, is left for fill to find again.
+func (in *inbox) fillNow() bool {
+	in.hold()
+	_ = in.raw.Control(func(fd uintptr) { in.n, in.err = readNow(int(fd), in.buf[:cap(in.buf)]) })
+	if in.err != nil || in.n <= 0 {
+		in.release()
+		return false
+	}
+	in.buf = in.buf[:in.n]
+	return true
+}
+
+// fillSlowly is fill for TLS, whose socket keeps starved.
+func (in *inbox) fillSlowly() error {
+	in.hold()
+	have := len(in.buf)
+	in.n, in.err = in.conn.Read(in.buf[have:cap(in.buf)])
+	in.buf = in.buf[:have+in.n]
+	if in.n > 0 || in.err == io.EOF {
+		in.err = nil // what comes with data comes again
+	}
+	return in.outcome()
+}
+
+func (in *inbox) hold() {
+	if cap(in.buf) == 0 {
+		in.buf = getBuffer(in.size)
+	}
+}
+
+func (in *inbox) outcome() error {
+	switch {
+	case in.err != nil:
+		return in.err
+	case in.n == 0 && len(in.buf) > in.start:
+		return io.ErrUnexpectedEOF
+	case in.n == 0:
+		return io.EOF
+	}
+	return nil
+}
+
+// makeRoom moves a rest to the front. A frame that is larger than the buffer
+// has been given one of its size by frame.
+func (in *inbox) makeRoom() {
+	if want := in.want; want > 0 {
+		in.want = 0
+		in.reserve(want)
+	}
+	switch {
+	case in.start == len(in.buf):
+		in.buf, in.start = in.buf[:0], 0
+	case in.start > 0:
+		n := copy(in.buf, in.buf[in.start:])
+		in.buf, in.start = in.buf[:n], 0
+	}
+}
+
+// attempt reads what is there, and gives an empty buffer back if that is
+// nothing.
+func (in *inbox) attempt(fd uintptr) bool {
+	in.starved.Store(false)
+	in.hold()
+	have := len(in.buf)
+	in.n, in.err = readNow(int(fd), in.buf[have:cap(in.buf)])
+	if in.err == unix.EAGAIN {
+		in.n, in.err = 0, nil
+		if have == 0 {
+			in.release()
+		}
+		in.starved.Store(true)
+		return false
+	}
+	if in.n > 0 {
+		in.buf = in.buf[:have+in.n]
+	}
+	return true
+}
+
+func (in *inbox) release() {
+	if cap(in.buf) > 0 {
+		putBuffer(in.buf)
+	}
+	in.buf, in.start = nil, 0
+}
+
+// frame cuts a whole frame off, or returns nil if there is none yet. The frame
+// is valid until the next fill.
+func (in *inbox) frame(limit int) ([]byte, error) {
+	rest := in.buf[in.start:]
+	if len(rest) < HeaderSize {
+		return nil, nil
+	}
+	size, _ := header(rest)
+	if size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, and the limit is %d", errTooLong, size, limit)
+	}
+	if len(rest) < HeaderSize+size {
+		in.want = HeaderSize + size // not now: frames that were cut off are still in use
+		return nil, nil
+	}
+	in.start += HeaderSize + size
+	return rest[:HeaderSize+size], nil
+}
+
+// line cuts a line off, and returns it as a frame.
+func (in *inbox) line() ([]byte, error) {
+	rest := in.buf[in.start:]
+	end := bytes.IndexByte(rest, '\n')
+	switch {
+	case end >= 0:
+		in.start += end + 1
+		return AppendFrame(nil, rest[:end]), nil
+	case len(rest) > MaxReply:
+		return nil, errTooLong
+	case len(rest) == cap(in.buf):
+		in.want = 2 * cap(in.buf)
+	}
+	return nil, nil
+}
+
+// reserve makes room for so many bytes from start on.
+func (in *inbox) reserve(n int) {
+	if n <= cap(in.buf) {
+		return
+	}
+	grown := append(getBuffer(n), in.buf[in.start:]...)
+	putBuffer(in.buf)
+	in.buf, in.start = grown, 0
+}

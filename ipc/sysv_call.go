@@ -1,0 +1,56 @@
+package ipc
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// typeSize is what comes before a message's text in struct msgbuf: a long, its
+// type.
+const typeSize = 8
+
+// defaultMsgmax is what the kernel starts with.
+const defaultMsgmax = 8192
+
+// msgmax returns how long a message may be at present, in bytes.
+func msgmax() int {
+	text, _ := os.ReadFile("/proc/sys/kernel/msgmax") // no /proc: the default
+	n, err := strconv.Atoi(string(bytes.TrimSpace(text)))
+	if err != nil || n < 1 {
+		return defaultMsgmax
+	}
+	return n
+}
+
+func msgget(key uint32, flags int) (id int, err error) {
+	r, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(key), uintptr(flags), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+// msgrcv takes the oldest message of any type. It returns the size of its text,
+// which follows the type in buf.
+func msgrcv(id int, buf []byte, flags int) (size int, err error) {
+	r, _, errno := unix.Syscall6(unix.SYS_MSGRCV, uintptr(id), uintptr(unsafe.Pointer(&buf[0])),
+		uintptr(len(buf)-typeSize), 0, uintptr(flags), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+// msgsnd sends what buf holds, the type and the text.
+func msgsnd(id int, buf []byte, flags int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_MSGSND, uintptr(id), uintptr(unsafe.Pointer(&buf[0])),
+		uintptr(len(buf)-typeSize), uintptr(flags), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

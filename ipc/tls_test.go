@@ -1,0 +1,341 @@
+package ipc
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// dialTLS connects a client that trusts the authority.
+func (w *world) dialTLS(ca *authority, config *tls.Config) *client {
+	w.t.Helper()
+	if config == nil {
+		config = new(tls.Config)
+	}
+	config.ServerName, config.RootCAs = "localhost", ca.pool()
+	raw := w.dial()
+	nc := tls.Client(raw.Conn, config)
+	return &client{w.t, nc, bufio.NewReader(nc)}
+}
+
+func tlsWorld(t *testing.T, more string, change func(*Config)) (*world, *authority) {
+	t.Helper()
+	ca := newAuthority(t)
+	cert, key := ca.issue("server", time.Hour)
+	return newWorld(t, "?cert="+cert+"&key="+key+more, change), ca
+}
+
+func TestTLSEcho(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		w, ca := tlsWorld(t, "&reply=always", nil)
+		w.worker(answering(echo))
+		c := w.dialTLS(ca, &tls.Config{MaxVersion: version})
+		big := strings.Repeat("x", 1<<20)
+		go c.send("a", "", big, "d") // ends when all is written
+		c.want("a", "", big, "d")
+		for range 200 {
+			c.send("lock-step")
+			c.want("lock-step")
+		}
+	}
+}
+
+// What a client had sent before it closed its side is answered, and the end of
+// the replies is a clean one.
+func TestTLSHalfClose(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always", nil)
+	c := w.dialTLS(ca, nil)
+	c.send("a", "b")
+	if err := c.Conn.(*tls.Conn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	w.worker(answering(echo))
+	c.want("a", "b", "error EOF")
+}
+
+func TestTLSTruncated(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always", nil)
+	w.worker(answering(echo))
+	c := w.dialTLS(ca, nil)
+	c.send("whole")
+	if _, err := c.Write([]byte{0, 0, 0, 9, 'h', 'a', 'l', 'f'}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Conn.(*tls.Conn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.want("whole", "error EOF")
+	if n := w.src.stats.FramesPartial.Load(); n != 1 {
+		t.Errorf("%d partial frames", n)
+	}
+}
+
+func TestTLSRefused(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always", nil)
+	w.worker(answering(echo))
+	old := w.dialTLS(ca, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+	if err := old.Conn.(*tls.Conn).Handshake(); err == nil {
+		t.Error("TLS 1.1 is taken")
+	}
+	plain := w.dial()
+	plain.send("hello")
+	if got := plain.next(); !strings.HasPrefix(got, "error") {
+		t.Errorf("a client without TLS reads %q", got)
+	}
+	eventually(t, "two failed handshakes", func() bool { return w.src.stats.HandshakesFailed.Load() == 2 })
+	if n := strings.Count(w.logText(), "TLS handshakes failed"); n != 1 {
+		t.Errorf("logged %d times: %s", n, w.logText())
+	}
+}
+
+// A client that says nothing, or stops in the middle, has as long as for a
+// frame, and nobody waits for it.
+func TestTLSSilentClient(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always&partial=30ms", nil)
+	w.worker(answering(echo))
+	silent, begun := w.dial(), w.dial()
+	if _, err := begun.Write([]byte{22, 3, 1, 2}); err != nil {
+		t.Fatal(err)
+	}
+	c := w.dialTLS(ca, nil)
+	c.send("a")
+	c.want("a")
+	for _, s := range []*client{silent, begun} {
+		if _, err := s.r.ReadByte(); !errors.Is(err, io.EOF) {
+			t.Errorf("not closed: %v", err)
+		}
+	}
+	eventually(t, "one connection", func() bool { return w.src.stats.Connections.Load() == 1 })
+}
+
+func TestMutualTLS(t *testing.T) {
+	clients, strangers := newAuthority(t), newAuthority(t)
+	w, ca := tlsWorld(t, "&reply=always&client-ca="+clients.file, nil)
+	w.worker(answering(echo))
+	for _, tt := range []struct {
+		name string
+		cert []tls.Certificate
+		want string
+	}{
+		{"known", clients.client(time.Hour), "a"},
+		{"none", nil, "error remote error: tls: certificate required"},
+		{"of somebody else", strangers.client(time.Hour), "error remote error: tls: unknown certificate authority"},
+		{"expired", clients.client(-time.Minute), "error remote error: tls: expired certificate"},
+	} {
+		config := &tls.Config{}
+		if len(tt.cert) > 0 { // sent whether the server wants it or not
+			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tt.cert[0], nil }
+		}
+		c := w.dialTLS(ca, config)
+		if _, err := c.Write(AppendFrame(nil, []byte("a"))); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.next(); got != tt.want {
+			t.Errorf("a client with a certificate that is %s reads %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	eventually(t, "three failed handshakes", func() bool { return w.src.stats.HandshakesFailed.Load() == 3 })
+}
+
+// What had come before the drain is handled, also what TLS has read and not
+// handed out yet; who comes later is told, and nobody waits for a handshake.
+func TestTLSDrain(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always", nil)
+	c := w.dialTLS(ca, nil)
+	w.dial() // silent
+	const n = 300
+	for range n {
+		c.send("early")
+	}
+	eventually(t, "all has arrived", func() bool { waiting, _, _ := w.q.Depth(); return waiting == n })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w.src.Drain(ctx)
+	if ctx.Err() != nil {
+		t.Error("the drain takes all the time there is")
+	}
+	w.worker(answering(echo))
+	c.send("late")
+	for range n {
+		c.want("early")
+	}
+	if got := c.next(); !strings.HasPrefix(got, "!stopping: ") {
+		t.Error(got)
+	}
+}
+
+// Messages in the kernel, and in the TLS layer, when the drain begins: none of
+// them is turned away.
+func TestTLSDrainOfABurst(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always", nil)
+	w.worker(answering(echo))
+	c := w.dialTLS(ca, nil)
+	c.send("first")
+	c.want("first")
+	const n = 1000 // in a few records, larger than what is read at once
+	bodies := make([]string, n)
+	for i := range bodies {
+		bodies[i] = strings.Repeat("x", 50)
+	}
+	c.send(bodies...)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w.src.Drain(ctx)
+	c.want(bodies...)
+}
+
+// Closing never waits for a client that does not read: it would hold up a
+// worker's reader, and with it everybody.
+func TestTLSCloseDoesNotWait(t *testing.T) {
+	w, ca := tlsWorld(t, "&reply=always&idle=50ms", nil)
+	w.worker(answering(func([]byte) []byte { return AppendFrame(nil, make([]byte, 16<<20)) }))
+	deaf := w.dialTLS(ca, nil)
+	deaf.send("a")
+	eventually(t, "the deaf client's connection is given up", func() bool { return w.src.stats.Connections.Load() == 0 })
+}
+
+func TestTLSBadFiles(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.issue("server", time.Hour)
+	_, other := ca.issue("other", time.Hour)
+	empty := ca.write("empty.pem", nil)
+	half := ca.write("half.pem", []byte(ca.read(cert)[:300]))
+	chain := ca.write("chain.pem", []byte(ca.read(cert)+ca.read(ca.file)[:200]))
+	for params, want := range map[string]string{
+		"?cert=/no/such&key=" + key:                           "cert=: stat /no/such: no such file",
+		"?cert=" + cert + "&key=/no/such":                     "key=: stat /no/such: no such file",
+		"?cert=" + empty + "&key=" + key:                      "cert=" + empty + ": there is no certificate in it",
+		"?cert=" + half + "&key=" + key:                       "cert=" + half + ": a PEM block in it is cut off",
+		"?cert=" + chain + "&key=" + key:                      "cert=" + chain + ": a PEM block in it is cut off",
+		"?cert=" + cert + "&key=" + other:                     "key=" + other + ": tls: private key does not match",
+		"?cert=" + cert + "&key=" + t.TempDir():               "is no PEM file",
+		"?cert=" + cert + "&key=" + key + "&client-ca=/no":    "client-ca=: stat /no",
+		"?cert=" + cert + "&key=" + key + "&client-ca=" + key: "client-ca=" + key + ": there is no certificate",
+	} {
+		u, err := ParseURL("tcp://127.0.0.1:0" + params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, err := Open(u, NewQueue(sane(nil), noLog), noLog)
+		if err == nil {
+			src.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "cannot listen on tcp://127.0.0.1:0: ") {
+			t.Errorf("%s: %v, want %q", params, err, want)
+		}
+	}
+}
+
+// A certificate is replaced while clients come; the ones who are there stay.
+func TestTLSReplaced(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.issue("server", time.Hour)
+	w := newWorld(t, "?reply=always&cert="+cert+"&key="+key, nil)
+	w.worker(answering(echo))
+	before := w.dialTLS(ca, nil)
+	before.send("a")
+	before.want("a")
+	newCert, newKey := ca.issue("new", time.Hour)
+	ca.rename(newCert, cert)
+	ca.rename(newKey, key)
+	eventually(t, "the new certificate", func() bool {
+		c := w.dialTLS(ca, nil)
+		c.send("b")
+		c.want("b")
+		c.Close()
+		return c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName == "new"
+	})
+	before.send("c")
+	before.want("c")
+	if !strings.Contains(w.logText(), "certificate files read again") {
+		t.Error(w.logText())
+	}
+}
+
+func TestCertificateFiles(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.issue("first", time.Hour)
+	goodCert, goodKey := ca.read(cert), ca.read(key)
+	cert2, key2 := ca.issue("second", -time.Minute)
+	var log logBuffer
+	u, err := ParseURL("tcp://127.0.0.1:0?cert=" + cert + "&key=" + key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := openCertificates(u, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	check := func(what, want string, messages ...string) {
+		t.Helper()
+		at = at.Add(look)
+		log.Reset()
+		c.trouble = newRated(log.logger()) // as if ten seconds had gone by
+		if got := c.current(at).Certificates[0].Leaf.Subject.CommonName; got != want {
+			t.Errorf("%s: the certificate is %s", what, got)
+		}
+		if (log.Len() > 0) != (len(messages) > 0) {
+			t.Errorf("%s: %s", what, log.String())
+		}
+		for _, m := range messages {
+			if !strings.Contains(log.String(), m) {
+				t.Errorf("%s: no %q in %s", what, m, log.String())
+			}
+		}
+	}
+	const kept = "the ones read before stay in use"
+	check("untouched", "first")
+	os.Remove(key)
+	check("gone", "first", kept, key)
+	ca.write(key, []byte(goodKey[:100]))
+	check("half-written", "first", kept, key)
+	ca.write(key, []byte(ca.read(key2)))
+	check("mismatched", "first", kept, "does not match")
+	ca.write(cert, []byte(ca.read(cert2)[:400]))
+	check("both, half-written", "first", kept, cert)
+	ca.write(cert, []byte(ca.read(cert2)))
+	check("replaced by an expired one", "second", "read again", "the certificate has expired")
+	check("still expired", "second")
+	ca.write(cert, []byte(goodCert))
+	ca.write(key, []byte(goodKey))
+	check("back again", "first", "read again")
+	at = at.Add(2 * time.Hour)
+	check("expires", "first", "the certificate has expired")
+	check("said once", "first")
+}
+
+// Files are not read for each handshake.
+func TestCertificateFilesAreReadRarely(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.issue("first", time.Hour)
+	u, err := ParseURL("tcp://127.0.0.1:0?cert=" + cert + "&key=" + key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := openCertificates(u, noLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, used := time.Now(), c.used
+	os.Remove(cert)
+	if c.current(at.Add(look/2)) != used || c.current(at.Add(look*2)) != used || c.looked != at.Add(look*2) {
+		t.Error("wrong look")
+	}
+}
+
+var _ net.Conn = (*tlsSocket)(nil)
+
+func (ca *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	return pool
+}

@@ -1,0 +1,69 @@
+package ipc
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/rs/zerolog"
+)
+
+// openUnix binds a unix:// source. A socket file that nobody listens on is
+// replaced. The file is removed when the source is drained or closed.
+func openUnix(u *URL, q *Queue, log zerolog.Logger) (Source, error) {
+	ln, err := bindUnix(u)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newListener(u, q, log, ln)
+	if err != nil {
+		os.Remove(u.Addr)
+		return nil, err
+	}
+	l.unlink = u.Addr
+	return l, nil
+}
+
+// bindUnix makes the socket and its file, which stays when the socket is closed.
+func bindUnix(u *URL) (*net.UnixListener, error) {
+	if err := clearStale(u.Addr); err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, err)
+	}
+	// The umask belongs to the process, but nothing else makes files while sources are opened.
+	// A chmod afterwards would leave a moment in which everybody may connect.
+	mask := syscall.Umask(0o777 &^ int(u.mode))
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: u.Addr, Net: "unix"})
+	syscall.Umask(mask)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, err)
+	}
+	ln.SetUnlinkOnClose(false) // it lives on in a descriptor that was duplicated
+	return ln, nil
+}
+
+// clearStale removes a socket file that was left behind.
+func clearStale(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case fi.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s exists and is no socket: choose another path, or remove it", path)
+	}
+	nc, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		nc.Close()
+		return fmt.Errorf("another process listens on %s", path)
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("another process listens on %s, and is too busy to answer", path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return err
+}
