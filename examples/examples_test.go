@@ -1,0 +1,131 @@
+// Package examples holds workers in several languages, and tests that they do
+// what poolinit's README says of them.
+package examples
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// A watched is output that may be read while it grows.
+type watched struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(p)
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
+}
+
+// await waits until the text has been written so often.
+func (w *watched) await(t *testing.T, text string, times int) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for strings.Count(w.String(), text) < times {
+		if time.Now().After(deadline) {
+			t.Fatalf("%q was not written %d times within %v, but:\n%s", text, times, patience, w.String())
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks
+	}
+}
+
+func build(t *testing.T, pkg, as string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), as)
+	cmd := exec.Command("go", "build", "-o", name, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	return name
+}
+
+// need skips the test unless a program is installed; in CI nothing may be
+// missing without a word.
+func need(t *testing.T, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("POOLINIT_E2E") == "strict" {
+		t.Fatalf("%s is not installed", program)
+	}
+	t.Skipf("%s is not installed", program)
+}
+
+// Each worker starts, is replaced by a reload, and stops cleanly when asked.
+func TestExamples(t *testing.T) {
+	poolinit := build(t, "..", "poolinit")
+	for _, tt := range []struct{ needs, worker, ready string }{
+		{"go", build(t, "./worker-go", "worker-go"), "notify"},
+		{"sh", "./worker.sh", "started"},
+		{"python3", "./worker.py", "notify"},
+		{"php", "./worker.php", "notify"},
+	} {
+		t.Run(filepath.Base(tt.worker), func(t *testing.T) {
+			need(t, tt.needs)
+			var out watched
+			cmd := exec.Command(poolinit, "-n", "2", "--ready", tt.ready, "--output", "prefix", "--log-format", "text", "--", tt.worker)
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Stderr = cmd.Stdout
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			copied := make(chan struct{})
+			go func() { // ends when the program does
+				defer close(copied)
+				_, _ = io.Copy(&out, stdout)
+			}()
+			defer func() {
+				_ = cmd.Process.Kill() // unless the test was good
+				<-copied
+				_ = cmd.Wait()
+			}()
+			out.await(t, "started: worker ", 2)
+			send(t, cmd, syscall.SIGUSR1)
+			out.await(t, "reload done", 1)
+			out.await(t, " of 2, generation 2, pid ", 2)
+			send(t, cmd, syscall.SIGTERM)
+			<-copied
+			_ = cmd.Wait() // its code is looked at
+			if code := cmd.ProcessState.ExitCode(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			if n := strings.Count(out.String(), "stopping after "); n != 4 {
+				t.Errorf("%d workers stopped by themselves, want 4", n)
+			}
+			if t.Failed() {
+				t.Log(out.String())
+			}
+		})
+	}
+}
+
+func send(t *testing.T, cmd *exec.Cmd, sig syscall.Signal) {
+	t.Helper()
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,71 @@
+package worker
+
+import (
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A notifier is the name of the socket where poolinit listens: sd_notify(3).
+type notifier string
+
+var errNoSocket = errors.New("worker: nobody listens (NOTIFY_SOCKET is not set)")
+
+// tell sends one datagram. It waits while the receiver is behind.
+func (n notifier) tell(text string) error {
+	if n == "" {
+		return errNoSocket
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	return syscall.Sendto(fd, []byte(text), syscall.MSG_NOSIGNAL, &syscall.SockaddrUnix{Name: string(n)})
+}
+
+// A watchdog says twice in every interval that the worker is alive, unless it
+// has the same message in hand as the last time: then it hangs, and poolinit
+// is right to act when it has heard nothing for the whole interval.
+type watchdog struct {
+	every time.Duration // 0: nobody asks
+	step  atomic.Uint64 // odd while a message is in hand
+}
+
+// watchdogFrom reads what poolinit asks for with --watchdog.
+func watchdogFrom(getenv func(string) string) *watchdog {
+	usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64)
+	if err != nil || usec < 2 || usec > int64(time.Duration(1<<63-1)/time.Microsecond) {
+		return new(watchdog)
+	}
+	return &watchdog{every: time.Duration(usec) * time.Microsecond / 2}
+}
+
+// moved notes that a message has come into hand, or out of it.
+func (d *watchdog) moved() {
+	if d.every > 0 {
+		d.step.Add(1)
+	}
+}
+
+func (d *watchdog) run(to notifier, done <-chan struct{}) {
+	if d.every == 0 {
+		return
+	}
+	ticker := time.NewTicker(d.every)
+	defer ticker.Stop()
+	var last uint64
+	for {
+		select {
+		case <-ticker.C:
+		case <-done:
+			return
+		}
+		if step := d.step.Load(); step%2 == 0 || step != last {
+			last = step
+			_ = to.tell("WATCHDOG=1") // one that is lost is followed by the next
+		}
+	}
+}

@@ -1,0 +1,225 @@
+// Package worker makes a program a worker of a poolinit pool: it gets messages,
+// one at a time, and answers each.
+//
+//	func main() {
+//		err := worker.Run(context.Background(), worker.Handlers{
+//			Message: func(ctx context.Context, m *worker.Message) ([]byte, error) {
+//				return bytes.ToUpper(m.Body), nil
+//			},
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+// Run by
+//
+//	poolinit -n 4 --ready notify --listen tcp://0.0.0.0:8089 -- ./program
+//
+// A message is handled at least once: one whose worker died, panicked or
+// returned an error is delivered again, up to --attempts times. docs/protocol.md
+// has the bytes.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+)
+
+// Handlers are what a program does as a worker. All but Message may be nil.
+// They are called one after the other, never at the same time.
+type Handlers struct {
+	// Start is called before the first message. With --ready notify the worker
+	// counts as ready when it has returned. Its error ends Run: the worker has
+	// failed to start.
+	Start func(ctx context.Context, w *Worker) error
+
+	// Message handles one message. What it returns is the reply; nil is an empty
+	// one. An error, or a panic, is a failure: the message is delivered again,
+	// unless the error is one of Refuse. m, with its Body, is valid until
+	// Message returns.
+	//
+	// ctx has the values of Run's. It is done when somebody is in a hurry: on the
+	// second SIGTERM.
+	Message func(ctx context.Context, m *Message) ([]byte, error)
+
+	// Stop is called after the last message, if Start has succeeded.
+	Stop func(ctx context.Context, w *Worker)
+}
+
+// A Message is what a client has sent.
+type Message struct {
+	Body   []byte
+	Worker *Worker
+}
+
+// Detach answers the message and leaves the pool, as Worker.Detach does.
+func (m *Message) Detach(reply []byte) error { return m.Worker.detach(reply) }
+
+// A Worker is this process as poolinit sees it.
+type Worker struct {
+	// ID is the number of the worker, from 0. It stays the same when the worker
+	// is replaced.
+	ID int
+	// Workers is how many workers the pool has.
+	Workers int
+	// Generation counts the reloads of the pool.
+	Generation int
+
+	handlers Handlers
+	lines    bool
+	fd       int
+	in       reader
+	out      writer
+	notify   notifier
+	message  Message // the one in hand
+}
+
+// Run serves messages until poolinit has no more for this worker, which is at
+// its stop, a reload, or when it is due to be replaced; then it returns nil, and
+// the program should exit with 0. It may be called once.
+//
+// While it runs it catches SIGTERM. On the first one, and when ctx is done, it
+// asks poolinit for no more messages, answers those that it has been given, and
+// returns. When it has returned nil SIGTERM stays without effect: it follows the
+// last message closely, and must not cut short what the program does at its end.
+// After Detach, or an error, it ends the program again.
+//
+// Any error means that the program cannot go on as a worker. Without poolinit
+// it is ErrNoPool.
+func Run(ctx context.Context, h Handlers) error {
+	if h.Message == nil {
+		return errors.New("worker: there is no handler for messages")
+	}
+	w, err := fromEnviron(os.Getenv)
+	if err != nil {
+		return err
+	}
+	w.handlers = h
+	return w.run(ctx)
+}
+
+// ErrNoPool is what Run returns if the program was not started as a worker that
+// gets messages.
+var ErrNoPool = errors.New("worker: poolinit gives this program no messages (POOLINIT_FD is not set): " +
+	"run it as in: poolinit -n 4 --listen tcp://127.0.0.1:8089 -- PROGRAM")
+
+func fromEnviron(getenv func(string) string) (*Worker, error) {
+	fd, deliver := getenv("POOLINIT_FD"), getenv("POOLINIT_DELIVER")
+	if fd == "" {
+		return nil, ErrNoPool
+	}
+	w := &Worker{lines: deliver == "lines", notify: notifier(getenv("NOTIFY_SOCKET"))}
+	if deliver != "frames" && deliver != "lines" {
+		return nil, fmt.Errorf("worker: POOLINIT_DELIVER is %q: this package knows frames and lines", deliver)
+	}
+	for name, to := range map[string]*int{"POOLINIT_FD": &w.fd, "POOLINIT_WORKER_ID": &w.ID,
+		"POOLINIT_WORKERS": &w.Workers, "POOLINIT_GENERATION": &w.Generation} {
+		n, err := strconv.Atoi(getenv(name))
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("worker: %s is %q, which is no number", name, getenv(name))
+		}
+		*to = n
+	}
+	if _, err := syscall.GetsockoptInt(w.fd, syscall.SOL_SOCKET, syscall.SO_TYPE); err != nil {
+		return nil, fmt.Errorf("worker: POOLINIT_FD %d is no socket: %w", w.fd, err)
+	}
+	return w, nil
+}
+
+func (w *Worker) run(ctx context.Context) error {
+	syscall.CloseOnExec(w.fd) // a child that held it would hide the end from poolinit
+	if err := syscall.SetNonblock(w.fd, false); err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	defer syscall.Close(w.fd)
+	w.in = reader{src: socket(w.fd), lines: w.lines}
+	w.out.init(socket(w.fd), w.lines)
+	defer w.out.close()
+
+	handlerCtx, hurry := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	terms := make(chan os.Signal, 1) // 1: one that comes while another is dealt with is the second
+	signal.Notify(terms, syscall.SIGTERM)
+	var watchers sync.WaitGroup
+	watchers.Go(func() { w.watchStop(terms, ctx.Done(), hurry, done) })
+	watchdog := watchdogFrom(os.Getenv)
+	watchers.Go(func() { watchdog.run(w.notify, done) })
+	defer watchers.Wait()
+	defer close(done)
+	defer hurry()
+	err := w.live(handlerCtx, watchdog)
+	if err != nil || w.out.isDetached() {
+		signal.Stop(terms)
+	}
+	return err
+}
+
+// live is a worker's life: start, messages, stop.
+func (w *Worker) live(ctx context.Context, dog *watchdog) error {
+	if w.handlers.Start != nil {
+		if err := w.handlers.Start(ctx, w); err != nil {
+			return fmt.Errorf("worker: cannot start: %w", err)
+		}
+	}
+	_ = w.Ready() // nobody listens: nobody waits for it
+	if w.handlers.Stop != nil {
+		defer w.handlers.Stop(ctx, w)
+	}
+	return w.serve(ctx, dog)
+}
+
+// watchStop asks for no more messages when somebody wants this process to stop.
+func (w *Worker) watchStop(terms <-chan os.Signal, canceled <-chan struct{}, hurry func(), done <-chan struct{}) {
+	for asked := false; ; asked = true {
+		select {
+		case <-terms:
+			if asked {
+				hurry()
+			}
+		case <-canceled:
+			canceled = nil
+		case <-done:
+			return
+		}
+		if !asked {
+			w.askForNoMore()
+		}
+	}
+}
+
+// askForNoMore makes poolinit end the input when all is answered. If it cannot
+// be told, the input ends after what is here.
+func (w *Worker) askForNoMore() {
+	if w.notify.tell("STOPPING=1") != nil {
+		_ = syscall.Shutdown(w.fd, syscall.SHUT_RD) // no socket any more: it has ended
+	}
+}
+
+// Ready says that the worker is ready. Run does it when Start has returned; a
+// Start that goes on to do other things may do so earlier.
+func (w *Worker) Ready() error { return w.notify.tell("READY=1") }
+
+// Status says in a few words what the worker is doing. poolinit shows it.
+func (w *Worker) Status(text string) error { return w.notify.tell("STATUS=" + oneLine(text)) }
+
+// Detach leaves the pool: poolinit puts another worker in this one's place at
+// once, and gives this one no more messages. The message in hand, if there is
+// one, is answered with an empty reply; what its handler returns is dropped.
+// Handlers may take as long as they like then, but the process still gets the
+// stop signal when the pool stops.
+//
+// Messages that had been given to this worker and not begun go to others.
+func (w *Worker) Detach() error { return w.detach(nil) }
+
+func (w *Worker) detach(reply []byte) error {
+	err := w.out.last(reply)
+	// Not closed: somebody may be reading it. poolinit sees the same.
+	return errors.Join(err, syscall.Shutdown(w.fd, syscall.SHUT_RDWR))
+}
