@@ -1,0 +1,163 @@
+package main
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/cgroup"
+	"github.com/poolinit/poolinit/launch"
+	"github.com/poolinit/poolinit/output"
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// lastLines is how long the end waits for output that somebody is slow to read.
+const lastLines = time.Second
+
+// leastGrace is what processes that are left over get between TERM and KILL even
+// when --stop-timeout is used up.
+const leastGrace = 100 * time.Millisecond
+
+func cmdRun(args []string) int {
+	o, warnings, err := parseRun(args, os.Environ())
+	switch {
+	case err != nil:
+		return usageError(os.Stderr, "%v", err)
+	case o.help:
+		return printHelp()
+	}
+	stderr := output.NewDest(os.Stderr)
+	log, sink := newLogger(o, stderr)
+	for _, w := range warnings {
+		log.Warn().Msg(w)
+	}
+	code := supervise(o, log, output.NewRelay(o.output, os.Stdout, stderr))
+	_ = sink.Close(lastLines) // a failure could be logged only there
+	return code
+}
+
+// supervise runs the pool and ends what it leaves.
+func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
+	reaper.SealFiles()
+	oom := cgroup.NewOOM()
+	onOrphan := func(_ int, exit reaper.Exit) { oom.Orphan(exit.Signal) }
+	reap, err := reaper.New(onOrphan)
+	if err != nil {
+		log.Warn().Err(err).Msg("orphans will not be reaped")
+		reap = reaper.NewPlain(onOrphan)
+	}
+	defer reap.Close()
+	cfg := o.config(oom, log)
+	starter := &launch.Launcher{
+		Reaper: reap, Args: o.command, Env: o.environ(), Credential: o.user.sys,
+		Relay: relay, Watchdog: o.watchdog, Log: log, Shares: o.share,
+	}
+	if o.runsPerMessage() {
+		if err := starter.Check(); err != nil { // before somebody is told that his message is taken
+			log.Error().Err(err).Msg("the command cannot be started")
+			return reaper.ExitCode(err)
+		}
+	}
+	closeShares, err := openShares(o.share)
+	if err != nil {
+		return usageError(os.Stderr, "%v", err)
+	}
+	defer closeShares()
+	mail, err := openMessages(o, relay, log)
+	if err != nil {
+		return usageError(os.Stderr, "%v", err)
+	}
+	if cfg.Workers == 1 && !o.runsPerMessage() {
+		starter.Terminal = reaper.OpenTerminal()
+		cfg.Interactive = starter.Terminal != nil
+		defer starter.Terminal.Close()
+	}
+	log.Info().Str("version", buildVersion()).Int("pid", os.Getpid()).Int("workers", cfg.Workers).
+		Strs("command", o.command).Msg("poolinit starts")
+	for _, s := range o.share {
+		log.Info().Str("socket", s.URL.Name).Str("name", s.Name).Msg("sharing a listening socket with the workers")
+	}
+	if o.takesMessages() {
+		starter.Queue, starter.Deliver, cfg.Drain = mail.queue, string(o.deliver), mail.drain
+		mail.serve()
+	}
+	result := runWithSignals(supervisor.New(cfg, starter.Launch, log))
+
+	began := time.Now().Add(-result.Took)
+	mail.close(began.Add(o.stopTimeout))
+	reap.EndRest(max(o.stopTimeout-time.Since(began), leastGrace))
+	_ = relay.Close(lastLines) // what keeps a stream open is nobody's worker any more
+	if lost := relay.Lost(); lost > 0 {
+		log.Warn().Uint64("lost", lost).Msg("workers' lines lost: writing them failed")
+	}
+	t := mail.totals()
+	log.Info().Int("code", result.Code).Msgf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
+		t.Handled, t.Spooled, t.Lost, result.Killed, time.Since(began).Seconds())
+	return result.Code
+}
+
+// runWithSignals runs the pool while signals act on it.
+func runWithSignals(pool *supervisor.Pool) supervisor.Result {
+	var listeners sync.WaitGroup
+	done := make(chan struct{})
+	mailbox := signals.Early()
+	listeners.Go(func() { mailbox.Each(done, func(sig syscall.Signal) { dispatchSignal(pool, sig) }) })
+	listeners.Go(mailbox.CatchRest)
+	result := pool.Run()
+	close(done)
+	listeners.Wait()
+	return result
+}
+
+func dispatchSignal(pool *supervisor.Pool, sig syscall.Signal) {
+	switch {
+	case signals.Stop[sig]:
+		pool.Stop(signals.Name(sig))
+	case signals.Reload[sig]:
+		pool.Reload(signals.Name(sig))
+	case !signals.Own[sig]:
+		pool.Forward(sig)
+	}
+}
+
+func (o *options) config(oom *cgroup.OOM, log zerolog.Logger) supervisor.Config {
+	cfg := supervisor.Config{
+		Workers:         o.workers,
+		Restart:         o.restart,
+		RestartDelay:    o.restartDelay,
+		RestartDelayMax: o.restartDelayMax,
+		HealthyAfter:    o.healthyAfter,
+		GiveUp:          o.giveUp,
+		StopSignal:      o.stopSignal,
+		StopTimeout:     o.stopTimeout,
+		DrainDelay:      o.drainDelay,
+		ReadyNotify:     o.ready == "notify",
+		MinReady:        o.minReady,
+		ReadyTimeout:    o.readyTimeout,
+		Watchdog:        o.watchdog,
+		StartFirst:      o.reloadOrder == "start-first",
+		MaxLifetime:     o.maxLifetime,
+		MaxMemory:       o.maxMemory,
+		TimeoutSignal:   o.timeoutSignal,
+		Memory:          cgroup.RSS,
+		OOMKilled:       oom.Killed,
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = runtime.GOMAXPROCS(0)
+		log.Info().Int("workers", cfg.Workers).Int("cpus", runtime.NumCPU()).
+			Msg("--workers auto: as many as the CPUs that the cgroup grants (GOMAXPROCS)")
+	}
+	return cfg
+}
+
+// environ is what workers inherit: everything but poolinit's settings.
+func (o *options) environ() []string {
+	fs := runFlags(new(options))
+	return launch.Environ(func(name string) bool { return isSetting(fs, name) })
+}

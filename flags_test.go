@@ -1,0 +1,289 @@
+package main
+
+import (
+	"bytes"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/poolinit/poolinit/output"
+	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// badValues has, for every flag of run, what it refuses and words of the
+// answer. A flag that is not here fails TestEveryFlagRefuses.
+var badValues = map[string]struct {
+	values []string
+	allows []string
+}{
+	"workers":           {[]string{"0", "-1", "1e9", "1000000000", "65537", "four", "AUTO", "1.5", "", " 1", "0x4", "99999999999999999999"}, []string{"from 1 to 65536", "auto"}},
+	"restart":           {[]string{"", "yes", "Always", "on_failure", "no"}, []string{"always", "on-failure", "never"}},
+	"restart-delay":     {badDurations("0s", "999us"), []string{"from 1ms", "8s"}},
+	"restart-delay-max": {badDurations("0s"), []string{"from 1ms", "8s"}},
+	"healthy-after":     {badDurations(), []string{"from 0s", "8s"}},
+	"give-up":           {[]string{"-1", "1000001", "never", "", "1.0"}, []string{"from 0 to 1000000"}},
+	"stop-signal":       {[]string{"", "FOO", "0", "65", "-15", "RTMIN+31", "SIGSIGTERM"}, []string{"TERM", "1 to 64", "RTMIN+3"}},
+	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
+	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
+	"ready":             {[]string{"", "yes", "Notify"}, []string{"started", "notify"}},
+	"min-ready":         {badDurations(), []string{"from 0s"}},
+	"ready-timeout":     {badDurations("0s"), []string{"from 1ms"}},
+	"watchdog":          {badDurations(), []string{"from 0s"}},
+	"reload-order":      {[]string{"", "start", "first"}, []string{"stop-first", "start-first"}},
+	"max-lifetime":      {badDurations(), []string{"from 0s"}},
+	"max-messages":      {[]string{"", "-1", "1e3", "1099511627777"}, []string{"from 0 to 1099511627776"}},
+	"listen":            {[]string{"", "8089", ":8089", "http://x:1", "tcp://", "tcp://x", "tcp://x:65536", "unix://a", "sysv://0", "tcp://x:1?reply=often"}, nil},
+	"share":             {[]string{"", "8080", "http://x:1", "tcp://x", "tcp://x:65536", "unix://a", "sysv://1", "tcp://x:1?reply=always", "tcp://x:1?name=a:b", "tcp://x:1?cert=a&key=b"}, nil},
+	"deliver":           {[]string{"", "json", "Frames", "execute"}, []string{"frames", "lines", "exec"}},
+	"window":            {[]string{"", "0", "-1", "4097", "automatic"}, []string{"from 1 to 4096", "auto"}},
+	"queue-messages":    {[]string{"", "0", "1073741825", "many"}, []string{"from 1 to 1073741824"}},
+	"queue-bytes":       {[]string{"", "0", "1023", "2G", "3GiB", "64MB"}, []string{"at least 1024 bytes", "less than 2GiB"}},
+	"max-message":       {[]string{"", "0", "2G", "-1"}, []string{"at least 1 bytes"}},
+	"message-timeout":   {badDurations(), []string{"from 0s"}},
+	"timeout-signal":    {[]string{"", "FOO", "0", "65"}, []string{"TERM", "1 to 64"}},
+	"attempts":          {[]string{"", "0", "-1", "1048577"}, []string{"from 1 to 1048576"}},
+	"spool":             {[]string{"a\x00b"}, []string{"the path of a directory"}},
+	"max-memory":        {[]string{"", "-1", "64", "1023K", "64MB", "1.5G", "64 M", "M", "8796093022208M", "0x400000", "99999999999999999999"}, []string{"64MiB", "at least 1MiB"}},
+	"user":              {[]string{"no-such-user", "4294967295", "4294967296", "-1", "0:no-such-group", "0:4294967295", "0:", ":0", "0:0:0"}, []string{"uid:gid"}},
+	"output":            {[]string{"", "JSON", "file"}, []string{"inherit", "prefix", "json"}},
+	"log-level":         {[]string{"", "trace", "Info", "7"}, []string{"debug", "info", "warn", "error"}},
+	"log-format":        {[]string{"", "xml"}, []string{"auto", "text", "json"}},
+}
+
+// badDurations are none for any flag; more are too short for this one.
+func badDurations(more ...string) []string {
+	return append(more, "", "8", "-1s", "8 s", "eight", "1d", "87601h", "9999999h", "99999999999999h")
+}
+
+func TestEveryFlagRefuses(t *testing.T) {
+	runFlags(new(options)).VisitAll(func(f *pflag.Flag) {
+		if _, ok := badValues[f.Name]; !ok && f.Name != "help" {
+			t.Errorf("badValues has no --%s", f.Name)
+		}
+	})
+	for name, bad := range badValues {
+		for _, value := range bad.values {
+			code, stdout, stderr := dispatched(t, "poolinit", "--"+name+"="+value, "/nonexistent")
+			wantRefusal(t, code, stdout, stderr, append(bad.allows, "--"+name+": ", quoted(value)))
+			if value == "" || strings.ContainsRune(value, 0) {
+				continue // an empty variable is none, and no variable can hold a zero byte
+			}
+			t.Run(envName(name), func(t *testing.T) {
+				t.Setenv(envName(name), value)
+				code, stdout, stderr := dispatched(t, "poolinit", "/nonexistent")
+				wantRefusal(t, code, stdout, stderr, append(bad.allows, envName(name)+": ", quoted(value)))
+			})
+		}
+	}
+}
+
+func quoted(s string) string { return strconv.Quote(s) + " is not allowed" }
+
+func wantRefusal(t *testing.T, code int, stdout, stderr string, words []string) {
+	t.Helper()
+	if code != exitUsage || stdout != "" {
+		t.Errorf("exit code %d, stdout %q; want %d and nothing", code, stdout, exitUsage)
+	}
+	for _, w := range append(words, "poolinit: ", "Try 'poolinit --help'.") {
+		if !strings.Contains(stderr, w) {
+			t.Errorf("%q does not contain %q", stderr, w)
+		}
+	}
+}
+
+func TestRefusedCommandLines(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		want string
+	}{
+		{"", "no COMMAND"},
+		{"run", "no COMMAND"},
+		{"--", "no COMMAND"},
+		{"-n 2 --", "no COMMAND"},
+		{"--workers", "--workers needs a value"},
+		{"-n", "--workers needs a value"},
+		{"--worker 2 x", "no flag --worker; did you mean --workers?"},
+		{"--stop-timeot=2s x", "no flag --stop-timeot; did you mean --stop-timeout?"},
+		{"--restart_delay=2s x", "did you mean --restart-delay?"},
+		{"--hlep", "did you mean --help?"},
+		{"--service-host=1 x", "no flag --service-host"},
+		{"-x y", "no flag -x"},
+		{"-nx y", `--workers: "x" is not allowed`},
+		{"--xxxxxxxxxxxxxxx y", "no flag --xxxxxxxxxxxxxxx\n"},
+		{"--=3 y", "--=3"},
+		{"--stop-timeout 5s --drain-delay 5s x", "--stop-timeout 5s must be longer than --drain-delay 5s"},
+		{"--drain-delay 9s x", "--stop-timeout 8s must be longer than --drain-delay 9s"},
+		{"--restart-delay 31s x", "--restart-delay-max 30s must not be shorter"},
+		{"--min-ready 30s x", "--ready-timeout 30s must be longer than --min-ready 30s"},
+		{"--deliver exec x", "--deliver exec needs a --listen"},
+		{"--deliver exec --listen tcp://:1 --ready notify x", "--deliver exec with --ready notify"},
+		{"--deliver exec --listen tcp://:1 --watchdog 3s x", "--deliver exec with --watchdog"},
+		{"--deliver exec --listen tcp://:1 --window 2 x", "--deliver exec with --window 2"},
+		{"--deliver exec --listen tcp://:1 --share tcp://:2 x", "--deliver exec with --share"},
+	} {
+		code, stdout, stderr := dispatched(t, append([]string{"poolinit"}, strings.Fields(tt.args)...)...)
+		wantRefusal(t, code, stdout, stderr, []string{tt.want})
+	}
+	code, stdout, stderr := dispatched(t, "poolinit", "--", "")
+	wantRefusal(t, code, stdout, stderr, []string{`COMMAND is ""`})
+}
+
+// Whatever is refused starts nothing; what is right gives these options.
+func TestDefaults(t *testing.T) {
+	o, warnings, err := parseRun([]string{"x"}, nil)
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	want := &options{
+		workers: 1, restart: supervisor.RestartAlways,
+		restartDelay: 100 * time.Millisecond, restartDelayMax: 30 * time.Second,
+		healthyAfter: 10 * time.Second, giveUp: 10,
+		stopSignal: syscall.SIGTERM, stopTimeout: 8 * time.Second,
+		ready: "started", readyTimeout: 30 * time.Second, reloadOrder: "stop-first",
+		deliver: "frames", queueMessages: 1024, queueBytes: 64 << 20, maxMessage: 2 << 20, timeoutSignal: syscall.SIGKILL, attempts: 3,
+		output: output.Inherit, logLevel: "info", logFormat: "auto",
+		command: []string{"x"},
+	}
+	if !reflect.DeepEqual(o, want) {
+		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+}
+
+func TestGoodValues(t *testing.T) {
+	all := "--deliver lines --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
+		"--timeout-signal QUIT --attempts 1 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
+		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
+		"--log-level error --log-format text -- x -n 3"
+	o, _, err := parseRun(strings.Fields(all), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &options{
+		workers: 0, restart: supervisor.RestartNever,
+		restartDelay: time.Millisecond, restartDelayMax: maxDuration,
+		stopSignal: signals.RTMIN + 3, stopTimeout: 90 * time.Second, drainDelay: time.Minute,
+		ready: "notify", minReady: 29 * time.Second, readyTimeout: 31 * time.Second, watchdog: 3 * time.Second,
+		reloadOrder: "start-first", maxLifetime: 24 * time.Hour, maxMemory: 64 << 20,
+		deliver: "lines", window: 8, queueMessages: 1, queueBytes: 1024, maxMessage: 1, maxMessages: 7, messageTimeout: 5 * time.Second,
+		timeoutSignal: syscall.SIGQUIT, attempts: 1, spool: "spool/a",
+		user:   credential{name: "1000:1001", sys: &syscall.Credential{Uid: 1000, Gid: 1001}},
+		output: output.JSON, logLevel: "error", logFormat: "text",
+		command: []string{"x", "-n", "3"},
+	}
+	if !reflect.DeepEqual(o, want) {
+		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+}
+
+// Where the flags end and COMMAND begins.
+func TestWhereCommandBegins(t *testing.T) {
+	for _, tt := range []struct {
+		args    string
+		workers int
+		command string
+	}{
+		{"x", 1, "x"},
+		{"run x", 1, "run x"}, // dispatch has taken its own run
+		{"-n 3 x", 3, "x"},
+		{"-n3 x", 3, "x"},
+		{"-n=3 x", 3, "x"},
+		{"--workers=3 x -n 4", 3, "x -n 4"},
+		{"x -n 4 --help --no-such-flag", 1, "x -n 4 --help --no-such-flag"},
+		{"-n 3 -- x", 3, "x"},
+		{"-- -n 3", 1, "-n 3"},
+		{"-- -- x", 1, "-- x"},
+		{"x -- y", 1, "x -- y"},
+		{"-n 3 -- x -- -n 4", 3, "x -- -n 4"},
+		{"-- --help", 1, "--help"},
+		{"- x", 1, "- x"},
+		{"-n 2 -n 5 x", 5, "x"},
+	} {
+		o, _, err := parseRun(strings.Fields(tt.args), nil)
+		if err != nil {
+			t.Errorf("%q: %v", tt.args, err)
+			continue
+		}
+		if got := strings.Join(o.command, " "); o.workers != tt.workers || got != tt.command {
+			t.Errorf("%q: %d workers of %q, want %d of %q", tt.args, o.workers, got, tt.workers, tt.command)
+		}
+	}
+}
+
+// A subcommand's name is a COMMAND after "--" or "run".
+func TestSubcommandNamesCanBeCommands(t *testing.T) {
+	for _, args := range [][]string{{"run", "--restart", "bad", "version"}, {"--restart", "bad", "version"}} {
+		code, _, stderr := dispatched(t, append([]string{"poolinit"}, args...)...)
+		if code != exitUsage || !strings.Contains(stderr, "--restart") {
+			t.Errorf("%q: code %d, %q", args, code, stderr)
+		}
+	}
+}
+
+func TestUsageNamesEverything(t *testing.T) {
+	var text bytes.Buffer
+	usage(&text)
+	for _, c := range commands() {
+		if !strings.Contains(text.String(), c.name) {
+			t.Errorf("--help does not name the subcommand %s", c.name)
+		}
+	}
+	for line := range strings.Lines(text.String()) {
+		if strings.TrimRight(line, " \n") != strings.TrimRight(line, "\n") {
+			t.Errorf("%q ends in spaces", line)
+		}
+	}
+}
+
+func TestConfigAuto(t *testing.T) {
+	o, _, err := parseRun([]string{"-n", "auto", "x"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	cfg := o.config(nil, testLogger(&text))
+	if cfg.Workers < 1 || !strings.Contains(text.String(), "auto") {
+		t.Errorf("%d workers; log %q", cfg.Workers, text.String())
+	}
+}
+
+// Each option reaches the pool: one that config forgets would be a flag
+// without effect.
+func TestConfigIsWhole(t *testing.T) {
+	o, _, err := parseRun(strings.Fields("-n 7 --restart on-failure --healthy-after 3s --drain-delay 1s --ready notify --min-ready 1s "+
+		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M x"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := reflect.ValueOf(o.config(nil, testLogger(new(bytes.Buffer))))
+	for i := range cfg.NumField() {
+		name := cfg.Type().Field(i).Name
+		if cfg.Field(i).IsZero() && name != "Interactive" && name != "Drain" { // those are for supervise to say
+			t.Errorf("%s is zero", name)
+		}
+	}
+}
+
+func FuzzParseRun(f *testing.F) {
+	f.Add("-n 3 -- x", "POOLINIT_WORKERS=3")
+	f.Add("--stop-timeout=8s --max-memory 64M x", "POOLINIT_X")
+	f.Fuzz(func(t *testing.T, args, environ string) {
+		o, _, err := parseRun(strings.Fields(args), strings.Fields(environ))
+		switch {
+		case err != nil || o.help:
+		case len(o.command) == 0 || o.command[0] == "":
+			t.Errorf("no command: %+v", o)
+		case o.workers < 0 || o.workers > maxWorkers || o.stopTimeout <= o.drainDelay || o.stopTimeout > maxDuration:
+			t.Errorf("%+v", o)
+		case !slices.Contains([]string{"debug", "info", "warn", "error"}, o.logLevel):
+			t.Errorf("log level %q", o.logLevel)
+		}
+	})
+}

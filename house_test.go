@@ -1,0 +1,559 @@
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// The rules of the house, each as a test. docs/decisions.md and CONTRIBUTING.md
+// say why they are there.
+
+const modulePath = "github.com/poolinit/poolinit"
+
+// mayImport says what each package may import beside the standard library. "."
+// is main, which may import all of ours. What is not here yet is added
+// together with the package; it is checked as soon as it exists.
+var mayImport = map[string][]string{
+	".":          {"github.com/spf13/pflag", "github.com/rs/zerolog", "golang.org/x/sys/unix", modulePath + "/..."},
+	"signals":    {},
+	"notify":     {"golang.org/x/sys/unix"},
+	"cgroup":     {"golang.org/x/sys/unix"},
+	"reaper":     {"golang.org/x/sys/unix"},
+	"output":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"supervisor": {modulePath + "/reaper", modulePath + "/notify", modulePath + "/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
+	"launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/notify", modulePath + "/output",
+		modulePath + "/ipc", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
+	"ipc":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"metrics": {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", "github.com/prometheus/..."},
+	"worker":  {}, // a program that uses it takes nothing else along
+}
+
+// notProduct are directories whose Go code is not part of the binary, nor
+// meant to be imported.
+var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin"}
+
+// A goFile is a file of the product, without tests.
+type goFile struct {
+	path string // slash-separated, from the root of the repository
+	dir  string // its package's
+	*ast.File
+}
+
+// productFiles parses the product, once.
+var productFiles = sync.OnceValues(func() ([]goFile, error) {
+	var files []goFile
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != "." && (strings.HasPrefix(name, ".") || d.Name() == "testdata" || slices.Contains(notProduct, name)):
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(fileSet, name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		files = append(files, goFile{filepath.ToSlash(name), path.Dir(filepath.ToSlash(name)), f})
+		return err
+	})
+	return files, err
+})
+
+var fileSet = token.NewFileSet()
+
+func product(t *testing.T) []goFile {
+	t.Helper()
+	files, err := productFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 20 {
+		t.Fatalf("only %d files found", len(files))
+	}
+	return files
+}
+
+// position is where something is, for an error message.
+func position(n ast.Node) string { return fileSet.Position(n.Pos()).String() }
+
+func (f goFile) imports() (paths []string) {
+	for _, spec := range f.Imports {
+		if p, err := strconv.Unquote(spec.Path.Value); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for _, f := range product(t) {
+		allowed, ok := mayImport[f.dir]
+		if !ok {
+			t.Errorf("%s: package %s is not in mayImport: say what it may import", f.path, f.dir)
+			continue
+		}
+		for _, p := range f.imports() {
+			if strings.Contains(strings.Split(p, "/")[0], ".") && !slices.ContainsFunc(allowed, func(a string) bool { return matches(a, p) }) {
+				t.Errorf("%s imports %s: package %s may not", f.path, p, f.dir)
+			}
+			if p == "os/exec" {
+				t.Errorf("%s imports os/exec, whose Wait steals what belongs to the reaper", f.path)
+			}
+		}
+	}
+}
+
+func matches(pattern, importPath string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "..."); ok {
+		return strings.HasPrefix(importPath, prefix)
+	}
+	return pattern == importPath
+}
+
+// Not even through others may the core reach what serves and counts.
+func TestCoreDoesNotReachHTTP(t *testing.T) {
+	for _, dir := range []string{"signals", "notify", "cgroup", "output", "reaper", "supervisor", "launch", "ipc"} {
+		if _, err := os.Stat(dir); err != nil {
+			continue // not there yet
+		}
+		out, err := exec.Command("go", "list", "-deps", "./"+dir).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for dep := range strings.FieldsSeq(string(out)) {
+			if dep == "net/http" || dep == "os/exec" || strings.Contains(dep, "prometheus") || strings.Contains(dep, "spf13") {
+				t.Errorf("%s reaches %s", dir, dep)
+			}
+		}
+	}
+}
+
+func TestPackagesHaveNames(t *testing.T) {
+	for _, f := range product(t) {
+		for _, name := range []string{f.Name.Name, path.Base(f.dir)} {
+			switch name {
+			case "util", "utils", "common", "types", "pkg", "helpers", "misc":
+				t.Errorf("%s: %q says nothing about what is in it", f.path, name)
+			}
+		}
+	}
+}
+
+// panics are the only ones, with the reason.
+var panics = map[string]string{
+	"flags.go: add": "a flag's own default is refused by its parser: TestDefaults runs it for every flag",
+}
+
+// A dead PID 1 kills the container: nothing ends it but main's last line.
+func TestNothingEndsTheProcess(t *testing.T) {
+	for _, f := range product(t) {
+		for _, decl := range f.Decls {
+			where := f.path
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				where += ": " + fn.Name.Name
+			}
+			ast.Inspect(decl, func(n ast.Node) bool {
+				if call, ok := n.(*ast.CallExpr); ok {
+					switch name := types.ExprString(call.Fun); {
+					case name == "panic" && panics[where] == "":
+						t.Errorf("%s: panic in %s", position(n), where)
+					case name == "os.Exit" && where != "main.go: main", name == "syscall.Exit", name == "unix.Exit", name == "runtime.Goexit":
+						t.Errorf("%s: %s", position(n), name)
+					case fatal.MatchString(name):
+						t.Errorf("%s: %s", position(n), name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+var fatal = regexp.MustCompile(`\.(Fatal|Panic)(f|ln)?$`)
+
+func TestMainEndsWithExit(t *testing.T) {
+	for _, f := range product(t) {
+		for _, decl := range f.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || f.path != "main.go" || fn.Name.Name != "main" {
+				continue
+			}
+			last, ok := fn.Body.List[len(fn.Body.List)-1].(*ast.ExprStmt)
+			if !ok || !strings.HasPrefix(types.ExprString(last.X), "os.Exit(") {
+				t.Error("main's last line is not os.Exit")
+			}
+			return
+		}
+	}
+	t.Error("no main")
+}
+
+// changed are variables of other packages that must be set once.
+var changed = map[string]string{
+	"logger.go: zerolog.TimeFieldFormat": "zerolog has no other place for it; set before there is a logger",
+}
+
+// No package-level variable is assigned to by a function: what changes has an
+// owner.
+func TestPackageVariablesDoNotChange(t *testing.T) {
+	packages := map[string][]*ast.File{}
+	for _, f := range product(t) {
+		packages[f.dir] = append(packages[f.dir], f.File)
+	}
+	for _, dir := range slices.Sorted(maps.Keys(packages)) {
+		info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
+		// What it imports is not loaded: only this package's own names count.
+		conf := types.Config{Importer: noImporter{}, Error: func(error) {}}
+		pkg, _ := conf.Check(dir, fileSet, packages[dir], info) // fails, of course
+		for _, file := range packages[dir] {
+			ast.Inspect(file, func(n ast.Node) bool {
+				for _, target := range assigned(n) {
+					checkAssigned(t, pkg, info, target)
+				}
+				return true
+			})
+		}
+	}
+}
+
+func checkAssigned(t *testing.T, pkg *types.Package, info *types.Info, target ast.Expr) {
+	id := root(target)
+	if id == nil {
+		return
+	}
+	place := fileSet.Position(target.Pos())
+	switch obj := info.Uses[id].(type) {
+	case *types.Var:
+		if obj.Parent() == pkg.Scope() {
+			t.Errorf("%s: the package variable %s changes", place, id.Name)
+		}
+	case *types.PkgName:
+		if name := types.ExprString(target); changed[filepath.ToSlash(place.Filename)+": "+name] == "" {
+			t.Errorf("%s: another package's %s changes", place, name)
+		}
+	}
+}
+
+// assigned returns what a statement assigns to.
+func assigned(n ast.Node) []ast.Expr {
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		if n.Tok != token.DEFINE {
+			return n.Lhs
+		}
+	case *ast.IncDecStmt:
+		return []ast.Expr{n.X}
+	case *ast.RangeStmt:
+		if n.Tok == token.ASSIGN {
+			return []ast.Expr{n.Key, n.Value}
+		}
+	}
+	return nil
+}
+
+// root is a in a, a.b, a[i].b, *a.
+func root(e ast.Expr) *ast.Ident {
+	for {
+		switch x := e.(type) {
+		case *ast.Ident:
+			return x
+		case *ast.SelectorExpr:
+			e = x.X
+		case *ast.IndexExpr:
+			e = x.X
+		case *ast.StarExpr:
+			e = x.X
+		case *ast.ParenExpr:
+			e = x.X
+		default:
+			return nil
+		}
+	}
+}
+
+type noImporter struct{}
+
+func (noImporter) Import(importPath string) (*types.Package, error) {
+	return nil, fmt.Errorf("%s is not loaded", importPath)
+}
+
+// The sizes that let a reader keep one thing in sight.
+func TestSizes(t *testing.T) {
+	var lengths []int
+	for _, f := range product(t) {
+		if n := fileSet.File(f.Pos()).LineCount(); n > 300 {
+			t.Errorf("%s has %d lines: more than 300", f.path, n)
+		}
+		for _, decl := range f.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Body == nil {
+				continue
+			}
+			n := fileSet.Position(fn.End()).Line - fileSet.Position(fn.Pos()).Line + 1
+			lengths = append(lengths, n)
+			if n > 80 {
+				t.Errorf("%s: %s has %d lines: more than 80", position(fn), fn.Name.Name, n)
+			}
+		}
+	}
+	slices.Sort(lengths)
+	median, p90 := lengths[len(lengths)/2], lengths[len(lengths)*9/10]
+	if median > 10 || p90 > 30 {
+		t.Errorf("functions: median %d lines, 90 %% under %d; at most 10 and 30", median, p90)
+	}
+}
+
+// maxBinary is the budget, in bytes, of the stripped binary.
+const maxBinary = 9_500_000
+
+// builds are release builds for a few architectures, each made once.
+var builds = map[string]func() (string, error){
+	"amd64": sync.OnceValues(func() (string, error) { return release("amd64") }),
+	"arm64": sync.OnceValues(func() (string, error) { return release("arm64") }),
+}
+
+// release builds as the Makefile does.
+func release(arch string) (string, error) {
+	name := filepath.Join(buildDir, "poolinit-"+arch)
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v0.0.0-test", "-o", name, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return name, nil
+}
+
+func TestBinary(t *testing.T) {
+	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		t.Run(arch, func(t *testing.T) {
+			name, err := builds[arch]()
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := elf.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if f.Machine != machine {
+				t.Errorf("built for %v", f.Machine)
+			}
+			for _, p := range f.Progs {
+				if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+					t.Errorf("not static: has %v", p.Type)
+				}
+			}
+			if libs, err := f.ImportedLibraries(); err != nil || len(libs) > 0 {
+				t.Errorf("libraries: %v %v", libs, err)
+			}
+			if f.Section(".symtab") != nil || f.Section(".debug_info") != nil {
+				t.Error("not stripped")
+			}
+			fi, err := os.Stat(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fi.Size() > maxBinary {
+				t.Errorf("%d bytes: more than %d", fi.Size(), maxBinary)
+			}
+		})
+	}
+}
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+var update = flag.Bool("update", false, "write the output of --help into README.md")
+
+// The README has the output of --help. go test -run README -update . puts it
+// there.
+func TestREADMEHasHelp(t *testing.T) {
+	var help bytes.Buffer
+	usage(&help)
+	text := readme(t)
+	before, rest, ok := strings.Cut(text, "\n## Flags\n\n```text\n")
+	was, after, ok2 := strings.Cut(rest, "```\n")
+	switch {
+	case !ok || !ok2:
+		t.Error("README.md has no section Flags that begins with a block ```text")
+	case was == help.String():
+	case *update:
+		text = before + "\n## Flags\n\n```text\n" + help.String() + "```\n" + after
+		if err := os.WriteFile("README.md", []byte(text), 0o644); err != nil {
+			t.Error(err)
+		}
+	default:
+		t.Error("README.md does not have the output of --help: go test -run README -update .")
+	}
+}
+
+func TestREADMENamesVariables(t *testing.T) {
+	text := readme(t)
+	runFlags(new(options)).VisitAll(func(f *pflag.Flag) {
+		if name := "`" + envName(f.Name) + "`"; f.Name != "help" && !strings.Contains(text, name) {
+			t.Errorf("README.md does not name %s", name)
+		}
+	})
+	for _, name := range []string{"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "NOTIFY_SOCKET", "WATCHDOG_USEC"} {
+		if !strings.Contains(text, "`"+name+"`") {
+			t.Errorf("README.md does not name %s", name)
+		}
+	}
+}
+
+// Each message of the log is explained, for whom it wakes at night.
+func TestEveryLogLineIsExplained(t *testing.T) {
+	text, err := os.ReadFile("docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range product(t) {
+		ast.Inspect(f.File, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains([]string{"Msg", "Msgf", "warn"}, sel.Sel.Name) || f.path == "cmd_init.go" {
+				return true
+			}
+			if lit, ok := call.Args[0].(*ast.BasicLit); ok {
+				message, _ := strconv.Unquote(lit.Value)
+				message = verb.ReplaceAllString(message, "N")
+				if !strings.Contains(string(text), "`"+message+"`") {
+					t.Errorf("%s: docs/operations.md does not explain `%s`", position(n), message)
+				}
+			}
+			return true
+		})
+	}
+}
+
+var verb = regexp.MustCompile(`%(\.\d)?[a-z]`)
+
+// exitCodes are the rows of the README's table of that name.
+func exitCodes(t *testing.T) (codes []string) {
+	t.Helper()
+	_, table, ok := strings.Cut(readme(t), "\n## Exit codes\n")
+	if !ok {
+		t.Fatal("README.md has no section Exit codes")
+	}
+	table, _, _ = strings.Cut(table, "\n## ")
+	for line := range strings.Lines(table) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			codes = append(codes, strings.TrimSpace(cells[1]))
+		}
+	}
+	return codes[min(2, len(codes)):] // without the head
+}
+
+// The README's table of exit codes has these rows, and they are true.
+func TestExitCodes(t *testing.T) {
+	binary, err := builds[runtime.GOARCH]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		row  string
+		role string // of the worker
+		args []string
+		want int
+	}{
+		{"0", "exit 0", []string{"--restart", "never", self}, 0},
+		{"0", "exit 0", []string{"--restart", "on-failure", self}, 0},
+		{"0", "", []string{"version"}, 0},
+		{"2", "", []string{"--workers", "0", self}, 2},
+		{"126", "", []string{"/"}, 126},
+		{"126", "", []string{"./go.mod"}, 126},
+		{"127", "", []string{"./no-such-program"}, 127},
+		{"127", "", []string{"no-such-program"}, 127},
+		{"137", "deaf", []string{"--stop-timeout", "50ms", self}, 137},
+		{"the worker's", "exit 7", []string{"--restart", "never", self}, 7},
+		{"the worker's", "die 15", []string{"--restart", "never", self}, 143},
+		{"the worker's", "exit 3", []string{"--give-up", "2", "--restart-delay", "1ms", self}, 3},
+		{"the worker's", "die 9", []string{"--give-up", "1", self}, 137},
+	}
+	var rows []string
+	for _, tt := range tests {
+		if len(rows) == 0 || rows[len(rows)-1] != tt.row {
+			rows = append(rows, tt.row)
+		}
+		cmd := exec.Command(binary, tt.args...)
+		cmd.Env = append(os.Environ(), "TEST_CHILD="+tt.role, "GORACE=atexit_sleep_ms=0")
+		if got, out := exitCode(t, cmd, tt.role == "deaf"); got != tt.want {
+			t.Errorf("poolinit %q with %q: exit code %d, want %d\n%s", tt.args, tt.role, got, tt.want, out)
+		}
+	}
+	if got := exitCodes(t); !slices.Equal(got, rows) {
+		t.Errorf("README.md has the rows %q, tested are %q", got, rows)
+	}
+}
+
+// exitCode runs a program to its end, which it is asked for, if stop says so,
+// when it has written a line.
+func exitCode(t *testing.T, cmd *exec.Cmd, stop bool) (code int, output string) {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if stop {
+		if _, err := stdout.Read(make([]byte, 1)); err != nil {
+			t.Errorf("the worker wrote nothing: %v", err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = cmd.Wait() // the code is what counts
+	return cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+// --help needs no pool, and the binary says the same as usage.
+func TestBinaryHelp(t *testing.T) {
+	binary, err := builds[runtime.GOARCH]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(binary, "--help").Output()
+	var want bytes.Buffer
+	usage(&want)
+	if err != nil || string(out) != want.String() {
+		t.Errorf("%v, %q", err, out)
+	}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/poolinit/poolinit/signals"
+)
+
+// initOptions is tini's command line, with what its environment adds.
+type initOptions struct {
+	subreaper   bool
+	group       bool // signals go to the child's process group
+	warnReap    bool
+	verbosity   int
+	parentDeath syscall.Signal // what to get when the parent dies, or 0
+	success     [256]bool      // exit codes that become 0
+	command     []string
+}
+
+// defaultVerbosity shows warnings.
+const defaultVerbosity = 1
+
+var (
+	errInitHelp    = errors.New("help wanted")
+	errInitLicense = errors.New("license wanted")
+	errInitVersion = errors.New("version wanted")
+)
+
+// An initUsageError is answered with the usage text; it may be empty.
+type initUsageError string
+
+func (e initUsageError) Error() string { return string(e) }
+
+// parseInit reads the command line as getopt(3) does where it follows POSIX:
+// options end at the first word that is none, so that those of the command are
+// its own. (tini built with glibc looks for its own among them too.)
+func parseInit(args []string, env func(string) (string, bool)) (*initOptions, error) {
+	o := &initOptions{verbosity: defaultVerbosity}
+	if len(args) == 1 && args[0] == "--version" {
+		return o, errInitVersion
+	}
+	rest, err := o.options(args)
+	if err == nil && len(rest) == 0 {
+		err = initUsageError("")
+	}
+	if err != nil {
+		return o, err
+	}
+	o.command = rest
+	o.environment(env)
+	return o, nil
+}
+
+// options takes the leading options off args.
+func (o *initOptions) options(args []string) (rest []string, err error) {
+	for len(args) > 0 && err == nil {
+		word := args[0]
+		switch {
+		case word == "--":
+			return args[1:], nil
+		case word == "--help":
+			return nil, errInitHelp
+		case len(word) < 2 || word[0] != '-':
+			return args, nil
+		}
+		args, err = o.cluster(word[1:], args[1:])
+	}
+	return args, err
+}
+
+// cluster takes a word of option letters, as in -vvg, -pTERM or -e 143, and
+// returns what follows it.
+func (o *initOptions) cluster(letters string, rest []string) ([]string, error) {
+	for letters != "" {
+		letter := letters[0]
+		letters = letters[1:]
+		if letter != 'p' && letter != 'e' {
+			if err := o.option(letter); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if letters != "" {
+			return rest, o.value(letter, letters)
+		}
+		if len(rest) == 0 {
+			return nil, initUsageError(fmt.Sprintf("option requires an argument -- '%c'", letter))
+		}
+		return rest[1:], o.value(letter, rest[0])
+	}
+	return rest, nil
+}
+
+func (o *initOptions) option(letter byte) error {
+	switch letter {
+	case 's':
+		o.subreaper = true
+	case 'v':
+		o.verbosity++
+	case 'w':
+		o.warnReap = true
+	case 'g':
+		o.group = true
+	case 'h':
+		return errInitHelp
+	case 'l':
+		return errInitLicense
+	default:
+		return initUsageError(fmt.Sprintf("invalid option -- '%c'", letter))
+	}
+	return nil
+}
+
+// value takes -p's and -e's. A wrong one is no initUsageError: like tini this
+// names it, and spares the reader the usage text.
+func (o *initOptions) value(letter byte, value string) error {
+	//lint:ignore ST1005 tini's words
+	bad := fmt.Errorf("Not a valid option for -%c: %s", letter, value)
+	if letter == 'p' {
+		sig, err := signals.Parse(value)
+		if err != nil {
+			return bad
+		}
+		o.parentDeath = sig
+		return nil
+	}
+	code, err := strconv.Atoi(value)
+	if err != nil || code < 0 || code >= len(o.success) {
+		return bad
+	}
+	o.success[code] = true
+	return nil
+}
+
+// environment adds what the variables say. TINI_VERBOSITY replaces -v, and
+// what is not a number is 0, as atoi(3) has it: tini reads it like this.
+func (o *initOptions) environment(env func(string) (string, bool)) {
+	if _, ok := env("TINI_SUBREAPER"); ok {
+		o.subreaper = true
+	}
+	if _, ok := env("TINI_KILL_PROCESS_GROUP"); ok {
+		o.group = true
+	}
+	if v, ok := env("TINI_VERBOSITY"); ok {
+		o.verbosity, _ = strconv.Atoi(strings.TrimSpace(v))
+	}
+}
+
+//go:embed LICENSE
+var license string
+
+// refuse answers a command line that starts nothing.
+func (o *initOptions) refuse(say *messenger, err error) int {
+	var wrong initUsageError
+	switch {
+	case err == errInitHelp:
+		fmt.Fprint(os.Stdout, initUsage(say.name))
+	case err == errInitVersion:
+		fmt.Println(initVersion(say.name))
+	case err == errInitLicense:
+		fmt.Print(license)
+	case errors.As(err, &wrong):
+		if wrong != "" {
+			fmt.Fprintf(os.Stderr, "%s: %s\n", say.name, wrong)
+		}
+		fmt.Fprint(os.Stderr, initUsage(say.name))
+		return exitInitFailed
+	default:
+		say.fatal("%v", err)
+		return exitInitFailed
+	}
+	return 0
+}
+
+func initVersion(name string) string { return name + " (poolinit " + buildVersion() + ")" }
+
+func initUsage(name string) string {
+	return initVersion(name) + "\nUsage: " + name + ` [OPTIONS] [--] PROGRAM [ARGS] | --version
+
+Run a program under a valid init process: zombies are reaped, signals passed on.
+
+Command line options:
+
+  --version: Show version and exit.
+  -h, --help: Show this help message and exit.
+  -s: Register as a process subreaper.
+  -p SIGNAL: Trigger SIGNAL when parent dies, e.g. "-p SIGKILL".
+  -v: Generate more verbose output. Repeat up to 3 times.
+  -w: Print a warning when processes are getting reaped.
+  -g: Send signals to the child's process group.
+  -e EXIT_CODE: Remap EXIT_CODE (from 0 to 255) to 0 (can be repeated).
+  -l: Show license and exit.
+
+Environment variables:
+
+  TINI_SUBREAPER: Register as a process subreaper.
+  TINI_VERBOSITY: Set the verbosity level (default: 1).
+  TINI_KILL_PROCESS_GROUP: Send signals to the child's process group.
+
+`
+}

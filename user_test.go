@@ -1,0 +1,86 @@
+package main
+
+import (
+	"os"
+	"os/user"
+	"reflect"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestParseUser(t *testing.T) {
+	if _, err := user.Lookup("daemon"); err != nil {
+		t.Skip("no /etc/passwd with a daemon: ", err)
+	}
+	if _, err := user.LookupGroup("daemon"); err != nil {
+		t.Skip("no /etc/group with a daemon: ", err)
+	}
+	daemon, err := user.Lookup("daemon")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, gid := number(t, daemon.Uid), number(t, daemon.Gid)
+	for in, want := range map[string]syscall.Credential{
+		"daemon":        {Uid: uid, Gid: gid, Groups: groupsOf(t, daemon)},
+		daemon.Uid:      {Uid: uid, Gid: gid, Groups: groupsOf(t, daemon)},
+		"daemon:7":      {Uid: uid, Gid: 7},
+		"daemon:daemon": {Uid: uid, Gid: gid},
+		"12345:daemon":  {Uid: 12345, Gid: gid},
+		"12345:54321":   {Uid: 12345, Gid: 54321},
+		"3000000001":    {Uid: 3000000001, Gid: 3000000001, Groups: []uint32{3000000001}}, // unknown: never root's group
+		"4294967294":    {Uid: 4294967294, Gid: 4294967294, Groups: []uint32{4294967294}},
+		"0:0":           {},
+	} {
+		got, err := parseUser(in)
+		if err != nil {
+			t.Errorf("parseUser(%q): %v", in, err)
+			continue
+		}
+		if got.name != in || !reflect.DeepEqual(*got.sys, want) {
+			t.Errorf("parseUser(%q) = %+v, want %+v", in, *got.sys, want)
+		}
+	}
+	if got, err := parseUser(""); err != nil || got.sys != nil {
+		t.Errorf(`parseUser("") = %+v, %v`, got, err)
+	}
+}
+
+func number(t *testing.T, s string) uint32 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n)
+}
+
+func groupsOf(t *testing.T, u *user.User) (groups []uint32) {
+	t.Helper()
+	ids, err := u.GroupIds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range ids {
+		groups = append(groups, number(t, g))
+	}
+	return groups
+}
+
+// Who may not become another user hears of it before anything starts.
+func TestUserNeedsRoot(t *testing.T) {
+	nobody := credential{name: "nobody", sys: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	err := nobody.allowed()
+	switch {
+	case os.Geteuid() == 0:
+		if err != nil {
+			t.Errorf("root: %v", err)
+		}
+	case err == nil || !strings.Contains(err.Error(), "only root"):
+		t.Errorf("not root: %v", err)
+	}
+	if err := new(credential).allowed(); err != nil {
+		t.Errorf("no --user: %v", err)
+	}
+}
