@@ -1,0 +1,207 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An execPool is a pool whose command runs once a message, and a client of it.
+type execPool struct {
+	runPool
+	addr string
+	nc   net.Conn
+	in   *bufio.Reader
+}
+
+func startExec(t *testing.T, flags []string, command ...string) *execPool {
+	t.Helper()
+	need(t, command[0])
+	p := &execPool{addr: freePort(t)}
+	args := append([]string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always"}, flags...)
+	p.runPool = runPool{start(t, program{args: append(append(args, "--"), command...)})}
+	p.expectLog("taking messages", nil)
+	var err error
+	if p.nc, err = net.Dial("tcp", p.addr); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.nc.Close() })
+	_ = p.nc.SetDeadline(time.Now().Add(patience))
+	p.in = bufio.NewReader(p.nc)
+	return p
+}
+
+func (p *execPool) send(bodies ...string) {
+	p.t.Helper()
+	for _, body := range bodies {
+		if err := writeFrame(p.nc, body); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// expect reads replies; one with a "!" is a failure.
+func (p *execPool) expect(replies ...string) {
+	p.t.Helper()
+	for _, want := range replies {
+		body, failed, err := readFrame(p.in)
+		got := string(body)
+		if failed {
+			got = "!" + got
+		}
+		if err != nil || got != want {
+			p.t.Fatalf("reply %q %v, want %q\n%s", got, err, want, p.stderr.String())
+		}
+	}
+}
+
+// inHand waits until the command runs for a message, and returns it.
+func (p *execPool) inHand(command string) procInfo {
+	p.t.Helper()
+	return p.waitFor(command, func(q procInfo) bool { return environOf(q.PID)["POOLINIT_MESSAGE_ID"] != "" })
+}
+
+func TestExecJQ(t *testing.T) {
+	p := startExec(t, []string{"-n", "2", "--attempts", "2"}, "jq", "-c", ".a")
+	p.send(`{"a":1}`, `{"a":{"b":[2]}}`, `{`, `{"a":"last"}`)
+	p.expect("1\n", "{\"b\":[2]}\n", "!given-up: after 2 attempts: the command exited with code 4", "\"last\"\n")
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	if last := p.stderr.lines(); !strings.Contains(last[len(last)-1], "handled 3, spooled 0, lost 0") {
+		t.Error(last[len(last)-1])
+	}
+}
+
+func TestExecCat(t *testing.T) {
+	p := startExec(t, nil, "cat")
+	big := strings.Repeat("0123456789abcdef", 1<<16)
+	go p.send("a", "", big, "z") // ends when all is written
+	p.expect("a", "", big, "z")
+}
+
+// --workers is how many run at a time: each of three waits for the two others.
+func TestExecManyAtATime(t *testing.T) {
+	dir := t.TempDir()
+	p := startExec(t, []string{"-n", "3"}, "sh", "-c", `cd `+dir+`; : >$POOLINIT_MESSAGE_ID; until [ -e 1 -a -e 2 -a -e 3 ]; do sleep 0.01; done; cat`)
+	p.send("a", "b", "c")
+	p.expect("a", "b", "c")
+}
+
+func TestExecOneAtATime(t *testing.T) {
+	dir := t.TempDir()
+	p := startExec(t, nil, "sh", "-c", `mkdir `+dir+`/lock && sleep 0.01 && cat && rmdir `+dir+`/lock`)
+	var all []string
+	for i := range 20 {
+		all = append(all, fmt.Sprint(i))
+	}
+	p.send(all...)
+	p.expect(all...)
+}
+
+// A command that somebody kills is a failed attempt; what it says of itself in
+// its environment is true.
+func TestExecKilledFromOutside(t *testing.T) {
+	p := startExec(t, nil, "sh", "-c", `[ $POOLINIT_ATTEMPT = 1 ] && sleep 1000; echo $POOLINIT_ATTEMPT $POOLINIT_SOURCE $POOLINIT_WORKER_ID`)
+	p.send("a")
+	if err := syscall.Kill(-p.inHand("sh").PGID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.expect("2 tcp://" + p.addr + " 0\n")
+}
+
+func TestExecMessageTimeout(t *testing.T) {
+	p := startExec(t, []string{"--message-timeout", "100ms", "--attempts", "2", "--restart-delay", "1ms"}, "sh", "-c", `sleep 1000`)
+	p.send("a")
+	p.expect("!given-up: after 2 attempts: no answer within 100ms")
+	p.expectLog("worker ended", func(r record) bool { return r.Why == "message-timeout" })
+}
+
+// A message in hand is finished at a reload and at a stop.
+func TestExecStopAndReloadFinish(t *testing.T) {
+	dir := t.TempDir()
+	p := startExec(t, nil, "sh", "-c", `trap "echo signalled" TERM; until [ -e `+dir+`/$POOLINIT_MESSAGE_ID ]; do sleep 0.01; done; echo $POOLINIT_GENERATION`)
+	release := func(name string) {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	p.send("a")
+	p.inHand("sh")
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload begins", nil)
+	release("1")
+	p.expect("1\n")
+	p.expectLog("reload done", nil)
+	p.send("b")
+	p.inHand("sh")
+	p.signal(syscall.SIGTERM)
+	p.expectLog("stopping", nil)
+	release("2")
+	p.expect("2\n")
+	p.nc.Close()
+	p.expectExit(0)
+}
+
+// One that does not end in time is killed, and all that it has started.
+func TestExecStopKills(t *testing.T) {
+	p := startExec(t, []string{"--stop-timeout", "300ms"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
+	p.send("a")
+	p.inHand("sh")
+	p.signal(syscall.SIGTERM)
+	body, failed, err := readFrame(p.in)
+	if err != nil || !failed || !strings.HasPrefix(string(body), "interrupted: ") {
+		t.Errorf("%q %v %v", body, failed, err)
+	}
+	p.expectExit(137)
+}
+
+func TestExecCannotStart(t *testing.T) {
+	for command, want := range map[string]int{"./no-such-command": 127, "/": 126, "/etc/passwd": 126} {
+		addr := freePort(t)
+		p, code := run(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + addr, "--", command}})
+		if code != want || strings.Contains(p.stderr.String(), "taking messages") || !strings.Contains(p.stderr.String(), "the command cannot be started") {
+			t.Errorf("%s: code %d\n%s", command, code, p.stderr.String())
+		}
+	}
+}
+
+// A command that vanishes costs no message.
+func TestExecCommandVanishes(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "script")
+	write := func() {
+		if err := os.WriteFile(script, []byte("#!/bin/sh\necho $POOLINIT_ATTEMPT\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	p := startExec(t, []string{"--restart-delay", "20ms", "--give-up", "0"}, script)
+	p.send("a")
+	p.expect("1\n")
+	if err := os.Remove(script); err != nil {
+		t.Fatal(err)
+	}
+	p.send("b")
+	p.expectLog("the command cannot be started", nil)
+	write()
+	p.expect("1\n")
+}
+
+func TestExecFlags(t *testing.T) {
+	for flags, says := range map[string]string{
+		"":                                   "--listen",
+		"--listen tcp://:0 --ready notify":   "--ready notify",
+		"--listen tcp://:0 --watchdog 1s":    "--watchdog",
+		"--listen tcp://:0 --window 2":       "--window 2",
+		"--listen tcp://:0 --share tcp://:0": "--share",
+	} {
+		args := append([]string{poolinit(t), "--deliver", "exec"}, strings.Fields(flags)...)
+		p, code := run(t, program{args: append(args, "--", "cat")})
+		checkUsage(t, p, code, []string{"--deliver exec", says})
+	}
+}

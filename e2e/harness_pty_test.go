@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A pty is a terminal with the test at the keyboard.
+type pty struct {
+	t      testing.TB
+	master *os.File
+	slave  *os.File
+	screen buffer
+	read   int // how much of the screen expect has passed
+}
+
+// openPTY makes a terminal of 24 lines and 80 columns.
+func openPTY(t testing.TB) *pty {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		skip(t, "no terminals here: %v", err)
+	}
+	p := &pty{t: t, master: master}
+	n, err := p.ioctlGet(unix.TIOCGPTN)
+	if err == nil {
+		err = p.ioctlSet(unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends when the master is closed, below
+		defer close(ended)
+		_, _ = io.Copy(&p.screen, master)
+	}()
+	t.Cleanup(func() {
+		p.slave.Close()
+		p.master.Close()
+		<-ended
+	})
+	p.resize(24, 80)
+	return p
+}
+
+// control calls f with the master's descriptor. (Fd() would make it blocking,
+// and Close would wait for the reader for ever.)
+func (p *pty) control(f func(fd int) error) error {
+	conn, err := p.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+func (p *pty) ioctlGet(req uint) (n int, err error) {
+	err = p.control(func(fd int) (err error) { n, err = unix.IoctlGetInt(fd, req); return err })
+	return n, err
+}
+
+func (p *pty) ioctlSet(req uint, n int) error {
+	return p.control(func(fd int) error { return unix.IoctlSetPointerInt(fd, req, n) })
+}
+
+// resize changes the window: the foreground gets SIGWINCH.
+func (p *pty) resize(rows, columns uint16) {
+	p.t.Helper()
+	size := &unix.Winsize{Row: rows, Col: columns}
+	err := p.control(func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// foreground returns the process group in the foreground.
+func (p *pty) foreground() int {
+	n, err := p.ioctlGet(unix.TIOCGPGRP)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// send types. "\x03" is Ctrl-C, "\x1a" Ctrl-Z, "\x04" Ctrl-D, "\x1c" Ctrl-\.
+func (p *pty) send(keys string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.master, keys); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// expect waits until the text is on the screen, after what was expected before.
+func (p *pty) expect(text string) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("%q on the terminal", text), func() (any, bool) {
+		got := p.screen.String()[p.read:]
+		at := strings.Index(got, text)
+		if at < 0 {
+			return fmt.Sprintf("%q", got), false
+		}
+		p.read += at + len(text)
+		return nil, true
+	})
+}

@@ -1,0 +1,204 @@
+// Package e2e runs the real binary as a real PID 1 and looks at it from
+// outside: in a PID namespace, on a terminal, in docker.
+//
+// The harness is in harness*_test.go. A test says what to run in a program{},
+// start()s it, and waits for conditions with eventually(). The test binary
+// plays the workers itself: see children.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must happen. It is only ever
+// waited out by a test that fails.
+const patience = 20 * time.Second
+
+// children are the programs that the test binary plays when E2E_CHILD names
+// one: they get the arguments and return the exit code. Files add theirs with
+//
+//	var _ = child("name", func(args []string) int { ... })
+var children = map[string]func(args []string) int{}
+
+func child(name string, main func(args []string) int) string {
+	if children[name] != nil {
+		panic("two children called " + name)
+	}
+	children[name] = main
+	return name
+}
+
+// strict turns skips into failures. The variable is not for the poolinit under
+// test, which would warn that it is no setting.
+var strict = os.Getenv("POOLINIT_E2E") == "strict"
+
+func TestMain(m *testing.M) {
+	os.Unsetenv("POOLINIT_E2E")
+	if name := os.Getenv("E2E_CHILD"); name != "" {
+		main := children[name]
+		if main == nil {
+			fmt.Fprintf(os.Stderr, "no child is called %q\n", name)
+			os.Exit(99)
+		}
+		os.Exit(main(os.Args[1:]))
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	defer atEnd.run()
+	return m.Run()
+}
+
+// atEnd is what to tidy up after the last test.
+var atEnd cleanups
+
+type cleanups struct {
+	mu sync.Mutex
+	do []func()
+}
+
+func (c *cleanups) add(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.do = append(c.do, f)
+}
+
+func (c *cleanups) run() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.do {
+		f()
+	}
+}
+
+// built builds the program as it is released, once. E2E_BINARY names one that
+// is there already.
+var built = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("E2E_BINARY"); path != "" {
+		return filepath.Abs(path)
+	}
+	dir, err := os.MkdirTemp("", "poolinit-e2e")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "poolinit")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "..")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return path, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// poolinit returns the path of the binary.
+func poolinit(t testing.TB) string {
+	t.Helper()
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// named returns the path of a symbolic link to the binary with that name.
+func named(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink(poolinit(t), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// self returns the path of the test binary, for a child.
+func self(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// skip says why a test cannot run here. With POOLINIT_E2E=strict that is a
+// failure: in CI nothing may be missing without a word.
+func skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if strict {
+		t.Fatalf("POOLINIT_E2E=strict: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// need skips the test unless the tools are installed.
+func need(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			skip(t, "%s is not installed", tool)
+		}
+	}
+}
+
+// eventually waits until cond says yes. If that takes longer than patience the
+// test fails, with what there was instead.
+func eventually(t testing.TB, what string, cond func() (got any, ok bool)) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
+		got, ok := cond()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v; instead there was: %v", what, patience, got)
+		}
+		time.Sleep(wait) // between two looks at what has no event to wait for
+	}
+}
+
+// A buffer collects what a program writes; it may be read while it grows.
+type buffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// expect waits until the text is there.
+func (b *buffer) expect(t testing.TB, text string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("output %q", text), func() (any, bool) {
+		got := b.String()
+		return fmt.Sprintf("%q", got), strings.Contains(got, text)
+	})
+}
+
+// lines returns the whole lines so far.
+func (b *buffer) lines() []string {
+	got := b.String()
+	end := strings.LastIndexByte(got, '\n')
+	if end < 0 {
+		return nil
+	}
+	return strings.Split(got[:end], "\n")
+}

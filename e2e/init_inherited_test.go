@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// By the names tini and docker-init it is the same program, and says that name.
+func TestInitByName(t *testing.T) {
+	need(t, "sh")
+	for _, name := range []string{"tini", "tini-static", "docker-init"} {
+		path := named(t, name)
+		if p, code := run(t, program{args: append([]string{path}, sh("exit 42")...)}); code != 42 {
+			t.Errorf("%s: exit code %d; %s", name, code, p.stderr.String())
+		}
+		p, code := run(t, program{args: []string{path, "/no/such"}})
+		outcome{127, "-", "[FATAL " + name + " (1)] exec /no/such failed"}.check(t, p, code)
+		p, code = run(t, program{args: []string{path, "-h"}})
+		outcome{0, "Usage: " + name + " [OPTIONS]", "-"}.check(t, p, code)
+	}
+}
+
+// Descriptors from 3 on are the child's.
+func TestInitHandsOnFiles(t *testing.T) {
+	need(t, "sh")
+	eachInit(t, func(t *testing.T, command []string, _ bool) {
+		r, w := pipe(t)
+		p, code := run(t, program{args: append(command, sh("echo hello >&3")...), files: []*os.File{w}})
+		w.Close()
+		if text, _ := io.ReadAll(r); code != 0 || string(text) != "hello\n" {
+			t.Errorf("exit code %d, %q through descriptor 3; %s", code, text, p.stderr.String())
+		}
+	})
+}
+
+// Started with SIGCHLD ignored the kernel would keep the child's status to
+// itself. tini waits for ever for one that it never gets.
+func TestInitSIGCHLDIgnored(t *testing.T) {
+	need(t, "sh")
+	eachInit(t, func(t *testing.T, command []string, isTini bool) {
+		p := start(t, program{args: append(command, sh("echo ran; exit 42")...), ignored: []syscall.Signal{syscall.SIGCHLD}})
+		p.stdout.expect(t, "ran\n")
+		if !isTini {
+			if code := p.wait(); code != 42 {
+				t.Errorf("exit code %d, want 42", code)
+			}
+			return
+		}
+		eventually(t, "the child is gone", func() (any, bool) { return p.list(), len(p.list()) == 1 })
+		before := p.switches()
+		eventually(t, "tini woke up twice and went on", func() (any, bool) { return p.switches(), p.switches() >= before+2 })
+	})
+}
+
+// switches is how often the program has waited for something.
+func (p *process) switches() int {
+	n, _ := strconv.Atoi(statusLine(p.pid, "voluntary_ctxt_switches"))
+	return n
+}
+
+// A message that nobody can read any more costs the child nothing. Below tini
+// the child gets tini's SIGPIPE.
+func TestInitBrokenStderr(t *testing.T) {
+	eachInit(t, func(t *testing.T, command []string, isTini bool) {
+		broken, stderr := pipe(t)
+		stdin, end := pipe(t)
+		broken.Close()
+		p := start(t, program{args: append(command, "-w", "--", self(t)), child: lateChild, stdin: stdin, stderr: stderr})
+		child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
+		end.Close()
+		eventually(t, "the orphan is reaped", func() (any, bool) {
+			list, z := p.list(), p.zombies()
+			return list, len(list) == 3 && len(z) == 1 && z[0].PPID == child.PID
+		})
+		p.signal(syscall.SIGUSR2)
+		want := map[syscall.Signal]bool{syscall.SIGUSR2: true, syscall.SIGCHLD: true} // CHLD: of its own child
+		if isTini {
+			want[syscall.SIGPIPE] = true
+		}
+		requireSignals(t, child.PID, "ShdPnd", want)
+	})
+}
+
+func pipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Close()
+		w.Close()
+	})
+	return r, w
+}
+
+// A stderr that nobody reads, full, stops neither signals nor reaping.
+func TestInitFullStderr(t *testing.T) {
+	need(t, "sleep")
+	_, w := pipe(t)
+	if err := fill(w); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, program{args: []string{poolinit(t), "init", "-wvvv", "--", self(t), "3"}, child: orphansChild, stderr: w})
+	p.stdout.expect(t, "done\n")
+	eventually(t, "no zombie", func() (any, bool) { z := p.zombies(); return z, len(z) == 0 })
+	child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
+	p.signal(syscall.SIGHUP)
+	requireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGHUP: true})
+}
+
+// fill writes until there is no room, and leaves the pipe blocking.
+func fill(w *os.File) error {
+	conn, err := w.SyscallConn()
+	if err != nil {
+		return err
+	}
+	page := []byte(strings.Repeat("x", 4096))
+	return conn.Control(func(fd uintptr) {
+		_ = syscall.SetNonblock(int(fd), true)
+		for {
+			if _, err := syscall.Write(int(fd), page); err != nil {
+				break
+			}
+		}
+		_ = syscall.SetNonblock(int(fd), false)
+	})
+}
+
+// What says that a program is broken is not passed on, and does not harm it
+// either. tini, where it is not PID 1, dies of it and leaves its child alone.
+func TestInitDeadlySignals(t *testing.T) {
+	need(t, "sleep")
+	eachInit(t, func(t *testing.T, command []string, isTini bool) {
+		p := start(t, program{args: append(command, "-s", "--", self(t)), child: blockedChild, under: true})
+		child := waitBlocked(p, "child", func(procInfo) bool { return true })
+		p.waitCatching(isTini)
+		p.signal(syscall.SIGABRT)
+		if isTini {
+			if code := p.wait(); code != 134 {
+				t.Errorf("exit code %d, want 134", code)
+			}
+			return
+		}
+		p.signal(syscall.SIGUSR2)
+		requireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGUSR2: true})
+	})
+}
+
+// Real-time signals are queued by the kernel, so a thousand arrive at tini's
+// child as a thousand; here as at least one.
+func TestInitQueuedSignals(t *testing.T) {
+	need(t, "sleep")
+	eachInit(t, func(t *testing.T, command []string, isTini bool) {
+		const sent = 1000
+		p := start(t, program{args: append(command, "--", self(t)), child: blockedChild})
+		child := waitBlocked(p, "child", func(procInfo) bool { return true })
+		p.waitCatching(isTini)
+		for range sent {
+			p.signal(40)
+		}
+		p.signal(41) // after a higher number has arrived no 40 is on its way: the lower go first
+		eventually(t, "the last signal", func() (any, bool) {
+			pending := signalSet(child.PID, "ShdPnd")
+			return pending, pending[40] && pending[41]
+		})
+		if n := queued(child.PID); isTini && n < sent {
+			t.Errorf("%d signals are queued, want %d", n, sent)
+		}
+	})
+}
+
+// queued is how many signals are queued for the user of a process.
+func queued(pid int) int {
+	n, _, _ := strings.Cut(statusLine(pid, "SigQ"), "/")
+	number, _ := strconv.Atoi(n)
+	return number
+}

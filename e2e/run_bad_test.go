@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// What the user could have written right: code 2, a line that names the flag
+// or variable, the value and what is allowed, and nothing starts.
+func TestRunBadInput(t *testing.T) {
+	need(t, "sh")
+	flag := func(words ...string) []string { return words }
+	for _, c := range []struct {
+		name  string
+		flags []string
+		env   string
+		says  []string
+	}{
+		{"workers 0", flag("--workers", "0"), "", []string{"--workers", `"0"`, "from 1 to 65536, or auto"}},
+		{"workers -1", flag("--workers=-1"), "", []string{"--workers", `"-1"`}},
+		{"workers 1e9", flag("-n", "1e9"), "", []string{"--workers", `"1e9"`}},
+		{"workers 1000000000", flag("-n", "1000000000"), "", []string{"--workers", "65536"}},
+		{"restart", flag("--restart", "sometimes"), "", []string{"--restart", `"sometimes"`, "always, on-failure or never"}},
+		{"restart-delay", flag("--restart-delay", "0s"), "", []string{"--restart-delay", `"0s"`, "from 1ms"}},
+		{"restart-delay-max", flag("--restart-delay-max", "10"), "", []string{"--restart-delay-max", `"10"`, "such as 500ms"}},
+		{"delays", flag("--restart-delay", "1m", "--restart-delay-max", "1s"), "", []string{"--restart-delay-max 1s", "--restart-delay 1m"}},
+		{"healthy-after", flag("--healthy-after", "-1s"), "", []string{"--healthy-after", `"-1s"`}},
+		{"give-up", flag("--give-up", "-1"), "", []string{"--give-up", `"-1"`}},
+		{"stop-signal", flag("--stop-signal", "FOO"), "", []string{"--stop-signal", "FOO", "TERM"}},
+		{"stop-timeout", flag("--stop-timeout", "never"), "", []string{"--stop-timeout", `"never"`}},
+		{"drain-delay", flag("--drain-delay", "-1ms"), "", []string{"--drain-delay", `"-1ms"`}},
+		{"drain over stop", flag("--stop-timeout", "2s", "--drain-delay", "3s"), "", []string{"--stop-timeout 2s", "--drain-delay 3s"}},
+		{"ready", flag("--ready", "yes"), "", []string{"--ready", `"yes"`, "started or notify"}},
+		{"min-ready", flag("--min-ready", "x"), "", []string{"--min-ready", `"x"`}},
+		{"ready-timeout", flag("--ready-timeout", "0"), "", []string{"--ready-timeout", `"0"`}},
+		{"ready over min", flag("--ready-timeout", "1s", "--min-ready", "2s"), "", []string{"--ready-timeout 1s", "--min-ready 2s"}},
+		{"watchdog", flag("--watchdog", "1"), "", []string{"--watchdog", `"1"`}},
+		{"reload-order", flag("--reload-order", "both"), "", []string{"--reload-order", `"both"`, "stop-first or start-first"}},
+		{"max-lifetime", flag("--max-lifetime", "day"), "", []string{"--max-lifetime", `"day"`}},
+		{"max-memory", flag("--max-memory", "64MiBs"), "", []string{"--max-memory", `"64MiBs"`, "64MiB"}},
+		{"max-memory of a kilobyte", flag("--max-memory", "1K"), "", []string{"--max-memory", `"1K"`}},
+		{"user", flag("--user", "no-such-user"), "", []string{"--user", `"no-such-user"`, "uid:gid"}},
+		{"output", flag("--output", "syslog"), "", []string{"--output", `"syslog"`, "json"}},
+		{"log-level", flag("--log-level", "loud"), "", []string{"--log-level", `"loud"`}},
+		{"log-format", flag("--log-format", "xml"), "", []string{"--log-format", `"xml"`}},
+		{"unknown flag", flag("--worker", "3"), "", []string{"--worker", "did you mean --workers?"}},
+		{"unknown short flag", flag("-x"), "", []string{"-x"}},
+		{"no value", flag("--workers"), "", []string{"--workers"}}, // it takes the -- for one
+		{"variable", nil, "POOLINIT_STOP_TIMEOUT=8", []string{"POOLINIT_STOP_TIMEOUT", `"8"`, "500ms"}},
+		{"variable of workers", nil, "POOLINIT_WORKERS=many", []string{"POOLINIT_WORKERS", `"many"`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := append([]string{poolinit(t)}, c.flags...)
+			p, code := run(t, program{args: append(args, "--", "sh", "-c", "echo started"), env: []string{c.env}})
+			c.says = append(c.says, "poolinit: ")
+			checkUsage(t, p, code, c.says)
+		})
+	}
+	for name, args := range map[string][]string{"no command": {}, "only --": {"--"}, "empty command": {"--", ""}} {
+		p, code := run(t, program{args: append([]string{poolinit(t)}, args...)})
+		t.Run(name, func(t *testing.T) { checkUsage(t, p, code, []string{"COMMAND"}) })
+	}
+}
+
+func checkUsage(t *testing.T, p *process, code int, says []string) {
+	t.Helper()
+	stderr := p.stderr.String()
+	if code != 2 || p.stdout.String() != "" {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, p.stdout.String(), stderr)
+	}
+	first, rest, _ := strings.Cut(stderr, "\n")
+	if !strings.Contains(rest, "--help") || strings.Count(stderr, "\n") != 2 {
+		t.Errorf("not one line and a hint: %q", stderr)
+	}
+	for _, what := range says {
+		if !strings.Contains(first, what) {
+			t.Errorf("%q does not say %q", first, what)
+		}
+	}
+}
+
+// Variables that mean nothing are warned about, the nearest named; those of a
+// Kubernetes Service called poolinit are nobody's fault.
+func TestRunStrangeVariables(t *testing.T) {
+	need(t, "true")
+	p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", "true"}, env: []string{
+		"POOLINIT_STOPTIMEOUT=8s", "POOLINIT_STOP_SIGNAL=",
+		"POOLINIT_SERVICE_HOST=10.0.0.1", "POOLINIT_SERVICE_PORT=80", "POOLINIT_SERVICE_PORT_HTTP=80",
+		"POOLINIT_PORT=tcp://10.0.0.1:80", "POOLINIT_PORT_80_TCP_ADDR=10.0.0.1",
+	}})
+	warnings := 0
+	for _, r := range parseLog(p.stderr.lines()) {
+		if r.Level == "warn" {
+			warnings++
+			if !strings.Contains(r.Message, "POOLINIT_STOPTIMEOUT") || !strings.Contains(r.Message, "did you mean POOLINIT_STOP_TIMEOUT?") {
+				t.Errorf("warning %q", r.Message)
+			}
+		}
+	}
+	if code != 0 || warnings != 1 {
+		t.Errorf("exit code %d, %d warnings: %s", code, warnings, p.stderr.String())
+	}
+}

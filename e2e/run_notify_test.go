@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func sdNotify(text string) error {
+	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte(text))
+	return err
+}
+
+// strangerDeed says what it should not, of which nothing may count, and lets a
+// process of another group say that the worker is ready.
+var strangerDeed = deed("stranger", func([]string) int {
+	for _, text := range []string{"", "\xff\xfe\x00READY=1", "no assignment\nREADY=1", "READY=1\n" + strings.Repeat("X", 100_000), "WATCHDOG_USEC=many\nREADY=1", "=\n"} {
+		_ = sdNotify(text) // one of them is too big for some kernels
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "E2E_CHILD="+readyChild)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Run(); err != nil {
+		return stubFailed(err)
+	}
+	_ = sdNotify("STATUS=the worker itself")
+	return forEver()
+})
+
+var readyChild = child("ready", func([]string) int {
+	if err := sdNotify("READY=1"); err != nil {
+		return stubFailed(err)
+	}
+	return 0
+})
+
+func TestRunNotifyNonsense(t *testing.T) {
+	p := startRun(t, program{}, "--ready", "notify", "--ready-timeout", "1s", "--restart", "never", "--", strangerDeed)
+	p.expectLog("worker says", func(r record) bool { return r.Status == "the worker itself" })
+	for _, what := range []string{"not UTF-8", "not NAME=value", "longer than 4096", "not of this worker", "WATCHDOG_USEC"} {
+		p.expectLog("ignoring a notify message", func(r record) bool { return strings.Contains(r.Error, what) })
+	}
+	p.expectLog("worker ended", func(r record) bool { return r.Why == "not-ready" })
+	p.wait()
+}
+
+// hangsDeed tells the watchdog that it lives, a few times.
+var hangsDeed = deed("hangs", func([]string) int {
+	for range 5 {
+		if err := sdNotify("WATCHDOG=1"); err != nil {
+			return stubFailed(err)
+		}
+		time.Sleep(50 * time.Millisecond) // as services do: at half the interval
+	}
+	return forEver()
+})
+
+func TestRunWatchdog(t *testing.T) {
+	p := startRun(t, program{}, "--watchdog", "200ms", "--restart", "never", "--", hangsDeed)
+	if code := p.wait(); code == 0 {
+		t.Error("exit code 0")
+	}
+	r := p.expectLog("worker ended", func(r record) bool { return r.Why == "watchdog" })
+	if uptime, err := time.ParseDuration(r.Uptime); err != nil || uptime < 400*time.Millisecond {
+		t.Errorf("it had %s (%v)", r.Uptime, err)
+	}
+}
+
+func TestRunMaxLifetime(t *testing.T) {
+	p := startRun(t, program{}, "-n", "2", "--max-lifetime", "300ms", "--", "obey")
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 0 && r.Why == "max-lifetime" })
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "max-lifetime" })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+var fatDeed = deed("fat", func([]string) int {
+	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
+		fat := make([]byte, 100<<20)
+		for i := 0; i < len(fat); i += 4096 {
+			fat[i] = 1
+		}
+		defer func() { fat[0]++ }()
+	}
+	return forEver()
+})
+
+func TestRunMaxMemory(t *testing.T) {
+	p := startRun(t, program{}, "-n", "2", "--max-memory", "50MiB", "--", fatDeed)
+	p.expectLog("worker is above its memory limit", func(r record) bool { return *r.Worker == 1 })
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "max-memory" })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	for _, r := range p.records() {
+		if r.Worker != nil && *r.Worker == 0 && r.Why == "max-memory" {
+			t.Error("the lean one was replaced too")
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestRunReload(t *testing.T) {
+	for _, c := range []struct {
+		order       string
+		least, most int // workers at any time
+	}{{"stop-first", 2, 3}, {"start-first", 3, 4}} {
+		for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGHUP} {
+			t.Run(c.order+"/"+sig.String(), func(t *testing.T) {
+				p := startRun(t, program{}, "-n", "3", "--reload-order", c.order, "--ready", "notify", "--", notifyDeed)
+				before := p.awaitWorkers(3)
+				p.expectReady(3)
+				p.signal(sig)
+				p.expectLog("reload done", nil)
+				after := p.awaitWorkers(3)
+				for id, w := range after {
+					if w.PID == before[id].PID || w.generation != 2 {
+						t.Errorf("worker %d is still %v", id, w)
+					}
+				}
+				p.checkSteps(c.least, c.most)
+				p.signal(syscall.SIGTERM)
+				p.expectExit(0)
+			})
+		}
+	}
+}
+
+// expectReady waits until n workers have said READY=1, and the pool has heard it.
+func (p runPool) expectReady(n int) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("%d ready", n), func() (any, bool) {
+		return p.stderr.String(), p.count("worker says") >= n
+	})
+}
+
+// checkSteps reads the log: how many workers there were after each line since
+// the reload began, and the order of the replacements.
+func (p runPool) checkSteps(least, most int) {
+	p.t.Helper()
+	running, replaced, reloading := 0, 0, false
+	for _, r := range p.records() {
+		switch {
+		case strings.HasPrefix(r.Message, "reload begins"):
+			reloading = true
+		case r.Message == "worker started":
+			running++
+		case r.Message == "worker ended":
+			running--
+			if r.Why != "reload" || *r.Worker != replaced && least == 2 {
+				p.t.Errorf("worker %d ended because of %q, as number %d", *r.Worker, r.Why, replaced)
+			}
+		case strings.HasPrefix(r.Message, "worker replaced"):
+			if *r.Worker != replaced {
+				p.t.Errorf("worker %d was replaced as number %d", *r.Worker, replaced)
+			}
+			replaced++
+		}
+		if reloading && (running < least || running > most) {
+			p.t.Errorf("%d workers at %q of worker %v", running, r.Message, *r.Worker)
+		}
+	}
+	if replaced != 3 {
+		p.t.Errorf("%d workers replaced", replaced)
+	}
+}
+
+// notifyDeed says that it is ready, with a status, as sd_notify(3) does.
+var notifyDeed = deed("notify", func([]string) int {
+	if err := sdNotify("STATUS=serving\nREADY=1"); err != nil {
+		return stubFailed(err)
+	}
+	return forEver()
+})
+
+// A new version that does not work: the reload stops at the first worker, and
+// the others go on in the old one. Then a version that works.
+func TestRunReloadBrokenVersion(t *testing.T) {
+	need(t, "sh")
+	const good, dies, mute = "#!/bin/sh\necho up; exec sleep 1000\n", "#!/bin/sh\nexit 9\n", "#!/bin/sh\nexec sleep 1000\n"
+	for _, c := range []struct {
+		name, good, broken string
+		flags              []string
+		reason             string
+	}{
+		{"min-ready", good, dies, []string{"--min-ready", "150ms"}, "exited with code 9"},
+		{"min-ready, start-first", good, dies, []string{"--min-ready", "150ms", "--reload-order", "start-first"}, "exited with code 9"},
+		{"not executable", good, "", []string{"--min-ready", "150ms"}, "permission denied"},
+		{"never ready", notifyScript(t), mute, []string{"--ready", "notify", "--ready-timeout", "2s"}, "not-ready"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			script := filepath.Join(t.TempDir(), "worker")
+			install(t, script, c.good)
+			args := append([]string{poolinit(t), "-n", "3", "--restart-delay", "1h", "--restart-delay-max", "1h"}, c.flags...)
+			p := runPool{start(t, program{args: append(args, script)})}
+			eventually(t, "three are ready", func() (any, bool) {
+				return p.stderr.String(), strings.Count(p.stdout.String(), "up\n") == 3
+			})
+			install(t, script, c.broken)
+			p.signal(syscall.SIGUSR1)
+			failed := p.expectLog("reload failed", func(r record) bool { return strings.Contains(r.Error, c.reason) })
+			if failed.Level != "error" || !strings.Contains(failed.Error, "new worker 0") {
+				t.Errorf("log: %+v", failed)
+			}
+			old := 0
+			for _, list := range p.workers() {
+				for _, w := range list {
+					if w.generation == 1 {
+						old++
+					}
+				}
+			}
+			if want := 2; old != want && !(c.name == "min-ready, start-first" && old == 3) {
+				t.Errorf("%d old workers are left: %v", old, p.workers())
+			}
+			install(t, script, c.good)
+			p.signal(syscall.SIGHUP)
+			p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
+			if n := p.count("reload done"); n != 1 {
+				t.Errorf("%d reloads done", n)
+			}
+		})
+	}
+}
+
+// install replaces a program by another version; "" is one that may not be executed.
+func install(t *testing.T, path, text string) {
+	t.Helper()
+	mode := os.FileMode(0o755)
+	if text == "" {
+		mode = 0o644
+	}
+	if err := os.WriteFile(path+".new", []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// notifyScript is a Python program that says READY=1 as services in Python do.
+func notifyScript(t *testing.T) string {
+	t.Helper()
+	need(t, "/usr/bin/python3")
+	return `#!/usr/bin/python3
+import os, signal, socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+s.send(b"READY=1\nSTATUS=python serves")
+os.write(1, b"up\n")
+while True:
+    time.sleep(1000)
+`
+}
+
+// A second reload during one is another one after it, however many asked.
+func TestRunReloadIsQueued(t *testing.T) {
+	p := startRun(t, program{}, "-n", "2", "--min-ready", "100ms", "--", "obey")
+	p.awaitWorkers(2)
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload begins", nil)
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("another reload will follow", nil)
+	p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
+	for id, w := range p.awaitWorkers(2) {
+		if w.generation != 3 {
+			t.Errorf("worker %d is of generation %d", id, w.generation)
+		}
+	}
+}
+
+// A crash during a reload neither advances nor breaks it.
+func TestRunCrashDuringReload(t *testing.T) {
+	p := startRun(t, program{}, "-n", "3", "--min-ready", "200ms", "--healthy-after", "0s", "--", "obey")
+	before := p.awaitWorkers(3)
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload begins", nil)
+	if err := syscall.Kill(before[2].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.expectLog("reload done", nil)
+	if n := p.count("worker replaced"); n != 3 {
+		t.Errorf("%d workers replaced", n)
+	}
+}
+
+// A stop ends a reload that is under way.
+func TestRunStopDuringReload(t *testing.T) {
+	p := startRun(t, program{}, "-n", "3", "--min-ready", "10s", "--", "obey")
+	p.awaitWorkers(3)
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("worker started", func(r record) bool { return r.Generation == 2 })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}

@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestRunRestartPolicies(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		flags []string
+		deed  []string
+		code  int
+	}{
+		{"never, 0", []string{"--restart", "never"}, []string{"exit", "0"}, 0},
+		{"never, 7", []string{"--restart", "never"}, []string{"exit", "7"}, 7},
+		{"never, signal", []string{"--restart", "never"}, []string{"die", "6"}, 134},
+		{"never, KILL", []string{"--restart", "never"}, []string{"die", "9"}, 137},
+		{"on-failure, 0", []string{"--restart", "on-failure"}, []string{"exit", "0"}, 0},
+		{"on-failure, 7", []string{"--restart", "on-failure", "--give-up", "3", "--restart-delay", "1ms"}, []string{"exit", "7"}, 7},
+		{"give up", []string{"--give-up", "5", "--restart-delay", "1ms"}, []string{"exit", "42"}, 42},
+		{"give up, signal", []string{"--give-up", "2", "--restart-delay", "1ms"}, []string{"die", "11"}, 139},
+		{"give up, never ready", []string{"--give-up", "2", "--restart-delay", "1ms", "--ready", "notify", "--ready-timeout", "50ms"}, []string{"obey"}, 143},
+		{"one of three", []string{"-n", "3", "--restart", "never"}, []string{oneFailsDeed}, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := startRun(t, program{}, append(append(c.flags, "--"), c.deed...)...)
+			p.expectExit(c.code)
+		})
+	}
+}
+
+var oneFailsDeed = deed("one-fails", func([]string) int {
+	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
+		return 5
+	}
+	return 0
+})
+
+// A crash loop is slowed down, costs next to nothing, and slows nobody else.
+func TestRunCrashLoop(t *testing.T) {
+	p := startRun(t, program{}, "-n", "2", "--give-up", "0", "--restart-delay", "50ms", "--restart-delay-max", "400ms", "--", oneCrashesDeed)
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 })
+	crashes := func() (n int) {
+		for _, r := range p.records() {
+			if r.Message == "worker ended" && *r.Worker == 1 {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "six crashes", func() (any, bool) { return p.stderr.String(), crashes() >= 6 })
+	before, began := cpuTime(t, p.self()), time.Now()
+	have := crashes()
+	eventually(t, "three more", func() (any, bool) { return p.stderr.String(), crashes() >= have+3 })
+	if took := time.Since(began); took < 600*time.Millisecond {
+		t.Errorf("three restarts within %v", took)
+	}
+	if used := cpuTime(t, p.self()) - before; used > 100*time.Millisecond {
+		t.Errorf("that cost poolinit %v of CPU time", used)
+	}
+	healthy := p.workers()[0]
+	if len(healthy) != 1 || strings.Count(p.stdout.String(), "worker=0") != 1 {
+		t.Errorf("worker 0: %v\n%s", healthy, p.stdout.String())
+	}
+}
+
+var oneCrashesDeed = deed("one-crashes", func([]string) int {
+	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
+		return 1
+	}
+	return forEver()
+})
+
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	var ns int64
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &ns)
+	}
+	if err != nil {
+		skip(t, "no schedstat: %v", err)
+	}
+	return time.Duration(ns)
+}
+
+func TestRunExecFailures(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, c := range []struct {
+		name, command string
+		code          int
+		says          string
+	}{
+		{"absent", "no-such-program", 127, "no such file in $PATH"},
+		{"absent path", dir + "/absent", 127, "no such file"},
+		{"not executable", write("plain", "#!/bin/sh\n", 0o644), 126, "permission denied"},
+		{"a directory", dir, 126, "is a directory"},
+		{"no interpreter", write("lost", "#!/no/such/shell\n", 0o755), 127, "interpreter"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", c.command}})}
+			p.expectExit(c.code)
+			p.expectLog("the command cannot be started", func(r record) bool {
+				return r.Level == "error" && strings.Contains(r.Error, c.says) && strings.Contains(r.Error, c.command)
+			})
+			if p.count("the command cannot") != 1 || p.count("worker started") != 0 {
+				t.Errorf("log:\n%s", p.stderr.String())
+			}
+		})
+	}
+	script := write("bare", "echo run by sh: $1; exit 3\n", 0o755)
+	p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", script, "word"}})
+	if code != 3 || p.stdout.String() != "run by sh: word\n" {
+		t.Errorf("script without #!: exit code %d, %q, %s", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+// A program that goes away later is no reason to give up: it may come back.
+func TestRunProgramComesBack(t *testing.T) {
+	need(t, "sh")
+	script := filepath.Join(t.TempDir(), "worker")
+	install(t, script, "#!/bin/sh\necho up; exec sleep 1000\n")
+	p := runPool{start(t, program{args: []string{poolinit(t), "--restart-delay", "20ms", "--restart-delay-max", "50ms", "--give-up", "0", script}})}
+	p.stdout.expect(t, "up\n")
+	if err := os.Remove(script); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(p.workers()[0][0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.expectLog("worker not started", func(r record) bool { return r.Why == "start" })
+	install(t, script, "#!/bin/sh\necho again; exec sleep 1000\n")
+	p.stdout.expect(t, "again\n")
+}
+
+func TestRunUser(t *testing.T) {
+	need(t, "id", "sh")
+	for _, c := range []struct{ flag, want string }{
+		{"nobody", "65534 65534"}, {"1234", "1234 1234"}, {"1234:5678", "1234 5678"}, {"nobody:root", "65534 0"},
+	} {
+		p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", "--user", c.flag, "sh", "-c", "echo $(id -u) $(id -g)"}})
+		if got := strings.TrimSpace(p.stdout.String()); code != 0 || got != c.want {
+			t.Errorf("--user %s: %q, exit code %d, %s", c.flag, got, code, p.stderr.String())
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The seed's first two programs, with only the lines about the Pool taken out:
+// what was the WorkerStart function is the worker.
+
+// A redisList is a redis-server of the test's own, and the list of the programs.
+type redisList struct {
+	t      *testing.T
+	port   string
+	pushed int
+}
+
+func startRedis(t *testing.T) *redisList {
+	t.Helper()
+	need(t, "redis-server", "redis-cli", "php")
+	modules, err := exec.Command("php", "-m").Output()
+	if err != nil || !bytes.Contains(modules, []byte("redis")) || !bytes.Contains(modules, []byte("pcntl")) {
+		skip(t, "php has no redis or no pcntl")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &redisList{t: t, port: strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)}
+	listener.Close()
+	start(t, program{args: []string{"redis-server", "--port", r.port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()}})
+	eventually(t, "redis answers", func() (any, bool) {
+		out, _ := exec.Command("redis-cli", "-p", r.port, "ping").CombinedOutput()
+		return string(out), strings.HasPrefix(string(out), "PONG")
+	})
+	return r
+}
+
+// push adds n elements that were never there before.
+func (r *redisList) push(n int) {
+	r.t.Helper()
+	args := []string{"-p", r.port, "lpush", "key1"}
+	for range n {
+		args = append(args, fmt.Sprintf("job-%d.", r.pushed))
+		r.pushed++
+	}
+	if out, err := exec.Command("redis-cli", args...).CombinedOutput(); err != nil {
+		r.t.Fatalf("redis-cli: %v\n%s", err, out)
+	}
+}
+
+// program is one of the seed's, with the port of this redis.
+func (r *redisList) program(name string) string {
+	r.t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "seed", name))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	path := filepath.Join(r.t.TempDir(), name)
+	if err := os.WriteFile(path, bytes.Replace(text, []byte("6379"), []byte(r.port), 1), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	return path
+}
+
+var aJob = regexp.MustCompile(`job-\d+\.`)
+
+// expectAll waits until every element that was ever pushed was printed, and
+// checks that none was printed twice.
+func (r *redisList) expectAll(p runPool) {
+	r.t.Helper()
+	seen := map[string]int{}
+	eventually(r.t, "all elements are printed", func() (any, bool) {
+		clear(seen)
+		for _, job := range aJob.FindAllString(p.stdout.String(), -1) {
+			seen[job]++
+		}
+		return fmt.Sprintf("%d of %d\n%s", len(seen), r.pushed, p.stderr.String()), len(seen) == r.pushed
+	})
+	for job, n := range seen {
+		if n != 1 {
+			r.t.Errorf("%s was printed %d times", job, n)
+		}
+	}
+}
+
+// expectStarts waits until so many workers have said that they started.
+func expectStarts(p runPool, n int) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("%d starts", n), func() (any, bool) {
+		starts := strings.Count(p.stdout.String(), "is started")
+		return fmt.Sprintf("%d\n%s", starts, p.stderr.String()), starts == n
+	})
+}
+
+func TestRunSeedProgram1(t *testing.T) {
+	r := startRedis(t)
+	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("program1.php")}})}
+	expectStarts(p, 4)
+	r.push(200)
+	r.expectAll(p)
+	// This program has no way to finish what it has popped, so the next things
+	// happen while it has nothing.
+	if err := syscall.Kill(p.workers()[2][0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	expectStarts(p, 5)
+	r.push(200)
+	r.expectAll(p)
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload done", nil)
+	r.push(200)
+	r.expectAll(p)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// The second program finishes what it has in hand, so it can be rolled and
+// stopped at any time: nothing is lost, nothing comes twice.
+func TestRunSeedProgram2(t *testing.T) {
+	r := startRedis(t)
+	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("program2.php")}})}
+	expectStarts(p, 3)
+	r.push(50)
+	p.signal(syscall.SIGUSR1)
+	for p.count("reload done") == 0 && p.count("reload failed") == 0 && r.pushed < 100_000 {
+		r.push(50)
+	}
+	p.expectLog("reload done", nil)
+	r.expectAll(p)
+	expectStarts(p, 6) // the one to be killed has started too
+	if err := syscall.Kill(p.workers()[1][0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.expectLog("worker ended", func(r record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })
+	expectStarts(p, 7) // 3, the reload's 3, and this one
+	r.push(50)
+	r.expectAll(p)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	for _, r := range p.records() {
+		if (r.Why == "stop" || r.Why == "reload") && r.Message == "worker ended" && (r.Signal != "" || r.Code != 0) {
+			t.Errorf("it did not end by itself: %+v", r)
+		}
+	}
+	r.expectAll(p)
+}

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// exitsDeed takes the stop signal and exits with a code; the test binary dies of
+// it otherwise.
+var exitsDeed = deed("exits", func(words []string) int {
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
+	fmt.Println("listening")
+	fmt.Println("got", <-sig)
+	var code int
+	_, _ = fmt.Sscan(words[0], &code)
+	return code
+})
+
+// daemonDeed leaves a process behind that has a session of its own and ignores
+// TERM, and then lives on itself.
+var daemonDeed = deed("daemon", func(words []string) int {
+	cmd := exec.Command("/proc/self/exe", "ignore")
+	cmd.Env = append(os.Environ(), "E2E_CHILD="+workerChild)
+	cmd.Stdout = os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return stubFailed(err)
+	}
+	return forEver()
+})
+
+func TestRunStop(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		sig    syscall.Signal
+		flags  []string
+		deed   []string
+		ready  string // what the workers say when they can be stopped
+		code   int
+		killed string
+		least  time.Duration
+	}{
+		{name: "dies of TERM", sig: syscall.SIGTERM, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "INT", sig: syscall.SIGINT, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "QUIT", sig: syscall.SIGQUIT, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "RTMIN+3", sig: 37, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "exit 0", sig: syscall.SIGTERM, deed: []string{exitsDeed, "0"}, ready: "listening", killed: "killed 0"},
+		{name: "exit 143", sig: syscall.SIGTERM, deed: []string{exitsDeed, "143"}, ready: "listening", killed: "killed 0"},
+		{name: "--stop-signal", sig: syscall.SIGTERM, flags: []string{"--stop-signal", "usr2"}, deed: []string{exitsDeed, "0"}, ready: "listening", killed: "killed 0"},
+		{name: "ignores TERM", sig: syscall.SIGTERM, flags: []string{"--stop-timeout", "300ms"}, deed: []string{"ignore"}, ready: "deaf",
+			code: 137, killed: "killed 2", least: 300 * time.Millisecond},
+		{name: "--drain-delay", sig: syscall.SIGTERM, flags: []string{"--drain-delay", "200ms"}, deed: []string{"obey"},
+			killed: "killed 0", least: 200 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := startRun(t, program{}, append(append([]string{"-n", "2"}, c.flags...), append([]string{"--"}, c.deed...)...)...)
+			p.awaitWorkers(2)
+			eventually(t, "both listen", func() (any, bool) {
+				return p.stdout.String(), strings.Count(p.stdout.String(), c.ready) >= 2
+			})
+			began := time.Now()
+			p.signal(c.sig)
+			p.expectExit(c.code)
+			if took := time.Since(began); took < c.least || took > c.least+time.Second {
+				t.Errorf("took %v, want a bit more than %v", took, c.least)
+			}
+			p.expectLog(c.killed+", in", func(r record) bool { return r.Code == c.code })
+		})
+	}
+}
+
+func TestRunSecondSignalKills(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--drain-delay", "19s", "--stop-timeout", "20s"}} {
+		p := startRun(t, program{}, append(flags, "-n", "2", "--", "ignore")...)
+		p.awaitWorkers(2)
+		eventually(t, "both are deaf", func() (any, bool) { return nil, strings.Count(p.stdout.String(), "deaf") == 2 })
+		p.signal(syscall.SIGTERM)
+		p.expectLog("stopping", nil)
+		began := time.Now()
+		p.signal(syscall.SIGINT)
+		p.expectExit(137)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		p.expectLog("asked to stop again", nil)
+	}
+}
+
+// One that obeys and one that does not: the pool waits for it, and says which.
+func TestRunWaitsForAll(t *testing.T) {
+	p := startRun(t, program{}, "-n", "2", "--stop-timeout", "400ms", "--", oneDeafDeed)
+	p.awaitWorkers(2)
+	p.stdout.expect(t, "deaf\n")
+	p.signal(syscall.SIGTERM)
+	p.expectExit(137)
+	p.expectLog("killed 1, in", nil)
+	p.expectLog("does not stop in time", func(r record) bool { return *r.Worker == 1 })
+}
+
+var oneDeafDeed = deed("one-deaf", func([]string) int {
+	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
+		return deeds["ignore"](nil)
+	}
+	return forEver()
+})
+
+// What has left its worker's session and ignores TERM is gone in the end, and
+// costs the pool no more than --stop-timeout.
+func TestRunLeavesNothing(t *testing.T) {
+	p := startRun(t, program{}, "--stop-timeout", "500ms", "--", daemonDeed)
+	p.stdout.expect(t, "deaf\n")
+	pids := p.list()
+	if len(pids) != 3 {
+		t.Fatalf("processes: %v", pids)
+	}
+	began := time.Now()
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	if took := time.Since(began); took > 1500*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+	for _, q := range pids {
+		if now, ok := readProc(q.PID); ok && now.State != 'Z' {
+			t.Errorf("still there: %v", now)
+		}
+	}
+}
+
+// A stopped worker obeys as well.
+func TestRunStopsWhatIsStopped(t *testing.T) {
+	p := startRun(t, program{}, "--", "obey")
+	w := p.awaitWorkers(1)[0]
+	if err := syscall.Kill(w.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has stopped", func() (any, bool) { q, _ := readProc(w.PID); return q, q.State == 'T' })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// A stop that comes while a worker waits for its next start.
+func TestRunStopDuringBackoff(t *testing.T) {
+	p := startRun(t, program{}, "--restart-delay", "1h", "--restart-delay-max", "1h", "--", "exit", "3")
+	p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}

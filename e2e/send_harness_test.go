@@ -1,0 +1,194 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/worker"
+)
+
+// sdkChild is a worker made with the Go SDK. A body's first word says what
+// becomes of it; all others are answered with themselves.
+var sdkChild = child("sdk", func([]string) int {
+	err := worker.Run(context.Background(), worker.Handlers{
+		Message: func(_ context.Context, m *worker.Message) ([]byte, error) {
+			fmt.Printf("message: %s\n", m.Body)
+			switch word, rest, _ := strings.Cut(string(m.Body), " "); word {
+			case "refuse":
+				return nil, worker.Refuse(rest)
+			case "fail":
+				return nil, errors.New(rest)
+			case "panic":
+				panic(rest)
+			case "nothing":
+				return nil, nil
+			case "detach":
+				if err := m.Detach([]byte("detached")); err != nil {
+					return nil, err
+				}
+				<-context.Background().Done() // for ever
+			case "pid":
+				return fmt.Append(nil, m.Worker.ID, " ", os.Getpid()), nil
+			}
+			return m.Body, nil
+		},
+		Stop: func(context.Context, *worker.Worker) { fmt.Println("stopped in peace") },
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+})
+
+// startSource starts a pool that serves at the URL, and waits until it does.
+func startSource(t testing.TB, prog program, url string, flagsAndCommand ...string) *process {
+	t.Helper()
+	prog.args = append([]string{poolinit(t), "run", "--listen", url}, flagsAndCommand...)
+	p := start(t, prog)
+	p.stderr.expect(t, "taking messages")
+	return p
+}
+
+// startSDK is startSource with the SDK's worker.
+func startSDK(t testing.TB, url string, flags ...string) *process {
+	t.Helper()
+	return startSource(t, program{child: sdkChild}, url, append(flags, "--", self(t))...)
+}
+
+// unixURL returns the URL of a new unix socket.
+func unixURL(t testing.TB, params string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "send") // t.TempDir is too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return "unix://" + filepath.Join(dir, "pool.sock") + params
+}
+
+// dialURL connects to a unix:// URL.
+func dialURL(t testing.TB, url string) net.Conn {
+	t.Helper()
+	path, _, _ := strings.Cut(strings.TrimPrefix(url, "unix://"), "?")
+	nc, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+// A sent is what `poolinit send` did.
+type sent struct {
+	stdout, stderr string
+	code           int
+}
+
+func send(t testing.TB, stdin io.Reader, args ...string) sent {
+	t.Helper()
+	return client(t, stdin, append([]string{poolinit(t), "send"}, args...)...)
+}
+
+// client runs any client program to its end.
+func client(t testing.TB, stdin io.Reader, args ...string) sent {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return sent{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+func (s sent) want(t testing.TB, stdout string, code int) {
+	t.Helper()
+	if s.stdout != stdout || s.code != code {
+		t.Errorf("exit code %d, want %d\nstdout %.300q, want %.300q\nstderr %.1000s", s.code, code, s.stdout, stdout, s.stderr)
+	}
+}
+
+// seq is what seq(1) prints.
+func seq(n int) string {
+	var b strings.Builder
+	for i := 1; i <= n; i++ {
+		fmt.Fprintln(&b, i)
+	}
+	return b.String()
+}
+
+// aloneChild runs a program in a network namespace of its own, where every port
+// is free.
+var aloneChild = child("alone", func(args []string) int {
+	runtime.LockOSThread() // the namespace is this thread's until exec
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return stubFailed(err)
+	}
+	if err := loopbackUp(); err != nil {
+		return stubFailed(err)
+	}
+	return becomeChild(args)
+})
+
+// joinChild runs a program in the network namespace of another process.
+var joinChild = child("join", func(args []string) int {
+	runtime.LockOSThread()
+	fd, err := unix.Open("/proc/"+args[0]+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return stubFailed(err)
+	}
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return stubFailed(err)
+	}
+	return becomeChild(args[1:])
+})
+
+// becomeChild becomes the program, with the role of E2E_NEXT.
+func becomeChild(args []string) int {
+	path, err := exec.LookPath(args[0])
+	if err == nil {
+		err = os.Setenv("E2E_CHILD", os.Getenv("E2E_NEXT"))
+	}
+	if err == nil {
+		err = syscall.Exec(path, args, os.Environ())
+	}
+	return stubFailed(err)
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var request struct {
+		name  [unix.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(request.name[:], "lo")
+	request.flags = unix.IFF_UP
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&request))); errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/poolinit/poolinit/ipc"
+	"golang.org/x/sys/unix"
+)
+
+// A notebook is a directory in which workers note what they have handled. While
+// there is a file "pause" in it they handle nothing.
+type notebook string
+
+var noteDeed = deed("note", func(words []string) int {
+	dir := words[0]
+	sock := os.NewFile(3, "channel")
+	r := bufio.NewReader(sock)
+	notes, err := os.OpenFile(filepath.Join(dir, "notes"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return stubFailed(err)
+	}
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(r, size[:]); err != nil {
+			return 0
+		}
+		body := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(r, body); err != nil {
+			return 0
+		}
+		if _, err := os.Stat(filepath.Join(dir, "pause")); err == nil {
+			return forEver()
+		}
+		_, _ = notes.Write(append(body, '\n'))
+		_, _ = sock.Write(make([]byte, 4))
+	}
+})
+
+// handled returns how often each message was handled.
+func (n notebook) handled() map[string]int {
+	text, _ := os.ReadFile(filepath.Join(string(n), "notes")) // none yet
+	times := map[string]int{}
+	for line := range strings.Lines(string(text)) {
+		times[strings.TrimSuffix(line, "\n")]++
+	}
+	return times
+}
+
+func (n notebook) pause(t testing.TB) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(string(n), "pause"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n notebook) goOn() { _ = os.Remove(filepath.Join(string(n), "pause")) }
+
+// expectAll waits until the messages 0 to n-1 have been handled, and no others.
+func (n notebook) expectAll(t testing.TB, count int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d messages handled", count), func() (any, bool) {
+		got := n.handled()
+		return len(got), len(got) >= count
+	})
+	got := n.handled()
+	for i := range count {
+		if got[strconv.Itoa(i)] == 0 {
+			t.Errorf("message %d was never handled", i)
+		}
+	}
+	if len(got) != count {
+		t.Errorf("%d different messages, want %d", len(got), count)
+	}
+}
+
+// A sysvQueue is a System V queue of a test.
+type sysvQueue uint32
+
+func newSysVQueue(t testing.TB) sysvQueue {
+	t.Helper()
+	q := sysvQueue(0x60000000 | rand.Uint32()>>4)
+	t.Cleanup(q.remove)
+	return q
+}
+
+func (q sysvQueue) url() string { return fmt.Sprintf("sysv://%#x?mode=0600", uint32(q)) }
+
+func (q sysvQueue) remove() {
+	if f := q.row(); f != nil {
+		id, _ := strconv.Atoi(f[1])
+		_, _, _ = unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_RMID, 0)
+	}
+}
+
+// row is the queue's in /proc/sysvipc/msg, or nil.
+func (q sysvQueue) row() []string {
+	text, _ := os.ReadFile("/proc/sysvipc/msg")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); f[0] == strconv.Itoa(int(int32(q))) {
+			return f
+		}
+	}
+	return nil
+}
+
+// depth returns how many messages are in the queue; -1: there is no queue.
+func (q sysvQueue) depth() int {
+	f := q.row()
+	if f == nil {
+		return -1
+	}
+	n, _ := strconv.Atoi(f[4])
+	return n
+}
+
+// phpSend sends the numbers from..to-1 with PHP's msg_send.
+func (q sysvQueue) phpSend(t testing.TB, from, to int) *process {
+	t.Helper()
+	return start(t, program{host: true, args: []string{"php", "-r", fmt.Sprintf(
+		`$q = msg_get_queue(%d, 0600); for ($i = %d; $i < %d; $i++) msg_send($q, 1, (string)$i, false) || exit(1);`, uint32(q), from, to)}})
+}
+
+func needPHP(t testing.TB) {
+	t.Helper()
+	need(t, "php")
+	if _, code := run(t, program{host: true, args: []string{"php", "-r", "exit(function_exists('msg_send') ? 0 : 1);"}}); code != 0 {
+		skip(t, "php has no sysvmsg")
+	}
+}
+
+var lastLine = regexp.MustCompile(`stopped: handled (\d+), spooled (\d+), lost (\d+)`)
+
+// totals are the figures of the last line.
+func (p runPool) totals() (handled, spooled, lost int) {
+	p.t.Helper()
+	m := lastLine.FindStringSubmatch(p.stderr.String())
+	if m == nil {
+		p.t.Fatalf("no last line: %s", p.stderr.String())
+	}
+	handled, _ = strconv.Atoi(m[1])
+	spooled, _ = strconv.Atoi(m[2])
+	lost, _ = strconv.Atoi(m[3])
+	return handled, spooled, lost
+}
+
+// killSome kills workers while messages are being handled.
+func (p runPool) killSome(times int) {
+	p.t.Helper()
+	for range times {
+		workers := p.awaitWorkers(2)
+		w := workers[rand.IntN(2)]
+		_ = syscall.Kill(w.PID, syscall.SIGKILL)
+		p.waitFor("another worker", func(q procInfo) bool { return q.PID != w.PID && q.PPID == w.PPID })
+		eventually(p.t, "it is gone", func() (any, bool) { _, there := readProc(w.PID); return nil, !there })
+	}
+}
+
+// Sent = handled + still in the queue + spooled, while workers are killed and
+// at a stop with messages in hand; and after the next start all are handled.
+func TestSysVLosesNothing(t *testing.T) {
+	needPHP(t)
+	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	args := []string{"-n", "2", "--listen", q.url(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
+		"--stop-timeout", "1s", "--", noteDeed, string(notes)}
+	p := startRun(t, program{}, args...)
+	p.expectLog("taking messages", nil)
+	sender := q.phpSend(t, 0, 10_000)
+	p.killSome(20)
+	if code := sender.wait(); code != 0 {
+		t.Fatalf("php: exit code %d: %s", code, sender.stderr.String())
+	}
+	notes.expectAll(t, 10_000)
+
+	notes.pause(t)
+	if code := q.phpSend(t, 10_000, 11_000).wait(); code != 0 {
+		t.Fatalf("php: exit code %d", code)
+	}
+	eventually(t, "both workers have something", func() (any, bool) { return q.depth(), q.depth() <= 998 })
+	p.signal(syscall.SIGTERM)
+	p.expectStopped()
+	handled, spooled, lost := p.totals()
+	kept, err := filepath.Glob(filepath.Join(spool, "*.undelivered"))
+	if err != nil || len(kept) != spooled || spooled == 0 || lost != 0 {
+		t.Errorf("spooled %d, files %d, lost %d", spooled, len(kept), lost)
+	}
+	if handled+q.depth()+spooled != 11_000 {
+		t.Errorf("handled %d + in the queue %d + spooled %d = %d, want 11000", handled, q.depth(), spooled, handled+q.depth()+spooled)
+	}
+
+	notes.goOn()
+	p = startRun(t, program{}, args...)
+	notes.expectAll(t, 11_000)
+	eventually(t, "the spool is empty", func() (any, bool) {
+		left, _ := filepath.Glob(filepath.Join(spool, "*d"))
+		return left, len(left) == 0
+	})
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	if again, _, _ := p.totals(); handled+again != 11_000 {
+		t.Errorf("handled %d and %d, want 11000 together", handled, again)
+	}
+}
+
+// A stop: the rest waits in the kernel. A start: it goes on.
+func TestSysVSurvivesRestart(t *testing.T) {
+	needPHP(t)
+	q, notes := newSysVQueue(t), notebook(t.TempDir())
+	args := []string{"--listen", q.url(), "--", noteDeed, string(notes)}
+	for round := range 3 {
+		p := startRun(t, program{}, args...)
+		eventually(t, "the queue is there", func() (any, bool) { return q.depth(), q.depth() >= 0 })
+		notes.expectAll(t, 100*round)
+		p.signal(syscall.SIGTERM)
+		p.expectExit(0)
+		if code := q.phpSend(t, 100*round, 100*(round+1)).wait(); code != 0 {
+			t.Fatalf("php: exit code %d", code)
+		}
+		if q.depth() != 100 {
+			t.Errorf("%d messages in the queue, want 100", q.depth())
+		}
+	}
+}
+
+// A worker that is killed with --attempts 1: at most once.
+func TestSysVAtMostOnce(t *testing.T) {
+	needPHP(t)
+	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	p := startRun(t, program{}, "-n", "2", "--listen", q.url(), "--spool", spool, "--attempts", "1", "--healthy-after", "0s",
+		"--", noteDeed, string(notes))
+	p.expectLog("taking messages", nil)
+	sender := q.phpSend(t, 0, 20_000)
+	p.killSome(10)
+	if code := sender.wait(); code != 0 {
+		t.Fatalf("php: exit code %d: %s", code, sender.stderr.String())
+	}
+	eventually(t, "the queue is empty", func() (any, bool) { return q.depth(), q.depth() == 0 })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	handled, _, lost := p.totals()
+	givenUp, _ := filepath.Glob(filepath.Join(spool, "*.given-up"))
+	if handled+len(givenUp) != 20_000 || lost != 0 {
+		t.Errorf("handled %d + given up %d != 20000; lost %d", handled, len(givenUp), lost)
+	}
+	for body, times := range notes.handled() {
+		if times > 1 {
+			t.Errorf("message %s was handled %d times", body, times)
+		}
+	}
+}
+
+// ipcrm while it runs, and messages too long for --max-message.
+func TestSysVFaults(t *testing.T) {
+	needPHP(t)
+	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	p := startRun(t, program{}, "--listen", q.url(), "--spool", spool, "--max-message", "4", "--", noteDeed, string(notes))
+	p.awaitWorkers(1)
+	for round := range 3 {
+		eventually(t, "the queue is there", func() (any, bool) { return q.depth(), q.depth() >= 0 })
+		if code := q.phpSend(t, 10*round, 10*(round+1)).wait(); code != 0 {
+			t.Fatalf("php: exit code %d", code)
+		}
+		for _, body := range []string{"toolong", strings.Repeat("x", 8192)} {
+			if err := ipc.SendSysV(uint32(q), []byte(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		notes.expectAll(t, 10*(round+1))
+		eventually(t, "the oversized ones are put away", func() (any, bool) {
+			list, _ := filepath.Glob(filepath.Join(spool, "*.given-up"))
+			return list, len(list) == 2*(round+1)
+		})
+		q.remove()
+	}
+	p.expectLog("System V queue lost", nil)
+	p.expectLog("oversized messages", nil)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}

@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// issue makes a certificate that vouches for itself, in PREFIX.crt and
+// PREFIX.key.
+func issue(t *testing.T, prefix, name string) {
+	t.Helper()
+	need(t, "openssl")
+	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+		"-keyout", prefix+".key", "-out", prefix+".crt", "-days", "1", "-subj", "/CN="+name,
+		"-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1").CombinedOutput()
+	if err != nil {
+		t.Fatalf("openssl: %v\n%s", err, out)
+	}
+}
+
+// startTLS runs a pool that answers each message with itself, over TLS with
+// DIR/server.crt.
+func startTLS(t *testing.T, params string) (p *execPool, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	issue(t, filepath.Join(dir, "server"), "first")
+	p = &execPool{addr: freePort(t)}
+	p.runPool = runPool{start(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen",
+		"tcp://" + p.addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
+	p.expectLog("taking messages", nil)
+	return p, dir
+}
+
+// sClient sends a frame by openssl s_client, and returns what comes back.
+func sClient(t *testing.T, p *execPool, dir, frame string, flags ...string) (out string, err error) {
+	t.Helper()
+	args := append([]string{"s_client", "-quiet", "-connect", p.addr, "-CAfile", dir + "/server.crt", "-verify_return_error"}, flags...)
+	cmd := exec.Command("openssl", args...)
+	cmd.Stdin = strings.NewReader(frame)
+	text, err := cmd.Output()
+	return string(text), err
+}
+
+func TestTLSOpenSSL(t *testing.T) {
+	p, dir := startTLS(t, "&once=true")
+	for _, flags := range [][]string{{"-tls1_2"}, {"-tls1_3"}, {"-servername", "localhost"}} {
+		if out, err := sClient(t, p, dir, "\x00\x00\x00\x05hello", flags...); out != "\x00\x00\x00\x05hello" {
+			t.Errorf("%v: %q %v", flags, out, err)
+		}
+	}
+	if out, err := sClient(t, p, dir, "\x00\x00\x00\x05hello", "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"); err == nil || out != "" {
+		t.Errorf("TLS 1.1: %q", out)
+	}
+	p.expectLog("TLS handshakes failed", func(r record) bool { return strings.Contains(r.Why, "version") })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// pythonTLS sends three messages on one connection and prints the replies.
+const pythonTLS = `
+import socket, ssl, struct, sys
+host, port, ca, cert = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+context = ssl.create_default_context(cafile=ca)
+if cert:
+    context.load_cert_chain(cert + ".crt", cert + ".key")
+with context.wrap_socket(socket.create_connection((host, port), 10), server_hostname="localhost") as s:
+    print(dict(x[0] for x in s.getpeercert()["subject"])["commonName"])
+    for body in (b"one", b"", b"x" * 300000):
+        s.sendall(struct.pack(">I", len(body)) + body)
+    f = s.makefile("rb")
+    for _ in range(3):
+        size, = struct.unpack(">I", f.read(4))
+        print(size, f.read(size)[:5].decode())
+`
+
+func python(t *testing.T, p *execPool, ca, cert string) string {
+	t.Helper()
+	need(t, "python3")
+	host, port, _ := strings.Cut(p.addr, ":")
+	out, _ := exec.Command("python3", "-c", pythonTLS, host, port, ca, cert).CombinedOutput() // an error shows in the text
+	return string(out)
+}
+
+const pythonSees = "3 one\n0 \n300000 xxxxx\n"
+
+func TestTLSPython(t *testing.T) {
+	p, dir := startTLS(t, "&reply=always")
+	if got := python(t, p, dir+"/server.crt", ""); got != "first\n"+pythonSees {
+		t.Error(got)
+	}
+}
+
+func TestTLSMutual(t *testing.T) {
+	clients := t.TempDir()
+	issue(t, clients+"/known", "known")
+	issue(t, clients+"/stranger", "stranger")
+	p, dir := startTLS(t, "&reply=always&client-ca="+clients+"/known.crt")
+	ca := dir + "/server.crt"
+	if got := python(t, p, ca, clients+"/known"); got != "first\n"+pythonSees {
+		t.Error(got)
+	}
+	for _, cert := range []string{"", clients + "/stranger"} {
+		if got := python(t, p, ca, cert); strings.Contains(got, "3 one") || !strings.Contains(got, "Error") {
+			t.Errorf("with the certificate %q: %s", cert, got)
+		}
+	}
+	p.expectLog("TLS handshakes failed", nil)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// A certificate that is replaced is used from the next second on; files that are
+// no good change nothing.
+func TestTLSCertificateReplaced(t *testing.T) {
+	p, dir := startTLS(t, "&reply=always")
+	keep := t.TempDir() + "/first.crt"
+	text, err := os.ReadFile(dir + "/server.crt")
+	if err == nil {
+		err = os.WriteFile(keep, text, 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(dir+"/server.crt", text[:len(text)/2], 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a warning", func() (any, bool) {
+		got := python(t, p, keep, "")
+		if got != "first\n"+pythonSees {
+			t.Fatal(got)
+		}
+		return p.stderr.String(), p.count("the ones read before stay in use") == 1
+	})
+	issue(t, dir+"/server", "second")
+	eventually(t, "the new certificate", func() (any, bool) {
+		got := python(t, p, dir+"/server.crt", "")
+		return got, got == "second\n"+pythonSees
+	})
+	if err := os.Remove(dir + "/server.key"); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, p, dir+"/server.crt", ""); got != "second\n"+pythonSees {
+		t.Error(got)
+	}
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+func TestTLSBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	issue(t, dir+"/a", "a")
+	issue(t, dir+"/b", "b")
+	for params, says := range map[string]string{
+		"cert=" + dir + "/none&key=" + dir + "/a.key":                   dir + "/none: no such file",
+		"cert=" + dir + "/a.crt&key=" + dir + "/b.key":                  "private key does not match",
+		"cert=" + dir + "/a.crt&key=" + dir + "/a.key&client-ca=" + dir: dir + " is no PEM file",
+		"cert=" + dir + "/a.key&key=" + dir + "/a.key":                  "there is no certificate in it",
+		"cert=" + dir + "/a.crt":                                        "cert= and key= together",
+		"client-ca=" + dir + "/a.crt":                                   "client-ca= with cert= and key= only",
+	} {
+		p, code := run(t, program{args: []string{poolinit(t), "--listen", "tcp://127.0.0.1:0?" + params, "--", "sh", "-c", "echo started"}})
+		checkUsage(t, p, code, []string{says})
+	}
+}
