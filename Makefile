@@ -1,0 +1,79 @@
+# make run     builds poolinit and runs a pool of example workers
+# make test    installs what the tests need (as root, on Debian), then runs all of them
+# make build   bin/poolinit, static and stripped
+# make chaos   ten minutes of kills and reloads under load
+# make bench   measures it beside its peers
+# make clean
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+
+# What the tests run beside poolinit, and what tells that it is there.
+PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
+	netcat-openbsd
+PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 gcc jq openssl nc
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: build run test setup lint cross chaos bench clean
+
+build:
+	$(BUILD) -o bin/poolinit .
+
+# Four workers that answer each message with itself. The shell becomes poolinit,
+# so its PID is the one to signal.
+run: build
+	@CGO_ENABLED=0 $(GO) build -o bin/echo ./examples/echo
+	@printf '%s\n' "A pool of four workers (examples/echo) that take messages. From another terminal:" "$$TRY"; \
+	printf '  %-22s %s\n' "kill -USR1 $$$$" "replaces the workers one by one" \
+		"kill -9 WORKER-PID" "shows that it comes back" \
+		"kill $$$$, Ctrl-C here" "stops the pool"; \
+	exec bin/poolinit -n 4 --ready notify --output prefix --listen 'tcp://127.0.0.1:8089?reply=always' -- bin/echo
+
+define TRY
+  printf 'hello\n' | bin/poolinit send tcp://127.0.0.1:8089
+  printf '\0\0\0\5hello' | nc -N 127.0.0.1 8089 | tail -c +5
+  php -r '$$f = stream_socket_client("tcp://127.0.0.1:8089"); fwrite($$f, pack("N", 5)."hello"); echo substr(fread($$f, 99), 4), "\n";'
+endef
+export TRY
+
+# The race detector needs a C compiler; all else is tested without one as well.
+test: setup lint cross
+	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; \
+	else echo "no gcc: testing without the race detector"; fi; \
+	$(GO) test $$race -count=1 -timeout 10m ./...
+
+setup:
+	@missing() { \
+		for p in $(PROGRAMS); do command -v $$p >/dev/null || echo $$p; done; \
+		if command -v php >/dev/null; then php -m | grep -qx redis || echo php-redis; fi; }; \
+	what=$$(missing); \
+	if [ -z "$$what" ]; then exit 0; fi; \
+	echo "missing:" $$what; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PEERS) || echo "apt-get failed"; \
+	fi; \
+	what=$$(missing); \
+	if [ -n "$$what" ]; then echo "tests that need these are skipped:" $$what; fi
+
+lint:
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:" $$files; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+cross:
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/poolinit-arm64 .
+	GOARCH=arm64 $(GO) vet ./...
+
+# The long run of e2e's chaos: ten minutes of kills and reloads for each case.
+chaos:
+	CHAOS=10m $(GO) test -count=1 -timeout 40m -run TestChaos -v ./e2e
+
+bench:
+	$(GO) test -run '^$$' -bench . -timeout 30m ./bench
+
+clean:
+	rm -rf bin
