@@ -20,20 +20,22 @@ type Channel struct {
 	raw    syscall.RawConn
 
 	// Guarded by the queue's mutex.
-	out      outbox
-	flight   list // given and not answered, oldest first
-	win      window
-	place    int // in idle or busy
-	where    *[]*Channel
-	serving  bool // it may be fed
-	over     bool // nothing more will be answered
-	touched  bool
-	finished chan struct{} // closed when it is not fed any more and nothing is in flight
-	since    time.Duration // the last reply, or when work began
-	handled  int
-	due      int         // messages after which the worker is to be replaced; 0: never
-	trouble  string      // why its messages come back
-	timer    *time.Timer // of the message timeout; nil: it is not running
+	out       outbox
+	flight    list // given and not answered, oldest first
+	win       window
+	place     int // in idle or busy
+	where     *[]*Channel
+	serving   bool // it may be fed
+	over      bool // nothing more will be answered
+	touched   bool
+	finished  chan struct{} // closed when it is not fed any more and nothing is in flight
+	since     time.Duration // the last reply, or when work began
+	handled   int
+	totals    *workerTotals
+	busySince time.Duration // when it last got something in hand
+	due       int           // messages after which the worker is to be replaced; 0: never
+	trouble   string        // why its messages come back
+	timer     *time.Timer   // of the message timeout; nil: it is not running
 
 	asks   chan Ask      // 1: only the first matters
 	told   chan struct{} // closed by Close: trouble says how the worker ended
@@ -81,6 +83,7 @@ func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
 	}
 	c.out.init(&q.mu, conn, c.raw, 64<<10)
 	c.due = around(q.cfg.Recycle)
+	q.opened(c)
 	c.reader.Go(c.read)
 	return c, theirs, nil
 }
@@ -154,7 +157,7 @@ func (c *Channel) hasRoom() bool {
 // give puts a message on the way to the worker. The caller flushes out.
 func (c *Channel) give(d *Delivery, at time.Duration) {
 	if c.flight.n == 0 {
-		c.since = at
+		c.since, c.busySince = at, at
 	}
 	d.given, d.last = at, c
 	c.flight.push(d)

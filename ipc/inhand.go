@@ -29,6 +29,9 @@ func (c *Channel) HandBack() {
 	c.settle()
 	flight := c.flight
 	c.flight = list{}
+	if flight.n > 0 {
+		c.rested(now())
+	}
 	q.flying -= flight.n
 	for d := flight.head; d != nil; d = d.next {
 		d.last = nil

@@ -45,6 +45,9 @@ type Queue struct {
 	watch   []chan struct{} // who waits for the queue to be empty, or for a worker with room
 
 	nextID atomic.Uint64
+
+	waited, took Histogram       // see QueueStats
+	workers      []*workerTotals // by worker
 }
 
 // NewQueue returns an empty queue.

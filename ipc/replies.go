@@ -83,6 +83,7 @@ func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (
 			q.flying--
 		}
 	}
+	c.measured(batch, replies, at)
 	if len(batch) > 0 {
 		c.win.observe(len(batch), at-c.since)
 	}
@@ -162,6 +163,7 @@ func (c *Channel) lost(err error) {
 	flight := c.flight
 	c.flight = list{}
 	q.flying -= flight.n
+	q.ended(c, flight.n)
 	why := c.reason(err)
 	var head *Delivery
 	if flight.n > 0 {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -57,7 +58,8 @@ var uncatchable = SetOf(0, syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPROF, 32
 // is the coalescing that the kernel does itself, and a storm of one signal
 // never costs another.
 type Mailbox struct {
-	boxes [RTMAX + 1]chan os.Signal
+	boxes  [RTMAX + 1]chan os.Signal
+	counts [RTMAX + 1]atomic.Uint64
 }
 
 // urgent is Stop and Reload, the likeliest first: the runtime takes 0.1 ms for
@@ -111,6 +113,11 @@ func (m *Mailbox) Each(done <-chan struct{}, f func(syscall.Signal)) {
 		if i == 0 {
 			return
 		}
-		f(v.Interface().(syscall.Signal))
+		sig := v.Interface().(syscall.Signal)
+		m.counts[sig].Add(1)
+		f(sig)
 	}
 }
+
+// Count returns how many signals of a kind Each has called its function for.
+func (m *Mailbox) Count(sig syscall.Signal) uint64 { return m.counts[sig].Load() }

@@ -65,6 +65,7 @@ type ending struct {
 	reloaded   bool // a reload had started it
 	killed     bool // it took SIGKILL to end it
 	healthy    bool // it was ready, and lived for HealthyAfter
+	wasReady   bool
 }
 
 // code is what a shell would call the exit code; for a failure it is never 0.

@@ -63,6 +63,9 @@ type Config struct {
 	MaxLifetime time.Duration
 	MaxMemory   uint64 // bytes of RSS
 
+	// OnReload, if not nil, is told of each reload that ended. It must not block.
+	OnReload func(ReloadResult)
+
 	// Memory returns a process's RSS in bytes. Needed for MaxMemory only.
 	Memory func(pid int) (uint64, error)
 	// OOMKilled says whether the SIGKILL that a worker just died of was the

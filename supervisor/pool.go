@@ -23,7 +23,7 @@ type Pool struct {
 	slots  []*slot
 
 	stopC    chan string
-	reloadC  chan string
+	reloadC  chan reloadRequest
 	forwardC chan syscall.Signal
 	events   chan event    // from the slots
 	done     chan struct{} // closed when Run returns
@@ -42,12 +42,15 @@ type Pool struct {
 	overdue  <-chan time.Time // it should be so by now
 	began    time.Time        // of the stop
 	reload   *reload          // under way, or nil
-	queued   string           // why another reload follows, or ""
+	queued   *reloadRequest   // what another reload follows for, or nil
 	failures []int            // in a row, by slot
 	retired  []bool           // slots that are empty for good
 	code     int              // the exit code, but for killed
 	decided  bool             // code is a failure's, and stays
 	killed   int              // workers that the stop had to kill
+
+	mu     sync.Mutex // guards public
+	public public
 }
 
 // An event is what a slot tells its pool.
@@ -81,7 +84,7 @@ func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
 	p := &Pool{
 		cfg: cfg, launch: launch, log: log,
 		stopC:    make(chan string),
-		reloadC:  make(chan string),
+		reloadC:  make(chan reloadRequest),
 		forwardC: make(chan syscall.Signal),
 		events:   make(chan event),
 		done:     make(chan struct{}),
@@ -90,6 +93,7 @@ func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
 		hurry:    make(chan struct{}),
 		failures: make([]int, cfg.Workers),
 		retired:  make([]bool, cfg.Workers),
+		public:   public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
 	}
 	p.generation.Store(1)
 	for id := range cfg.Workers {
@@ -103,15 +107,6 @@ func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
 func (p *Pool) Stop(why string) {
 	select {
 	case p.stopC <- why:
-	case <-p.done:
-	}
-}
-
-// Reload asks for a rolling reload; why is for the log. During one it asks for
-// another one after it.
-func (p *Pool) Reload(why string) {
-	select {
-	case p.reloadC <- why:
 	case <-p.done:
 	}
 }
@@ -131,6 +126,7 @@ func (p *Pool) Generation() int { return int(p.generation.Load()) }
 // stopped, gave up or has no worker left to restart, and all of them are gone.
 func (p *Pool) Run() Result {
 	defer close(p.done)
+	p.show(func(s *public) { s.began = time.Now() })
 	for _, s := range p.slots {
 		p.lives.Go(func() {
 			s.life()
@@ -147,8 +143,8 @@ func (p *Pool) Run() Result {
 			p.heard(e)
 		case why := <-p.stopC:
 			p.stopAsked(why)
-		case why := <-p.reloadC:
-			p.reloadAsked(why)
+		case r := <-p.reloadC:
+			p.reloadAsked(r)
 		case sig := <-p.forwardC:
 			p.forward(sig)
 		case err := <-p.reload.doneC():
@@ -203,7 +199,7 @@ func (p *Pool) commandBroken(end ending) {
 	if !p.isHalting() {
 		p.log.Error().Err(end.err).Msg("the command cannot be started")
 		p.decide(end.code())
-		p.haltHelpless()
+		p.haltHelpless("the command cannot be started")
 	}
 }
 

@@ -114,8 +114,8 @@ func (s *slot) successorEnded() {
 }
 
 func (s *slot) successorFailed(end ending) {
-	s.logEnd(end).Msg("successor ended: the old worker stays")
 	s.count(end)
+	s.logEnd(end).Msg("successor ended: the old worker stays")
 	s.tellPool(end)
 	s.replacementFailed(errors.New(end.String()))
 }
@@ -160,7 +160,7 @@ func (s *slot) dueC() <-chan struct{} {
 func (s *slot) cutLoose() {
 	w := s.cur
 	s.mu.Lock()
-	s.cur = nil
+	s.cur, s.record.idleFrom = nil, time.Now()
 	s.loose = append(s.loose, w)
 	s.mu.Unlock()
 	s.pool.lives.Go(func() { // ends with w; life listens as long as there is one
@@ -187,7 +187,9 @@ func (s *slot) cutLoose() {
 // a command that closes what it inherits would else be a fork bomb.
 func (s *slot) startAfterDetach(w *worker) {
 	if s.replacing == nil && time.Since(w.began) < shortLife {
-		s.startAt = time.After(s.pool.cfg.backoff(len(s.loose)))
+		delay := s.pool.cfg.backoff(len(s.loose))
+		s.startAt = time.After(delay)
+		s.noteNextStart(delay)
 		return
 	}
 	s.start()

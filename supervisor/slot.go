@@ -29,11 +29,12 @@ type slot struct {
 	looseGone chan *worker     // from who waits for a detached worker
 	stopping  <-chan struct{}  // nil once it was heard
 
-	mu    sync.Mutex // guards what follows for readers outside of life
-	cur   *worker    // whose place this is, or nil
-	next  *worker    // its successor while both run (start-first), or nil
-	loose []*worker  // detached ones that still live
-	idle  State      // what the slot is without a worker
+	mu     sync.Mutex // guards what follows for readers outside of life
+	cur    *worker    // whose place this is, or nil
+	next   *worker    // its successor while both run (start-first), or nil
+	loose  []*worker  // detached ones that still live
+	idle   State      // what the slot is without a worker
+	record record     // for Stats
 }
 
 var errStopping = errors.New("the pool stops")
@@ -116,6 +117,7 @@ func (s *slot) launch() (*worker, error) {
 	w.end.generation = id.Generation
 	w.end.reloaded = s.replacing != nil && s.replacing.cause == Reloaded
 	w.log.Info().Int("generation", id.Generation).Msg("worker started")
+	s.noteStart()
 	s.pool.lives.Go(w.live)
 	return w, nil
 }
@@ -142,6 +144,7 @@ func (s *slot) take(w *worker) {
 // vacate leaves the slot without a worker.
 func (s *slot) vacate() {
 	s.set(nil, s.next)
+	s.noteEmpty()
 	s.stopCounting()
 }
 
@@ -178,7 +181,7 @@ func (s *slot) provedHealthy() {
 	case !s.cur.wasReady():
 		s.healthyAt = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
 	case s.failures > 0:
-		s.failures = 0
+		s.setFailures(0)
 		s.pool.say(event{slot: s.id, kind: workerHealthy})
 	}
 }

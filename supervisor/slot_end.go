@@ -46,6 +46,7 @@ func (s *slot) comeBack(end ending) {
 		s.retire()
 	case delay > 0:
 		s.startAt = time.After(delay)
+		s.noteNextStart(delay)
 	default:
 		s.start()
 	}
@@ -55,12 +56,12 @@ func (s *slot) comeBack(end ending) {
 func (s *slot) count(end ending) {
 	switch {
 	case end.cause == Done:
-		s.failures = 0
+		s.setFailures(0)
 	case !end.cause.failure():
 	case end.healthy:
-		s.failures = 0
+		s.setFailures(0)
 	default:
-		s.failures++
+		s.setFailures(s.failures + 1)
 	}
 }
 
@@ -87,7 +88,7 @@ func (s *slot) verdict(end ending) (delay time.Duration, again bool) {
 // retire leaves the slot empty for good, unless a reload fills it again.
 func (s *slot) retire() {
 	s.mu.Lock()
-	s.idle = Ended
+	s.idle, s.record.idleFrom = Ended, time.Now()
 	s.mu.Unlock()
 	s.pool.say(event{slot: s.id, kind: slotRetired})
 }
@@ -95,7 +96,7 @@ func (s *slot) retire() {
 func (s *slot) revive() {
 	if s.idle == Ended {
 		s.mu.Lock()
-		s.idle = Backoff
+		s.idle, s.record.idleFrom = Backoff, time.Now()
 		s.mu.Unlock()
 		s.pool.say(event{slot: s.id, kind: slotRevived})
 	}
@@ -106,6 +107,7 @@ func (s *slot) tellPool(end ending) {
 }
 
 func (s *slot) logEnd(end ending) *zerolog.Event {
+	s.note(end)
 	if end.cause.failure() {
 		return end.log(s.log.Warn())
 	}

@@ -8,7 +8,7 @@ import (
 func (p *Pool) stopAsked(why string) {
 	if !p.isHalting() {
 		p.log.Info().Str("why", why).Str("timeout", p.cfg.StopTimeout.String()).Msg("stopping")
-		p.halt(p.cfg.DrainDelay)
+		p.halt(why, p.cfg.DrainDelay)
 		return
 	}
 	if !isClosed(p.hurry) {
@@ -25,19 +25,19 @@ func (p *Pool) stopAsked(why string) {
 func (p *Pool) stopFor(why string) {
 	if !p.isHalting() {
 		p.log.Info().Str("why", why).Msg("stopping")
-		p.haltHelpless()
+		p.haltHelpless(why)
 	}
 }
 
 // haltHelpless is halt without workers that could handle messages.
-func (p *Pool) haltHelpless() {
-	p.beginHalt()
+func (p *Pool) haltHelpless(why string) {
+	p.beginHalt(why)
 	p.drain(p.began)
 }
 
 // halt begins the stop: no more reloads, and the stop signal after the drain.
-func (p *Pool) halt(drain time.Duration) {
-	p.beginHalt()
+func (p *Pool) halt(why string, drain time.Duration) {
+	p.beginHalt(why)
 	if drain > 0 {
 		p.log.Info().Str("drain_delay", drain.String()).Msg("still serving until the drain delay is over")
 		p.delayed = time.After(drain)
@@ -46,10 +46,12 @@ func (p *Pool) halt(drain time.Duration) {
 	p.drain(p.deadline)
 }
 
-func (p *Pool) beginHalt() {
+func (p *Pool) beginHalt(why string) {
 	p.began = time.Now()
 	p.deadline = p.began.Add(p.cfg.StopTimeout)
-	p.queued = ""
+	p.queued.tell(ReloadResult{Outcome: Interrupted, Reason: "the pool stops"})
+	p.queued = nil
+	p.show(func(s *public) { s.stopping, s.stopBegan = why, p.began })
 	close(p.halting)
 }
 

@@ -27,6 +27,7 @@ type worker struct {
 	mu    sync.Mutex
 	state State
 	since time.Time
+	text  string // the last STATUS=
 }
 
 // An order asks a worker to stop.

@@ -11,6 +11,7 @@ import (
 // its group is swept.
 func (w *worker) reaped(o order) {
 	w.end.pid, w.end.exit, w.end.uptime = w.proc.PID(), w.proc.Exit(), time.Since(w.began)
+	w.end.wasReady = w.wasReady()
 	w.end.healthy = w.wasReady() && w.end.uptime >= w.cfg.HealthyAfter
 	switch {
 	case o.cause != "":

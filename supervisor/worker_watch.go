@@ -94,6 +94,9 @@ func (w *worker) noticed(m notify.Message, t *timers) {
 		w.proc.Finish()
 	}
 	if m.Status != "" {
+		w.mu.Lock()
+		w.text = m.Status
+		w.mu.Unlock()
 		w.log.Info().Str("status", m.Status).Msg("worker says")
 	}
 	switch {
