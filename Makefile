@@ -7,8 +7,7 @@
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X main.version=$(VERSION)
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
 PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
@@ -20,7 +19,7 @@ PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash p
 .PHONY: build run test setup lint cross chaos bench clean
 
 build:
-	$(BUILD) -o bin/poolinit .
+	$(BUILD) bin/poolinit
 
 # Four workers that answer each message with itself. The shell becomes poolinit,
 # so its PID is the one to signal.
@@ -65,7 +64,7 @@ lint:
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 
 cross:
-	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/poolinit-arm64 .
+	GOARCH=arm64 $(BUILD) bin/poolinit-arm64
 	GOARCH=arm64 $(GO) vet ./...
 
 # The long run of e2e's chaos: ten minutes of kills and reloads for each case.

@@ -69,6 +69,11 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 		return usageError(os.Stderr, "%v", err)
 	}
 	defer closeShares()
+	look, err := openLookout(o, log)
+	if err != nil {
+		return usageError(os.Stderr, "%v", err)
+	}
+	defer look.close()
 	mail, err := openMessages(o, relay, log)
 	if err != nil {
 		return usageError(os.Stderr, "%v", err)
@@ -85,12 +90,20 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 	}
 	if o.takesMessages() {
 		starter.Queue, starter.Deliver, cfg.Drain = mail.queue, string(o.deliver), mail.drain
+		look.view.Queue, look.view.Sources, look.view.Serving = mail.queue, mail.sources, mail.taking.Load
 		mail.serve()
 	}
-	result := runWithSignals(supervisor.New(cfg, starter.Launch, log))
+	cfg.OnReload = look.reloadEnded()
+	pool := supervisor.New(cfg, starter.Launch, log)
+	look.view.Workers, look.view.Reaper = cfg.Workers, reap
+	look.serve(pool)
+	result := runWithSignals(pool)
 
 	began := time.Now().Add(-result.Took)
 	mail.close(began.Add(o.stopTimeout))
+	if o.runAtExit {
+		runAtExit(starter, cfg.Workers, began.Add(o.stopTimeout), log)
+	}
 	reap.EndRest(max(o.stopTimeout-time.Since(began), leastGrace))
 	_ = relay.Close(lastLines) // what keeps a stream open is nobody's worker any more
 	if lost := relay.Lost(); lost > 0 {

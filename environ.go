@@ -22,7 +22,7 @@ func envName(flag string) string {
 // own.
 func workerVariables() []string {
 	return []string{"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "POOLINIT_DELIVER", "POOLINIT_FD",
-		"POOLINIT_MESSAGE_ID", "POOLINIT_ATTEMPT", "POOLINIT_SOURCE"}
+		"POOLINIT_MESSAGE_ID", "POOLINIT_ATTEMPT", "POOLINIT_SOURCE", eventVariable}
 }
 
 // isServiceVariable reports whether Kubernetes makes a variable for a Service
@@ -43,7 +43,9 @@ func isSetting(fs *pflag.FlagSet, name string) bool {
 // environment. It returns a warning for each variable that looks like a
 // setting and is none.
 func fromEnviron(fs *pflag.FlagSet, environ []string) (warnings []string, err error) {
-	inWorker := slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "POOLINIT_WORKER_ID=") })
+	inWorker := slices.ContainsFunc(environ, func(v string) bool {
+		return strings.HasPrefix(v, "POOLINIT_WORKER_ID=") || strings.HasPrefix(v, eventVariable+"=")
+	})
 	for _, v := range environ {
 		name, text, _ := strings.Cut(v, "=")
 		switch {

@@ -36,6 +36,7 @@ type options struct {
 	stopSignal      syscall.Signal
 	stopTimeout     time.Duration
 	drainDelay      time.Duration
+	runAtExit       bool
 	ready           readiness
 	minReady        time.Duration
 	readyTimeout    time.Duration
@@ -55,6 +56,7 @@ type options struct {
 	timeoutSignal   syscall.Signal
 	attempts        int
 	spool           string // "": none
+	http            string // "": nothing is served
 	user            credential
 	output          output.Mode
 	logLevel        string
@@ -85,6 +87,8 @@ func runFlags(o *options) *pflag.FlagSet {
 	add(fs, &o.stopSignal, parseSignal, "stop-signal", "", "TERM", "`signal`", "what a worker is sent to stop it")
 	add(fs, &o.stopTimeout, positive, "stop-timeout", "", "8s", "`time`", "from the stop request to SIGKILL, drain included")
 	add(fs, &o.drainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request: not ready any more, but still serving, this long")
+	add(fs, &o.runAtExit, parseBool, "run-at-exit", "", "false", "bool", "when no worker is left, run COMMAND once more, with POOLINIT_EVENT=shutdown")
+	fs.Lookup("run-at-exit").NoOptDefVal = "true"
 	add(fs, &o.ready, oneOf[readiness]("started", "notify"), "ready", "", "started", "`how`", "when a worker counts as ready: started, or notify (sd_notify READY=1)")
 	add(fs, &o.minReady, any, "min-ready", "", "0s", "`time`", "a worker must stay up this long before it counts as ready")
 	add(fs, &o.readyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready by then has failed to start")
@@ -106,6 +110,7 @@ func runFlags(o *options) *pflag.FlagSet {
 	add(fs, &o.timeoutSignal, parseSignal, "timeout-signal", "", "KILL", "`signal`", "QUIT or ABRT make many runtimes print a stack; SIGKILL follows 1 s later")
 	add(fs, &o.attempts, between(1, 1<<20), "attempts", "", "3", "`count`", "deliveries of one message before it is given up; 1: at most once")
 	add(fs, &o.spool, parseDirectory, "spool", "", "", "`directory`", "keep given-up messages there, and undelivered ones until the next start")
+	add(fs, &o.http, parseAddress, "http", "", "", "`address`", "serve metrics, health and status by HTTP, at :9090 for one")
 	add(fs, &o.logLevel, oneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
 	add(fs, &o.logFormat, oneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, else json; all logs go to stderr")
 	fs.BoolFuncP("help", "h", "print this", func(string) error { o.help = true; return nil })

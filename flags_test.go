@@ -32,6 +32,7 @@ var badValues = map[string]struct {
 	"stop-signal":       {[]string{"", "FOO", "0", "65", "-15", "RTMIN+31", "SIGSIGTERM"}, []string{"TERM", "1 to 64", "RTMIN+3"}},
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
+	"run-at-exit":       {[]string{"", "yes", "2"}, []string{"true or false"}},
 	"ready":             {[]string{"", "yes", "Notify"}, []string{"started", "notify"}},
 	"min-ready":         {badDurations(), []string{"from 0s"}},
 	"ready-timeout":     {badDurations("0s"), []string{"from 1ms"}},
@@ -49,6 +50,7 @@ var badValues = map[string]struct {
 	"message-timeout":   {badDurations(), []string{"from 0s"}},
 	"timeout-signal":    {[]string{"", "FOO", "0", "65"}, []string{"TERM", "1 to 64"}},
 	"attempts":          {[]string{"", "0", "-1", "1048577"}, []string{"from 1 to 1048576"}},
+	"http":              {[]string{"9090", "localhost", "127.0.0.1:", ":http", ":65536", ":-1", "http://127.0.0.1:9090", "::1:9090", "a b:1"}, []string{"HOST:PORT", "127.0.0.1:9090"}},
 	"spool":             {[]string{"a\x00b"}, []string{"the path of a directory"}},
 	"max-memory":        {[]string{"", "-1", "64", "1023K", "64MB", "1.5G", "64 M", "M", "8796093022208M", "0x400000", "99999999999999999999"}, []string{"64MiB", "at least 1MiB"}},
 	"user":              {[]string{"no-such-user", "4294967295", "4294967296", "-1", "0:no-such-group", "0:4294967295", "0:", ":0", "0:0:0"}, []string{"uid:gid"}},
@@ -159,7 +161,7 @@ func TestDefaults(t *testing.T) {
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
-		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
 		"--log-level error --log-format text -- x -n 3"
 	o, _, err := parseRun(strings.Fields(all), nil)
@@ -169,7 +171,7 @@ func TestGoodValues(t *testing.T) {
 	want := &options{
 		workers: 0, restart: supervisor.RestartNever,
 		restartDelay: time.Millisecond, restartDelayMax: maxDuration,
-		stopSignal: signals.RTMIN + 3, stopTimeout: 90 * time.Second, drainDelay: time.Minute,
+		stopSignal: signals.RTMIN + 3, stopTimeout: 90 * time.Second, drainDelay: time.Minute, runAtExit: true,
 		ready: "notify", minReady: 29 * time.Second, readyTimeout: 31 * time.Second, watchdog: 3 * time.Second,
 		reloadOrder: "start-first", maxLifetime: 24 * time.Hour, maxMemory: 64 << 20,
 		deliver: "lines", window: 8, queueMessages: 1, queueBytes: 1024, maxMessage: 1, maxMessages: 7, messageTimeout: 5 * time.Second,

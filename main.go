@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 
 	"github.com/poolinit/poolinit/launch"
+	"github.com/poolinit/poolinit/tini"
 )
 
 // exitUsage is the exit code for what the user could have written right.
@@ -31,6 +31,10 @@ func commands() []command {
 		{"run", "[flags] [--] COMMAND [ARG...]", "supervise a pool of COMMAND (the default)", cmdRun},
 		{"init", "[flags] [--] COMMAND [ARG...]", "tini's job and flags, nothing else", cmdInit},
 		{"send", "[flags] ADDRESS [FILE...]", "send messages to a pool, print the replies", cmdSend},
+		{"status", "[--json] [--watch] [--pid N]", "the running pool, as a table", statusCommand.main},
+		{"reload", "[--wait]", "replace the running pool's workers one by one", reloadCommand.main},
+		{"stop", "[--wait]", "stop the running pool", stopCommand.main},
+		{"health", "[--ready]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main},
 		{"version", "", "print the version", cmdVersion},
 	}
 }
@@ -39,9 +43,8 @@ func dispatch(args []string) int {
 	if launch.IsShareExec(args) { // first: a worker waits for it
 		return launch.ShareExec(args)
 	}
-	switch filepath.Base(args[0]) {
-	case "tini", "docker-init", "tini-static":
-		return cmdInit(args[1:])
+	if rest, ok := tini.Arguments(args); ok {
+		return cmdInit(rest)
 	}
 	if len(args) > 1 {
 		for _, c := range commands() {
@@ -58,21 +61,31 @@ var version = ""
 
 // buildVersion returns the version, and the commit where the build knows it.
 func buildVersion() string {
-	v, commit := version, ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" {
-			v = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-				commit = " " + s.Value[:12]
-			}
-		}
+	v := version
+	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
+		v = info.Main.Version
 	}
 	if v == "" || v == "(devel)" {
 		v = "devel"
 	}
-	return v + commit
+	if commit := revision(); commit != "" {
+		v += " " + commit
+	}
+	return v
+}
+
+// revision returns the commit, where the build knows it.
+func revision() string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	return ""
 }
 
 func cmdVersion(args []string) int {

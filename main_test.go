@@ -121,7 +121,7 @@ func TestNameDecides(t *testing.T) {
 			t.Errorf("%s: code %d, stdout %q, want %q...", name, code, stdout, want)
 		}
 	}
-	if code, _, stderr := dispatched(t, "tini", "--workers", "3", "true"); code != exitInitFailed {
+	if code, _, stderr := dispatched(t, "tini", "--workers", "3", "true"); code != 1 {
 		t.Errorf("tini --workers: code %d, stderr %q", code, stderr)
 	}
 }

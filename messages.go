@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,6 +20,7 @@ type messages struct {
 	spool    *ipc.Spool   // or nil
 	sources  []ipc.Source // the spool is the first of them
 	serving  sync.WaitGroup
+	taking   atomic.Bool // messages are taken, from all sources
 	draining sync.WaitGroup
 	hurry    context.CancelFunc // ends the waiting of a drain; nil: there is none
 	log      zerolog.Logger
@@ -80,6 +82,7 @@ func (m *messages) serve() {
 			m.log.Info().Str("source", s.Stats().Name).Msg("taking messages")
 			m.serving.Go(s.Serve)
 		}
+		m.taking.Store(true)
 	})
 }
 

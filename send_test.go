@@ -130,7 +130,7 @@ func (f *fake) serve() {
 
 func (f *fake) play(nc net.Conn, script string) {
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	r := bufio.NewReaderSize(nc, 16) // the least: what is not read stays in the socket
 	var last []string
 	for word := range strings.FieldsSeq(script) {
@@ -227,16 +227,16 @@ func TestSendAndServers(t *testing.T) {
 		"stopping, --reply":            {"--reply", []string{"5 x x !stopping: !stopping: !stopping: eof", "3 echo eof"}, all + " c d e", "x x c d e", ""},
 		"stopping after silence":       {"", []string{"5 !stopping: !stopping: eof", "2 echo eof"}, all + " d e", "d e", "3 had no reply and may be lost"},
 		"stopping twice":               {"", []string{"5 x x x x !stopping: eof", "1 !stopping: eof", "1 echo eof"}, all + " e e", "x x x x e", ""},
-		"always stopping":              {"--connect-timeout 50ms", []string{"1 !stopping: eof"}, "", "", "takes connections, but no messages"},
+		"always stopping":              {"--connect-timeout 1s", []string{"1 !stopping: eof"}, "", "", "takes connections, but no messages"},
 		"interrupted is no stopping":   {"--reply", []string{"5 x x x x !interrupted:y eof"}, all, "x x x x", "message 5: interrupted: y"},
 		"breaks, --reply":              {"--reply", []string{"3 x x reset", "3 echo eof"}, "a b c c d e", "x x c d e", ""},
 		"ends early, --reply":          {"--reply", []string{"5 x x reset", "3 echo eof"}, all + " c d e", "x x c d e", ""},
 		"breaks":                       {"", []string{"3 x reset"}, "a b c", "x", "4 had no reply and may be lost"},
 		"breaks after all its replies": {"", []string{"5 echo reset"}, all, all, ""},
-		"never takes any":              {"--reply --connect-timeout 50ms", []string{"reset"}, "", "", "takes connections, but no messages; from message 1 on"},
+		"never takes any":              {"--reply --connect-timeout 1s", []string{"reset"}, "", "", "takes connections, but no messages; from message 1 on"},
 		"too many":                     {"--reply", []string{"5 echo x eof"}, all, all, ""},
-		"garbage":                      {"--reply --connect-timeout 50ms", []string{"5 garbage eof"}, "", "", "from message 1 on nothing"},
-		"silent":                       {"--timeout 50ms", []string{"5 x hang"}, all, "x", "nothing was heard within --timeout"},
+		"garbage":                      {"--reply --connect-timeout 1s", []string{"5 garbage eof"}, "", "", "from message 1 on nothing"},
+		"silent":                       {"--timeout 2s", []string{"5 x hang"}, all, "x", "nothing was heard within --timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, url := startFake(t, tt.scripts...)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,6 +106,30 @@ func parseWorkers(s string) (int, error) {
 		return 0, fmt.Errorf("%w, or auto", err)
 	}
 	return n, nil
+}
+
+// parseAddress takes what can be listened on; "" stands for nothing.
+func parseAddress(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	allowed := errors.New("HOST:PORT or :PORT, such as 127.0.0.1:9090, [::1]:9090 or :9090")
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || strings.ContainsAny(host, "/ ") {
+		return "", allowed
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "", allowed
+	}
+	return s, nil
+}
+
+func parseBool(s string) (bool, error) {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, errors.New("true or false")
+	}
+	return b, nil
 }
 
 func parseSignal(s string) (syscall.Signal, error) {

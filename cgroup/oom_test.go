@@ -226,7 +226,7 @@ func makeGroup(t *testing.T) string {
 func removeGroup(t *testing.T, group string) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(30 * time.Second)
 	for {
 		err := os.Remove(group)
 		if err == nil {

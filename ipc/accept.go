@@ -1,8 +1,10 @@
 package ipc
 
 import (
+	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -11,22 +13,27 @@ import (
 // acceptor accepts connections by hand. net.Listener spends three system calls
 // on each that a connection here does not need.
 type acceptor struct {
-	file *os.File // of the listening socket
-	raw  syscall.RawConn
-	fd   int
-	peer unix.Sockaddr
-	err  error
-	try  func(fd uintptr) bool
+	file    *os.File // of the listening socket
+	raw     syscall.RawConn
+	welcome func(fd int, peer unix.Sockaddr)
+	unlink  string // a path to remove when nobody can connect any more; or ""
+
+	door sync.Mutex // held from before a connection is accepted until it was welcomed
+	shut bool       // none is accepted any more; guarded by door
+
+	err error // of attempt
+	try func(fd uintptr) bool
 }
 
-// newAcceptor takes a listening socket over; file is the acceptor's own.
-func newAcceptor(file *os.File) (*acceptor, error) {
+// newAcceptor takes a listening socket over; file is the acceptor's own. welcome
+// gets each connection.
+func newAcceptor(file *os.File, welcome func(fd int, peer unix.Sockaddr)) (*acceptor, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	a := &acceptor{file: file, raw: raw}
+	a := &acceptor{file: file, raw: raw, welcome: welcome}
 	a.try = a.attempt
 	// Accepted sockets inherit it. A unix socket has no such option, and no need.
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) })
@@ -42,17 +49,61 @@ func (a *acceptor) deferUntilData() {
 	})
 }
 
-// accept waits for a connection.
-func (a *acceptor) accept() (fd int, peer unix.Sockaddr, err error) {
+// accept waits for a connection. It is for one goroutine.
+func (a *acceptor) accept() error {
 	if err := a.raw.Read(a.try); err != nil {
-		return -1, nil, err
+		return err
 	}
-	return a.fd, a.peer, a.err
+	return a.err
 }
 
 func (a *acceptor) attempt(fd uintptr) bool {
-	a.fd, a.peer, a.err = acceptNow(int(fd))
+	a.err = a.one(int(fd))
 	return a.err != unix.EAGAIN
+}
+
+// one accepts a connection, if one is there. Whoever holds the door finds it
+// either welcomed or still with the kernel.
+func (a *acceptor) one(fd int) error {
+	a.door.Lock()
+	defer a.door.Unlock()
+	if a.shut {
+		return net.ErrClosed
+	}
+	n, peer, err := acceptNow(fd)
+	if err == nil {
+		a.welcome(n, peer)
+	}
+	return err
+}
+
+// rest accepts what is in the backlog, until then.
+func (a *acceptor) rest(over func() bool) {
+	_ = a.raw.Control(func(fd uintptr) {
+		for !over() && a.one(int(fd)) == nil {
+		}
+	})
+}
+
+// close makes that nobody can connect any more. All that were accepted have been
+// welcomed when it returns.
+func (a *acceptor) close() {
+	a.door.Lock()
+	defer a.door.Unlock()
+	if a.shut {
+		return
+	}
+	a.shut = true
+	if a.unlink != "" {
+		os.Remove(a.unlink) // first: another process may bind the path as soon as nobody listens
+	}
+	a.file.Close()
+}
+
+func (a *acceptor) isShut() bool {
+	a.door.Lock()
+	defer a.door.Unlock()
+	return a.shut
 }
 
 // acceptNow accepts what is there, if anything.

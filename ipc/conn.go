@@ -42,9 +42,11 @@ type conn struct {
 	tail    *Delivery
 	owed    int
 	held    int  // bytes of replies that wait for an earlier one
-	ended   bool // the client sends no more, or is not to be heard any more
+	ended   bool // the client sends no more, or is not to be heard any more: all that it sent is in the queue
 	closing bool
 	drained chan struct{} // closed when all replies are written
+	unsent  int           // bytes that it had not taken when isDeaf looked, since
+	stuck   time.Duration
 }
 
 // newConn returns a connection; raw is nil for TLS, which cannot be read past.
@@ -186,7 +188,11 @@ func (c *conn) arrivedOnce() bool {
 	c.expect(batch[:])
 	if c.listener.queue.Submit(batch[:]) == 0 {
 		late := batch // the queue is full: that is not for the acceptor to wait for
-		c.listener.readers.Go(func() { c.handOver(late[:]) })
+		c.listener.readers.Go(func() {
+			c.handOver(late[:])
+			c.end(errOnce)
+		})
+		return true
 	}
 	c.end(errOnce)
 	return true

@@ -1,6 +1,10 @@
 package ipc
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // hearDrain notes, once, how much had arrived when the drain began: that much
 // is still handled. That is what is there now, unless the reader was waiting
@@ -38,13 +42,44 @@ func (c *conn) hasAll() bool {
 }
 
 // isQuiet reports whether all that had arrived before the drain is in the
-// queue.
+// queue. Who does not read his replies is not read to the end either.
 func (c *conn) isQuiet() bool {
 	if c.hasAll() {
 		c.caughtUp.Store(true)
 		return true
 	}
-	return c.quiet.Load()
+	return c.quiet.Load() || c.isOver() || c.isDeaf()
+}
+
+// isOver reports whether nothing more comes.
+func (c *conn) isOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// deafTime is how long a client may take nothing of what it is owed, when all of
+// that is there, before a stop goes on without it.
+const deafTime = time.Second
+
+// isDeaf reports whether there are replies for the client, and he has not read a
+// byte for deafTime. It has to be asked again and again.
+func (c *conn) isDeaf() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing || c.owed > 0 || c.out.size == 0 {
+		c.unsent = 0
+		return false
+	}
+	unsent, at := c.out.size, now()
+	_ = c.control.Control(func(fd uintptr) {
+		n, _ := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+		unsent += n
+	})
+	if unsent != c.unsent {
+		c.unsent, c.stuck = unsent, at
+	}
+	return at-c.stuck > deafTime
 }
 
 // inTime reports whether a frame had arrived before the drain began.

@@ -144,8 +144,12 @@ func (c *conn) closeIfDone() {
 }
 
 // retire closes the connection if its client has been silent since the given
-// time and is owed nothing.
+// time and is owed nothing, or does not read what it is owed.
 func (c *conn) retire(silentSince time.Duration) {
+	if c.isDeaf() {
+		c.kill()
+		return
+	}
 	if time.Duration(c.heard.Load()) > silentSince || !c.hasAll() {
 		return
 	}

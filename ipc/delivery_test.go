@@ -242,22 +242,25 @@ func TestRecycling(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *Config) { c.Recycle = 100 })
 	first := w.worker(answering(echo))
 	c := w.dial()
-	for n := 0; ; n++ {
+	for n := 1; ; n++ {
 		c.send("x")
-		if n > 110 {
+		c.want("x")
+		if n > 112 {
 			t.Fatal("never due")
 		}
 		select {
 		case <-first.Asks():
-			if n < 89 {
+			if n < 90 {
 				t.Errorf("due after %d", n)
 			}
-			w.worker(answering(echo)) // the reply does not wait for the old one's end
-			c.want("x")
+			c.send("y") // it is fed until its successor is ready
+			c.want("y")
+			w.worker(answering(echo))
 			<-first.Finish()
+			c.send("z")
+			c.want("z")
 			return
-		case <-time.After(time.Millisecond):
-			c.want("x")
+		default:
 		}
 	}
 }
@@ -336,10 +339,12 @@ func TestBackPressure(t *testing.T) {
 func TestBufferGrowsUnderReplies(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *Config) { c.Window = 4 })
 	large := strings.Repeat("L", 100_000)
+	first := make(chan bool)
 	w.worker(func(sock net.Conn) {
 		for range 2 {
 			readFrame(sock)
 		}
+		<-first
 		// A whole reply, and the beginning of one that is larger than the reader's buffer.
 		out := AppendFrame(AppendFrame(nil, []byte("reply-one")), []byte(large))
 		sock.Write(out[:replyBuffer/2])
@@ -349,6 +354,8 @@ func TestBufferGrowsUnderReplies(t *testing.T) {
 	})
 	c := w.dial()
 	c.send("one", "two")
+	eventually(t, "both are with the worker", func() bool { _, _, n := w.q.Depth(); return n == 2 })
+	close(first)
 	other := w.dial()
 	for range 8 {
 		other.send(strings.Repeat("SECRET", 15_000))

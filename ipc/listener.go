@@ -22,9 +22,6 @@ type listener struct {
 
 	addr       net.Addr
 	accepts    *acceptor
-	unlink     string      // a path to remove when nobody can connect any more
-	shut       atomic.Bool // nobody can connect any more
-	door       sync.Mutex  // held while a connection is welcomed
 	stats      SourceStats
 	draining   atomic.Bool
 	drainBegan atomic.Int64 // a time.Duration; 0: not yet
@@ -42,16 +39,15 @@ func newListener(u *URL, q *Queue, log zerolog.Logger, ln net.Listener) (*listen
 	if err != nil {
 		return nil, err
 	}
-	accepts, err := newAcceptor(file)
-	if err != nil {
-		return nil, err
-	}
 	l := &listener{
-		url: u, queue: q, log: log, addr: ln.Addr(), accepts: accepts, maxMessage: q.cfg.MaxMessage,
+		url: u, queue: q, log: log, addr: ln.Addr(), maxMessage: q.cfg.MaxMessage,
 		conns: make(map[*conn]struct{}), complain: newRated(log),
 	}
+	if l.accepts, err = newAcceptor(file, l.welcome); err != nil {
+		return nil, err
+	}
 	if u.once {
-		accepts.deferUntilData()
+		l.accepts.deferUntilData()
 	}
 	l.stats.Name = u.Name
 	return l, nil
@@ -70,13 +66,10 @@ const acceptPause = 20 * time.Millisecond
 // Serve implements Source.
 func (l *listener) Serve() {
 	for {
-		fd, peer, err := l.accepts.accept()
+		err := l.accepts.accept()
 		switch {
 		case err == nil:
-			l.door.Lock()
-			l.welcome(fd, peer)
-			l.door.Unlock()
-		case l.shut.Load():
+		case l.accepts.isShut():
 			return
 		default:
 			l.complain.warn("cannot accept connections", err.Error())
@@ -163,7 +156,9 @@ const drainTick = time.Millisecond
 // served, then nobody can connect any more. Connections stay open: each message
 // that comes from now on is answered "stopping".
 func (l *listener) Drain(ctx context.Context) {
-	l.acceptRest(ctx)
+	// Closing first would reset those in the backlog. Who connects again and again does not hold the end up.
+	l.accepts.rest(func() bool { return ctx.Err() != nil })
+	l.accepts.close()
 	l.drainBegan.Store(int64(now()))
 	l.draining.Store(true)
 	for _, c := range l.all() {
@@ -189,41 +184,14 @@ func (l *listener) isQuiet() bool {
 	return true
 }
 
-// acceptRest takes what is in the backlog, and closes the listener. Closing it
-// first would reset those connections.
-func (l *listener) acceptRest(ctx context.Context) {
-	_ = l.accepts.raw.Control(func(fd uintptr) {
-		for ctx.Err() == nil { // who connects again and again does not hold the end up
-			n, peer, err := acceptNow(int(fd))
-			if err != nil {
-				return
-			}
-			l.door.Lock()
-			l.welcome(n, peer)
-			l.door.Unlock()
-		}
-	})
-	l.closeDoor()
-}
-
-// closeDoor makes that nobody can connect any more.
-func (l *listener) closeDoor() {
-	if l.shut.Swap(true) {
-		return
-	}
-	if l.unlink != "" {
-		os.Remove(l.unlink)
-	}
-	l.accepts.file.Close()
-}
-
 // quietTime is how long a client must have been silent during a stop before its
 // connection is closed: by then one that was about to send has sent, and has
 // been told "stopping".
 const quietTime = 300 * time.Millisecond
 
 // Linger implements Source: connections stay open until their clients close
-// them, or have been silent for a while and are owed nothing.
+// them, or have been silent for a while and are owed nothing, or do not read what
+// they are.
 func (l *listener) Linger(ctx context.Context) {
 	began := now()
 	if l.drainBegan.Load() > 0 {
@@ -247,9 +215,7 @@ func (l *listener) Linger(ctx context.Context) {
 
 // Close implements Source.
 func (l *listener) Close() {
-	l.closeDoor()
-	l.door.Lock() // whom Serve was just welcoming is among the connections now
-	defer l.door.Unlock()
+	l.accepts.close()
 	for _, c := range l.all() {
 		c.kill()
 	}

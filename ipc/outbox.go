@@ -142,8 +142,8 @@ const slowPiece = 64 << 10
 
 func (o *outbox) writeSlowly(b []byte) error {
 	for len(b) > 0 {
-		if o.stall > 0 {
-			_ = o.conn.SetWriteDeadline(time.Now().Add(o.stall)) // closed: the write says so
+		if err := o.setStall(); err != nil {
+			return err
 		}
 		n, err := o.conn.Write(b[:min(len(b), slowPiece)])
 		if err != nil {
@@ -152,6 +152,20 @@ func (o *outbox) writeSlowly(b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// setStall gives the reader its time, unless he has been given up: that deadline
+// must stay.
+func (o *outbox) setStall() error {
+	if o.stall == 0 {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failed {
+		return os.ErrClosed
+	}
+	return o.conn.SetWriteDeadline(time.Now().Add(o.stall))
 }
 
 var errWouldBlock = os.ErrDeadlineExceeded

@@ -160,6 +160,10 @@ func (c *Channel) lost(err error) {
 	q.mu.Lock()
 	c.serving, c.over = false, true
 	c.settle()
+	if c.timer != nil {
+		c.timer.Stop() // if it is just firing, it finds that it is over
+		c.timer = nil
+	}
 	flight := c.flight
 	c.flight = list{}
 	q.flying -= flight.n

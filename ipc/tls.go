@@ -44,17 +44,25 @@ func (c *conn) shakeHands(nc *tlsConn) error {
 		limit = c.listener.url.idle
 	}
 	if limit > 0 {
-		_ = nc.SetDeadline(time.Now().Add(limit)) // closed meanwhile: the handshake says so
+		if err := c.setDeadline(nc, time.Now().Add(limit)); err != nil {
+			return err
+		}
 	}
 	if err := nc.Handshake(); err != nil {
 		return err
 	}
+	return c.setDeadline(nc, time.Time{})
+}
+
+// setDeadline sets one for reading and writing, unless the connection was killed:
+// that deadline must stay.
+func (c *conn) setDeadline(nc *tlsConn, at time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out.failed { // killed: that deadline must stay
+	if c.out.failed {
 		return net.ErrClosed
 	}
-	return nc.SetDeadline(time.Time{})
+	return nc.SetDeadline(at)
 }
 
 func (l *listener) handshakeFailed(err error) {

@@ -23,7 +23,7 @@ func openUnix(u *URL, q *Queue, log zerolog.Logger) (Source, error) {
 		os.Remove(u.Addr)
 		return nil, err
 	}
-	l.unlink = u.Addr
+	l.accepts.unlink = u.Addr
 	return l, nil
 }
 

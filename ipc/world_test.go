@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -14,7 +15,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // A world is a queue with a source on loopback and workers that are goroutines.
 type world struct {
@@ -178,6 +179,38 @@ func (c *client) want(replies ...string) {
 	for _, want := range replies {
 		if got := c.next(); got != want {
 			c.t.Errorf("reply %.100q, want %.100q", got, want)
+		}
+	}
+}
+
+// try sends a message and compares its reply, for a client that may be closed.
+func (c *client) try(body, want string) error {
+	if _, err := c.Write(AppendFrame(nil, []byte(body))); err != nil {
+		return err
+	}
+	if got := c.next(); got != want {
+		return fmt.Errorf("reply %.100q, want %.100q", got, want)
+	}
+	return nil
+}
+
+// undisturbed is for what must not fail if it gets on as fast as it usually
+// does. It does it again if it failed and took longer than that: then the
+// machine stood still for a while, and that it failed says nothing.
+func undisturbed(t testing.TB, usual time.Duration, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		began := time.Now()
+		err := f()
+		took := time.Since(began)
+		switch {
+		case err == nil:
+			return
+		case took <= usual:
+			t.Fatalf("after %s: %v", took, err)
+		case time.Now().After(deadline):
+			t.Fatalf("the machine is too slow for this test: after %s, and usually not more than %s: %v", took, usual, err)
 		}
 	}
 }

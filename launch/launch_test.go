@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // The test binary plays the worker: TEST_CHILD says what it does.
 func TestMain(m *testing.M) {
@@ -156,6 +156,26 @@ func (c *capture) launch(t *testing.T) supervisor.Process {
 	}
 	t.Cleanup(func() { _ = p.SignalGroup(syscall.SIGKILL) }) // most have ended
 	return p
+}
+
+func (c *capture) logged() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.log.String()
+}
+
+// eventually waits for what has no channel.
+func eventually(t *testing.T, what string, cond func() (got any, ok bool)) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		got, ok := cond()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v; instead there was: %v", what, patience, got)
+		}
+	}
 }
 
 func wait(t *testing.T, what string, done <-chan struct{}) {
@@ -298,12 +318,11 @@ func TestGarbageIsLoggedOnce(t *testing.T) {
 	c := launcher(t, "garbage")
 	p := c.launch(t)
 	wait(t, "exit", p.Exited())
+	eventually(t, "a complaint", func() (any, bool) { return c.logged(), c.logged() != "" })
 	p.Release("the test is over")
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	// The child may be gone before it is looked at: then it is a stranger.
-	if n := strings.Count(c.log.String(), "ignoring a notify message"); n < 1 || n > 2 {
-		t.Errorf("%d complaints: %s", n, c.log.String())
+	if n := strings.Count(c.logged(), "ignoring a notify message"); n < 1 || n > 2 {
+		t.Errorf("%d complaints: %s", n, c.logged())
 	}
 }
 
@@ -331,15 +350,22 @@ func TestFailedStart(t *testing.T) {
 		if err := c.relay.Close(patience); err != nil {
 			t.Errorf("%q: %v", tt.args, err)
 		}
-		if after := openFiles(t); after > before {
-			t.Errorf("%q: %d descriptors, before it were %d", tt.args, after, before)
-		}
+		expectFiles(t, before)
 	}
 }
 
 func start(c *capture) error {
 	_, err := c.Launch(supervisor.Identity{})
 	return err
+}
+
+// expectFiles waits until no more descriptors are open than before.
+func expectFiles(t *testing.T, before int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d descriptors", before), func() (any, bool) {
+		now := openFiles(t)
+		return now, now <= before
+	})
 }
 
 func openFiles(t *testing.T) int {
@@ -380,9 +406,7 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("no %q", line)
 		}
 	}
-	if after := openFiles(t); after > before {
-		t.Errorf("%d descriptors, before it were %d", after, before)
-	}
+	expectFiles(t, before)
 }
 
 func TestEnvironKeepsOrderAndOddities(t *testing.T) {

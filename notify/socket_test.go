@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // The test binary plays the process that speaks: it sends its arguments to
 // NOTIFY_SOCKET, a datagram each, says so, and stays until its stdin ends.

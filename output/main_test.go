@@ -18,7 +18,7 @@ import (
 const roleVar = "OUTPUT_TEST_ROLE"
 
 // deadline is for things that take microseconds: it elapses when they never happen.
-const deadline = 10 * time.Second
+const deadline = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	roles := map[string]func(){"printer": playPrinter, "broken-log": playBrokenLog}

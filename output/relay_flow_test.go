@@ -133,6 +133,11 @@ func TestRelayCloseEndsWhatOutlivesAWorker(t *testing.T) {
 	if d := time.Since(before); d < 20*time.Millisecond || d > deadline {
 		t.Errorf("Close took %s", d)
 	}
+	eventually(t, "the pumps end", func() bool { // most often before Close returns, which does not wait long for them
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.pumps) == 0
+	})
 	if want := "[worker 1] still here\n[worker 1] and mid-line\n"; rec.String() != want {
 		t.Errorf("got %q, want %q", rec.String(), want)
 	}

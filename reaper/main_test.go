@@ -150,6 +150,9 @@ func childNobodyReaps([]string) int {
 	if _, err := syscall.Wait4(pid, nil, 0, nil); err != nil { // this one only
 		return failed("wait", err)
 	}
+	for deadline := time.Now().Add(limit); zombiesOf(os.Getpid()) < 3 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // until they have ended
+	}
 	time.Sleep(200 * time.Millisecond) // what is to be seen is that nothing happens
 	return zombiesOf(os.Getpid())
 }

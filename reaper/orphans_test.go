@@ -23,9 +23,10 @@ func TestOrphansAreReaped(t *testing.T) {
 	if status := p.Exit().Status(); status != 0 {
 		t.Fatalf("exit code %d", status)
 	}
-	eventually(t, "every orphan reaped", func() (any, bool) { return r.Orphans(), r.Orphans() == uint64(n) })
-	if told.Load() != int64(n) || wrong.Load() != 0 {
-		t.Errorf("told of %d orphans, %d with a wrong status", told.Load(), wrong.Load())
+	eventually(t, "every orphan reaped", func() (any, bool) { return r.Stats().Orphans, r.Stats().Orphans == uint64(n) })
+	eventually(t, "told of every orphan", func() (any, bool) { return told.Load(), told.Load() == int64(n) })
+	if wrong.Load() != 0 {
+		t.Errorf("%d with a wrong status", wrong.Load())
 	}
 	if left := zombiesOf(os.Getpid()); left != 0 {
 		t.Errorf("%d zombies left", left)

@@ -101,9 +101,13 @@ func (r *Reaper) Close() {
 	r.loops.Wait()
 }
 
-// Orphans returns how many processes were reaped that this program did not
-// start.
-func (r *Reaper) Orphans() uint64 { return r.orphans.Load() }
+// Stats counts what a Reaper did.
+type Stats struct {
+	Orphans uint64 // processes reaped that this program did not start
+}
+
+// Stats returns the counts.
+func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
 
 func (r *Reaper) reapLoop() {
 	// Children that ended before SIGCHLD was asked for have sent theirs: look once first.

@@ -23,10 +23,12 @@ func TestTerminalIsLent(t *testing.T) {
 		t.Fatal(err)
 	}
 	unix.Close(slave)
+	screen := readUntil(t, master, "meanwhile the child's: ", "at once the child's: ") // it has looked while the child is there
 	if _, err := io.WriteString(master, "a line\n"); err != nil {
 		t.Fatal(err)
 	}
-	screen, _ := io.ReadAll(master) // EIO when the last one has closed the terminal
+	rest, _ := io.ReadAll(master) // EIO when the last one has closed the terminal
+	screen = append(screen, rest...)
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 5 {
 		t.Errorf("exit code %d, %v", status.ExitStatus(), err)
@@ -36,6 +38,21 @@ func TestTerminalIsLent(t *testing.T) {
 			t.Errorf("want %q on the terminal:\n%s", want, screen)
 		}
 	}
+}
+
+// readUntil reads until all the texts have come.
+func readUntil(t *testing.T, from io.Reader, texts ...string) (all []byte) {
+	t.Helper()
+	piece := make([]byte, 1024)
+	for _, text := range texts {
+		for !strings.Contains(string(all), text) {
+			n, err := from.Read(piece)
+			if all = append(all, piece[:n]...); err != nil {
+				t.Fatalf("no %q before %v in:\n%s", text, err, all)
+			}
+		}
+	}
+	return all
 }
 
 func openPTY(t *testing.T) (master *os.File, slave int) {

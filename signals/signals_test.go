@@ -65,7 +65,7 @@ func TestEverySignalArrives(t *testing.T) {
 			if s != sig {
 				t.Errorf("sent %s, got %s", Name(sig), Name(s))
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("%s did not arrive", Name(sig))
 		}
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // enough is how long a test waits for what must happen.
-const enough = 10 * time.Second
+const enough = 30 * time.Second
 
 // A pool is the other end of a worker's socket.
 type pool struct {

@@ -1,4 +1,4 @@
-package main
+package tini
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ func TestParseInit(t *testing.T) {
 		}
 		return set
 	}
-	for in, want := range map[string]initOptions{
+	for in, want := range map[string]options{
 		"true":                   {verbosity: 1, command: []string{"true"}},
 		"-- true":                {verbosity: 1, command: []string{"true"}},
 		"-- -v":                  {verbosity: 1, command: []string{"-v"}},
@@ -30,7 +30,7 @@ func TestParseInit(t *testing.T) {
 		"-p SIGHUP -p SIGTERM x": {verbosity: 1, parentDeath: syscall.SIGTERM, command: []string{"x"}},
 		"-e 143 -e0 -we255 x":    {verbosity: 1, warnReap: true, success: codes(0, 143, 255), command: []string{"x"}},
 	} {
-		got, err := parseInit(strings.Fields(in), noEnv)
+		got, err := parse(strings.Fields(in), noEnv)
 		if err != nil || fmt.Sprint(*got) != fmt.Sprint(want) {
 			t.Errorf("%s: %v, %v", in, got, err)
 		}
@@ -40,7 +40,7 @@ func TestParseInit(t *testing.T) {
 func noEnv(string) (string, bool) { return "", false }
 
 func TestParseInitRefuses(t *testing.T) {
-	usage := initUsageError("")
+	usage := usageError("")
 	for in, want := range map[string]error{
 		"":               usage,
 		"--":             usage,
@@ -55,13 +55,13 @@ func TestParseInitRefuses(t *testing.T) {
 		"-p -- x":        errors.New("Not a valid option for -p: --"),
 		"-e 256 x":       errors.New("Not a valid option for -e: 256"),
 		"-e1.5 x":        errors.New("Not a valid option for -e: 1.5"),
-		"--version":      errInitVersion,
-		"-h -x":          errInitHelp,
-		"--help":         errInitHelp,
-		"-gl":            errInitLicense,
+		"--version":      errVersion,
+		"-h -x":          errHelp,
+		"--help":         errHelp,
+		"-gl":            errLicense,
 	} {
-		_, err := parseInit(strings.Fields(in), noEnv)
-		var got initUsageError
+		_, err := parse(strings.Fields(in), noEnv)
+		var got usageError
 		if want == usage && !errors.As(err, &got) {
 			t.Errorf("%s: %v, want a usage error", in, err)
 		}
@@ -74,7 +74,7 @@ func TestParseInitRefuses(t *testing.T) {
 // A variable counts by being there, whatever it says, but for the verbosity.
 func TestParseInitEnvironment(t *testing.T) {
 	for value, verbosity := range map[string]int{"3": 3, "0": 0, "": 0, "many": 0, " 2": 2, "-1": -1} {
-		got, err := parseInit([]string{"-vv", "x"}, func(name string) (string, bool) {
+		got, err := parse([]string{"-vv", "x"}, func(name string) (string, bool) {
 			return value, strings.HasPrefix(name, "TINI_")
 		})
 		if err != nil || got.verbosity != verbosity || !got.group || !got.subreaper {

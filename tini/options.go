@@ -1,7 +1,6 @@
-package main
+package tini
 
 import (
-	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -12,8 +11,8 @@ import (
 	"github.com/poolinit/poolinit/signals"
 )
 
-// initOptions is tini's command line, with what its environment adds.
-type initOptions struct {
+// options is tini's command line, with what its environment adds.
+type options struct {
 	subreaper   bool
 	group       bool // signals go to the child's process group
 	warnReap    bool
@@ -27,27 +26,27 @@ type initOptions struct {
 const defaultVerbosity = 1
 
 var (
-	errInitHelp    = errors.New("help wanted")
-	errInitLicense = errors.New("license wanted")
-	errInitVersion = errors.New("version wanted")
+	errHelp    = errors.New("help wanted")
+	errLicense = errors.New("license wanted")
+	errVersion = errors.New("version wanted")
 )
 
-// An initUsageError is answered with the usage text; it may be empty.
-type initUsageError string
+// An usageError is answered with the usage text; it may be empty.
+type usageError string
 
-func (e initUsageError) Error() string { return string(e) }
+func (e usageError) Error() string { return string(e) }
 
-// parseInit reads the command line as getopt(3) does where it follows POSIX:
+// parse reads the command line as getopt(3) does where it follows POSIX:
 // options end at the first word that is none, so that those of the command are
 // its own. (tini built with glibc looks for its own among them too.)
-func parseInit(args []string, env func(string) (string, bool)) (*initOptions, error) {
-	o := &initOptions{verbosity: defaultVerbosity}
+func parse(args []string, env func(string) (string, bool)) (*options, error) {
+	o := &options{verbosity: defaultVerbosity}
 	if len(args) == 1 && args[0] == "--version" {
-		return o, errInitVersion
+		return o, errVersion
 	}
-	rest, err := o.options(args)
+	rest, err := o.words(args)
 	if err == nil && len(rest) == 0 {
-		err = initUsageError("")
+		err = usageError("")
 	}
 	if err != nil {
 		return o, err
@@ -57,15 +56,15 @@ func parseInit(args []string, env func(string) (string, bool)) (*initOptions, er
 	return o, nil
 }
 
-// options takes the leading options off args.
-func (o *initOptions) options(args []string) (rest []string, err error) {
+// words takes the leading options off args.
+func (o *options) words(args []string) (rest []string, err error) {
 	for len(args) > 0 && err == nil {
 		word := args[0]
 		switch {
 		case word == "--":
 			return args[1:], nil
 		case word == "--help":
-			return nil, errInitHelp
+			return nil, errHelp
 		case len(word) < 2 || word[0] != '-':
 			return args, nil
 		}
@@ -76,7 +75,7 @@ func (o *initOptions) options(args []string) (rest []string, err error) {
 
 // cluster takes a word of option letters, as in -vvg, -pTERM or -e 143, and
 // returns what follows it.
-func (o *initOptions) cluster(letters string, rest []string) ([]string, error) {
+func (o *options) cluster(letters string, rest []string) ([]string, error) {
 	for letters != "" {
 		letter := letters[0]
 		letters = letters[1:]
@@ -90,14 +89,14 @@ func (o *initOptions) cluster(letters string, rest []string) ([]string, error) {
 			return rest, o.value(letter, letters)
 		}
 		if len(rest) == 0 {
-			return nil, initUsageError(fmt.Sprintf("option requires an argument -- '%c'", letter))
+			return nil, usageError(fmt.Sprintf("option requires an argument -- '%c'", letter))
 		}
 		return rest[1:], o.value(letter, rest[0])
 	}
 	return rest, nil
 }
 
-func (o *initOptions) option(letter byte) error {
+func (o *options) option(letter byte) error {
 	switch letter {
 	case 's':
 		o.subreaper = true
@@ -108,18 +107,18 @@ func (o *initOptions) option(letter byte) error {
 	case 'g':
 		o.group = true
 	case 'h':
-		return errInitHelp
+		return errHelp
 	case 'l':
-		return errInitLicense
+		return errLicense
 	default:
-		return initUsageError(fmt.Sprintf("invalid option -- '%c'", letter))
+		return usageError(fmt.Sprintf("invalid option -- '%c'", letter))
 	}
 	return nil
 }
 
-// value takes -p's and -e's. A wrong one is no initUsageError: like tini this
+// value takes -p's and -e's. A wrong one is no usageError: like tini this
 // names it, and spares the reader the usage text.
-func (o *initOptions) value(letter byte, value string) error {
+func (o *options) value(letter byte, value string) error {
 	//lint:ignore ST1005 tini's words
 	bad := fmt.Errorf("Not a valid option for -%c: %s", letter, value)
 	if letter == 'p' {
@@ -140,7 +139,7 @@ func (o *initOptions) value(letter byte, value string) error {
 
 // environment adds what the variables say. TINI_VERBOSITY replaces -v, and
 // what is not a number is 0, as atoi(3) has it: tini reads it like this.
-func (o *initOptions) environment(env func(string) (string, bool)) {
+func (o *options) environment(env func(string) (string, bool)) {
 	if _, ok := env("TINI_SUBREAPER"); ok {
 		o.subreaper = true
 	}
@@ -152,24 +151,21 @@ func (o *initOptions) environment(env func(string) (string, bool)) {
 	}
 }
 
-//go:embed LICENSE
-var license string
-
 // refuse answers a command line that starts nothing.
-func (o *initOptions) refuse(say *messenger, err error) int {
-	var wrong initUsageError
+func (o *options) refuse(say *messenger, err error, about About) int {
+	var wrong usageError
 	switch {
-	case err == errInitHelp:
-		fmt.Fprint(os.Stdout, initUsage(say.name))
-	case err == errInitVersion:
-		fmt.Println(initVersion(say.name))
-	case err == errInitLicense:
-		fmt.Print(license)
+	case err == errHelp:
+		fmt.Fprint(os.Stdout, usageOf(say.name, about))
+	case err == errVersion:
+		fmt.Println(versionOf(say.name, about))
+	case err == errLicense:
+		fmt.Print(about.License)
 	case errors.As(err, &wrong):
 		if wrong != "" {
 			fmt.Fprintf(os.Stderr, "%s: %s\n", say.name, wrong)
 		}
-		fmt.Fprint(os.Stderr, initUsage(say.name))
+		fmt.Fprint(os.Stderr, usageOf(say.name, about))
 		return exitInitFailed
 	default:
 		say.fatal("%v", err)
@@ -178,10 +174,10 @@ func (o *initOptions) refuse(say *messenger, err error) int {
 	return 0
 }
 
-func initVersion(name string) string { return name + " (poolinit " + buildVersion() + ")" }
+func versionOf(name string, about About) string { return name + " (poolinit " + about.Version + ")" }
 
-func initUsage(name string) string {
-	return initVersion(name) + "\nUsage: " + name + ` [OPTIONS] [--] PROGRAM [ARGS] | --version
+func usageOf(name string, about About) string {
+	return versionOf(name, about) + "\nUsage: " + name + ` [OPTIONS] [--] PROGRAM [ARGS] | --version
 
 Run a program under a valid init process: zombies are reaped, signals passed on.
 

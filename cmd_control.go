@@ -1,0 +1,178 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/pflag"
+
+	"github.com/poolinit/poolinit/control"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// exitControlFailed is the exit code of status, reload, stop and health when
+// there is no pool, or it could not do what it was asked, or is not well.
+const exitControlFailed = 1
+
+// controlOptions are the command lines of status, reload, stop and health,
+// parsed; each has some of them.
+type controlOptions struct {
+	pid   int // 0: PID 1, or the only pool
+	wait  bool
+	json  bool
+	watch bool
+	ready bool
+	help  bool
+}
+
+// A controlCommand is one of the subcommands that speak to a running pool.
+type controlCommand struct {
+	name  string
+	about string // what --help says before the flags
+	flags func(fs *pflag.FlagSet, o *controlOptions)
+	run   func(o *controlOptions) error
+}
+
+// failed is an error whose words have been said already.
+type failed struct{ error }
+
+func (c *controlCommand) flagSet(o *controlOptions) *pflag.FlagSet {
+	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard) // main reports
+	fs.Usage = func() {}
+	c.flags(fs, o)
+	add(fs, &o.pid, between(0, 1<<22), "pid", "", "0", "`number`", "the pool with this PID; 0: PID 1, or the only one there is")
+	fs.BoolFuncP("help", "h", "print this", func(string) error { o.help = true; return nil })
+	return fs
+}
+
+// main parses a command line and runs it.
+func (c *controlCommand) main(args []string) int {
+	signal.Reset() // they are caught for a pool; here they end the program
+	o := new(controlOptions)
+	fs := c.flagSet(o)
+	err := fs.Parse(args)
+	switch {
+	case err != nil:
+		err = explain(fs, err)
+	case o.help:
+		fmt.Printf("poolinit %s %s\n\nUsage:\n  poolinit %s [flags]\n\nFlags:\n%s", c.name, c.about, c.name, fs.FlagUsages())
+		return 0
+	case fs.NArg() > 0:
+		err = fmt.Errorf("%s takes no arguments, but got %q", c.name, fs.Arg(0))
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "poolinit: %v\nTry 'poolinit %s --help'.\n", err, c.name)
+		return exitUsage
+	}
+	switch err := c.run(o).(type) {
+	case nil:
+		return 0
+	case failed:
+		return exitControlFailed
+	default:
+		fmt.Fprintf(os.Stderr, "poolinit: %v\n", err)
+		return exitControlFailed
+	}
+}
+
+// dial connects to the pool that is meant.
+func (o *controlOptions) dial() (*control.Client, error) {
+	pid := o.pid
+	if pid == 0 {
+		var err error
+		if pid, err = control.Find(); err != nil {
+			return nil, err
+		}
+	}
+	return control.Dial(pid)
+}
+
+var reloadCommand = controlCommand{
+	name:  "reload",
+	about: "replaces the workers of the running pool one by one, as SIGUSR1 does.\nExit codes: 0 asked for (with --wait: done); 1 failed, or there is no pool; 2 usage.",
+	flags: func(fs *pflag.FlagSet, o *controlOptions) {
+		addSwitch(fs, &o.wait, "wait", "until it has ended; the exit code says how")
+	},
+	run: reload,
+}
+
+func reload(o *controlOptions) error {
+	c, err := o.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	end, err := c.Reload(o.wait, func(a control.Answer) {
+		fmt.Printf("%d of %d workers replaced\n", a.Replaced, a.Workers)
+	})
+	switch {
+	case err != nil:
+		return err
+	case !o.wait:
+		fmt.Printf("process %d reloads\n", c.PID)
+	case end.Outcome != string(supervisor.Complete):
+		return fmt.Errorf("reload %s: %s", end.Outcome, end.Reason)
+	default:
+		fmt.Printf("reload done in %.1fs\n", end.Seconds)
+	}
+	return nil
+}
+
+var stopCommand = controlCommand{
+	name:  "stop",
+	about: "stops the running pool, as SIGTERM does; a second time it kills the workers.\nExit codes: 0 asked for (with --wait: ended); 1 there is no pool; 2 usage.",
+	flags: func(fs *pflag.FlagSet, o *controlOptions) {
+		addSwitch(fs, &o.wait, "wait", "until it has ended")
+	},
+	run: stop,
+}
+
+func stop(o *controlOptions) error {
+	c, err := o.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Stop(o.wait); err != nil {
+		return err
+	}
+	if o.wait {
+		fmt.Printf("process %d has stopped\n", c.PID)
+	} else {
+		fmt.Printf("process %d stops\n", c.PID)
+	}
+	return nil
+}
+
+var healthCommand = controlCommand{
+	name: "health",
+	about: "says whether the running pool is well, for HEALTHCHECK and exec probes.\n" +
+		"Exit codes: 0 it is; 1 it is not, or there is none; 2 usage.",
+	flags: func(fs *pflag.FlagSet, o *controlOptions) {
+		addSwitch(fs, &o.ready, "ready", "whether it serves, as /readyz; without, whether it is alive, as /livez")
+	},
+	run: health,
+}
+
+func health(o *controlOptions) error {
+	c, err := o.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a, err := c.Health()
+	switch {
+	case err != nil:
+		return err
+	case !a.Live:
+		return fmt.Errorf("not alive: %s", a.Reason)
+	case o.ready && !a.Ready:
+		return fmt.Errorf("not ready: %s", a.Reason)
+	}
+	fmt.Println("ok")
+	return nil
+}

@@ -1,0 +1,111 @@
+// Package control lets the same user, or root, in the same PID namespace look at
+// a running pool and act on it: poolinit status, reload, stop and health.
+//
+// It goes by an abstract unix socket, which needs no file system and no flag,
+// and goes with its process. Its name has the PID namespace in it, since several
+// of those may share one network namespace (the containers of a pod), and the
+// process's PID, since several pools may run in one of them. Anybody may connect
+// to an abstract socket, so the server looks who it is, and the client looks that
+// the process that listens is the one whose PID is in the name.
+//
+// A request is a line of JSON, and so is each line of the answer:
+//
+//	{"command":"status"}              a status.Document
+//	{"command":"health"}              {"live":true,"ready":false,"reason":"..."}
+//	{"command":"reload","wait":true}  {"replaced":1,"workers":4} each time that this changes;
+//	                                  at last {"outcome":"done","seconds":1.5}
+//	{"command":"stop","wait":true}    {"accepted":true}, then the end of the connection when the process ends
+//
+// Without wait, reload and stop answer {"accepted":true}. What cannot be done is
+// answered {"error":"..."}.
+package control
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Commands.
+const (
+	cmdStatus = "status"
+	cmdHealth = "health"
+	cmdReload = "reload"
+	cmdStop   = "stop"
+)
+
+type request struct {
+	Command string `json:"command"`
+	Wait    bool   `json:"wait,omitempty"`
+}
+
+// An Answer is a line of every answer but status's.
+type Answer struct {
+	Error    string  `json:"error,omitempty"`
+	Accepted bool    `json:"accepted,omitempty"`
+	Live     bool    `json:"live,omitempty"`
+	Ready    bool    `json:"ready,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	Replaced int     `json:"replaced,omitempty"`
+	Workers  int     `json:"workers,omitempty"`
+	Outcome  string  `json:"outcome,omitempty"`
+	Seconds  float64 `json:"seconds,omitempty"`
+}
+
+// prefix is what names of this PID namespace begin with.
+func prefix() (string, error) {
+	link, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the PID namespace: %w", err)
+	}
+	id := strings.TrimSuffix(strings.TrimPrefix(link, "pid:["), "]")
+	return "@poolinit/" + id + "/", nil
+}
+
+// peer returns who is at the other end, as this PID namespace numbers it: 0 for
+// a process that is not in it.
+func peer(conn interface {
+	Control(func(fd uintptr)) error
+}) (cred *unix.Ucred, err error) {
+	if e := conn.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); e != nil {
+		return nil, e
+	}
+	return cred, err
+}
+
+// trusted says why a peer may not use the socket, or nil. That it has a PID here
+// is not enough: processes of namespaces below have one, too.
+func trusted(cred *unix.Ucred) error {
+	if uid := os.Geteuid(); cred.Uid != 0 && cred.Uid != uint32(uid) {
+		return fmt.Errorf("uid %d is neither 0 nor %d, which the pool runs as", cred.Uid, uid)
+	}
+	if cred.Pid == 0 {
+		return fmt.Errorf("the process is not in the pool's PID namespace")
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/status")
+	if err != nil {
+		return fmt.Errorf("cannot tell the PID namespace of process %d: %w", cred.Pid, err)
+	}
+	if !onlyHere(text) {
+		return fmt.Errorf("process %d is in another PID namespace", cred.Pid)
+	}
+	return nil
+}
+
+// onlyHere reports whether a process has one PID only, in a text as
+// proc_pid_status(5) describes it. (The link in /proc/PID/ns says the same, but
+// may not be read by a user of a process of root.)
+func onlyHere(status []byte) bool {
+	for line := range bytes.Lines(status) {
+		if pids, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
+			return len(bytes.Fields(pids)) == 1
+		}
+	}
+	return false
+}

@@ -1,0 +1,243 @@
+package ipc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopWithin drains and lingers as a stop does, and reports whether that took
+// all the time there was.
+func (w *world) stopWithin(t *testing.T, limit time.Duration) (all bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	w.src.Drain(ctx)
+	w.q.Close()
+	w.src.Linger(ctx)
+	return ctx.Err() != nil
+}
+
+// megabyte is a worker's reply that takes room.
+func megabyte([]byte) []byte { return AppendFrame(nil, make([]byte, 1<<20)) }
+
+// A client that has ended its side and never reads does not hold up a stop.
+func TestStopDoesNotWaitForADeafClient(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=0s", nil)
+	w.worker(answering(megabyte))
+	deaf := w.dial()
+	for range 30 { // more than the kernel holds
+		deaf.send("x")
+	}
+	if err := deaf.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is answered", func() bool { return w.src.stats.Handled.Load() == 30 })
+	if w.stopWithin(t, patience) {
+		t.Error("it took all the time there was")
+	}
+}
+
+// Nor does one that goes on to send, and is not read any more because of that.
+func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=0s", nil)
+	w.worker(answering(megabyte))
+	deaf := w.dial()
+	go func() { // ends when the connection is closed, at the latest by the deadline
+		for {
+			if _, err := deaf.Write(AppendFrame(nil, []byte("more"))); err != nil {
+				return
+			}
+		}
+	}()
+	eventually(t, "it is not read any more", func() bool {
+		for _, c := range w.src.all() {
+			c.mu.Lock()
+			waits := c.drained != nil && c.owed == 0
+			c.mu.Unlock()
+			if waits {
+				return true
+			}
+		}
+		return false
+	})
+	if w.stopWithin(t, patience) {
+		t.Error("it took all the time there was")
+	}
+}
+
+// One that reads slowly is not deaf.
+func TestStopWaitsForASlowClient(t *testing.T) {
+	const n, piece = 30, 256 << 10
+	undisturbed(t, 4*time.Second, func() error {
+		w := newWorld(t, "?reply=always&idle=0s", nil)
+		w.worker(answering(megabyte))
+		slow := w.dial()
+		for range n {
+			slow.send("x")
+		}
+		if err := slow.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "all is answered", func() bool { return w.src.stats.Handled.Load() == n })
+		stopped := make(chan bool, 1)
+		go func() { stopped <- w.stopWithin(t, patience) }() // ends with the connection
+		left := n * (HeaderSize + 1<<20)
+		for buf := make([]byte, piece); left > 0; {
+			got, err := slow.Read(buf)
+			if left -= got; err != nil {
+				return fmt.Errorf("%d bytes are missing: %w", left, err)
+			}
+			time.Sleep(10 * time.Millisecond) // a slow client: all together longer than deafTime
+		}
+		if <-stopped {
+			return errors.New("it took all the time there was")
+		}
+		return nil
+	})
+}
+
+// A connection that is just being accepted when the source is closed is closed
+// as well, or has never been.
+func TestCloseWhileAccepting(t *testing.T) {
+	for range 50 {
+		w := newWorld(t, "?reply=always", nil)
+		w.src.accepts.door.Lock()
+		c := w.dial() // Serve is at the door for it, or about to be
+		closed := make(chan struct{})
+		go func() { // ends when the source has
+			w.src.Close()
+			close(closed)
+		}()
+		w.src.accepts.door.Unlock()
+		<-closed
+		w.ended.Wait()
+		if n := w.src.stats.Connections.Load(); n != 0 || len(w.src.all()) > 0 {
+			t.Fatalf("%d connections are open, %d are known", n, len(w.src.all()))
+		}
+		c.Close()
+	}
+}
+
+// A message that waits for room in the queue is what a drain waits for, though
+// its connection takes no other.
+func TestDrainWaitsForRoom(t *testing.T) {
+	w := newWorld(t, "?once=true", func(c *Config) { c.Messages, c.Window = 1, 1 })
+	gate := make(chan bool)
+	w.worker(answering(func(b []byte) []byte { <-gate; return echo(b) }))
+	var clients []*client
+	for i := range 3 { // one with the worker, one in the queue, one for which there is no room
+		c := w.dial()
+		c.send(fmt.Sprint(i))
+		clients = append(clients, c)
+		eventually(t, "it is received", func() bool { return w.src.stats.Received.Load() == uint64(i+1) })
+	}
+	drained := make(chan struct{})
+	go func() { // ends with the drain
+		w.src.Drain(context.Background())
+		close(drained)
+	}()
+	eventually(t, "the drain began", w.src.isDraining)
+	for range 20 {
+		if isClosed(drained) {
+			t.Fatal("it does not wait")
+		}
+		time.Sleep(drainTick) // what is to be seen is that nothing happens
+	}
+	close(gate)
+	<-drained
+	for i, c := range clients {
+		c.want(fmt.Sprint(i))
+	}
+}
+
+// socketPair returns two connected sockets. Nobody reads what is written to one
+// of them, unless he does.
+func socketPair(t *testing.T) (a, b *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b = os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+	t.Cleanup(func() {
+		a.Close()
+		b.Close()
+	})
+	return a, b
+}
+
+// killed returns a connection that was killed before anybody has waited for it.
+func killed(t *testing.T, l *listener, file *os.File, nc socket) *conn {
+	t.Helper()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.stats.Connections.Add(1)
+	c := l.enter(newConn(l, nc, raw, raw))
+	c.kill()
+	return c
+}
+
+// The deadline that kill sets is not replaced by a later one: of a handshake, or
+// of a reader's time for what is written to him.
+func TestKilledStaysKilled(t *testing.T) {
+	w, _ := tlsWorld(t, "&partial=1h&idle=1h", nil)
+	file, _ := socketPair(t)
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	below := &tlsSocket{File: file, raw: raw, addr: w.src.addr}
+	nc := &tlsConn{tls.Server(below, w.src.certs.config()), below}
+	c := killed(t, w.src, file, nc)
+	below.starved = &c.in.starved
+	done := make(chan error, 2) // 2: both results, whoever wants them
+	go func() { done <- c.shakeHands(nc) }()
+	file, _ = socketPair(t)
+	d := killed(t, w.src, file, file)
+	go func() { done <- d.out.writeSlowly(make([]byte, 16<<20)) }()
+	for range 2 {
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Error("nothing is wrong")
+			}
+		case <-time.After(patience):
+			t.Fatal("it waits for its client")
+		}
+	}
+	c.end(nil)
+	d.end(nil)
+}
+
+// Nothing is left of a channel that was closed.
+func TestCloseStopsTheTimer(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Timeout, c.Attempts = time.Hour, 1 })
+	c := w.worker(func(sock net.Conn) {
+		readFrame(sock)
+		readFrame(sock) // until the channel is closed
+	})
+	client := w.dial()
+	client.send("a")
+	eventually(t, "the timer runs", func() bool { return c.hasTimer() })
+	c.Close("killed")
+	client.want("!given-up: killed")
+	if c.hasTimer() {
+		t.Error("it runs on")
+	}
+}
+
+func (c *Channel) hasTimer() bool {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	return c.timer != nil
+}

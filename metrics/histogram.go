@@ -1,0 +1,60 @@
+package metrics
+
+import (
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/poolinit/poolinit/ipc"
+)
+
+// A histogram shows an ipc.Histogram with its classic and its native buckets, so
+// that a server takes those that it understands. (The const histograms of
+// client_golang have one kind or the other.)
+type histogram struct {
+	desc desc
+	h    *ipc.Histogram
+}
+
+// Desc implements prometheus.Metric.
+func (m *histogram) Desc() *prometheus.Desc { return m.desc }
+
+// Write implements prometheus.Metric.
+func (m *histogram) Write(out *dto.Metric) error {
+	h := &dto.Histogram{
+		SampleCount: new(m.h.Count), SampleSum: new(m.h.Seconds),
+		Schema: new(int32(ipc.Schema)), ZeroThreshold: new(0.0), ZeroCount: new(uint64(0)),
+	}
+	sum := uint64(0)
+	for i, n := range m.h.Classic {
+		sum += n
+		bound := math.Inf(1)
+		if i < len(ipc.Bounds) {
+			bound = ipc.Bounds[i]
+		}
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: new(bound), CumulativeCount: new(sum)})
+	}
+	spans(h, m.h)
+	out.Histogram = h
+	return nil
+}
+
+// spans writes the native buckets as the format has it: runs of neighbours, each
+// by its distance from the one before, and each count as the difference to the
+// one before.
+func spans(out *dto.Histogram, h *ipc.Histogram) {
+	next, before := 0, int64(0)
+	for index, count := range h.Native {
+		if n := len(out.PositiveSpan); n > 0 && index == next {
+			*out.PositiveSpan[n-1].Length++
+		} else {
+			out.PositiveSpan = append(out.PositiveSpan, &dto.BucketSpan{Offset: new(int32(index - next)), Length: new(uint32(1))})
+		}
+		out.PositiveDelta = append(out.PositiveDelta, int64(count)-before)
+		next, before = index+1, int64(count)
+	}
+	if len(out.PositiveSpan) == 0 { // which tells an empty native histogram from none
+		out.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(0)), Length: new(uint32(0))}}
+	}
+}

@@ -1,0 +1,179 @@
+package status
+
+import (
+	"time"
+
+	"github.com/poolinit/poolinit/ipc"
+)
+
+// A Document is a snapshot for people and programs, as JSON: poolinit status --json
+// and /status.json. docs/status.md describes it. Fields are added, but never
+// change or go. Durations are in seconds, sizes in bytes, times as in RFC 3339.
+type Document struct {
+	Version    string    `json:"version"`
+	PID        int       `json:"pid"`
+	Time       time.Time `json:"time"`
+	Started    time.Time `json:"started"`
+	Uptime     float64   `json:"uptime_seconds"`
+	Ready      bool      `json:"ready"`
+	Reason     string    `json:"reason,omitempty"`   // why it is not ready
+	Stopping   string    `json:"stopping,omitempty"` // why it stops
+	Generation int       `json:"generation"`
+	Orphans    uint64    `json:"orphans_reaped"`
+	Workers    []Worker  `json:"workers"`
+	Reload     Reload    `json:"reload"`
+	Queue      *Queue    `json:"queue,omitempty"` // absent: the workers get no messages
+	Sources    []Source  `json:"sources"`
+}
+
+// A Worker is one of a Document's workers.
+type Worker struct {
+	ID         int       `json:"id"`
+	PID        int       `json:"pid,omitempty"`
+	Generation int       `json:"generation,omitempty"`
+	State      string    `json:"state"`
+	StateFor   float64   `json:"state_seconds"`
+	Uptime     float64   `json:"uptime_seconds"`
+	NextStart  float64   `json:"next_start_seconds,omitempty"`
+	Text       string    `json:"status,omitempty"`
+	InHand     int       `json:"in_hand"`
+	Held       float64   `json:"held_seconds"`
+	Handled    uint64    `json:"handled"`
+	Failed     uint64    `json:"failed"`
+	Busy       float64   `json:"busy_seconds"`
+	Window     int       `json:"window,omitempty"`
+	Starts     uint64    `json:"starts"`
+	Failures   int       `json:"failures_in_a_row"`
+	Memory     uint64    `json:"memory_bytes"`
+	CPU        float64   `json:"cpu_seconds"`
+	Successor  int       `json:"successor_pid,omitempty"`
+	Detached   []int     `json:"detached_pids,omitempty"`
+	LastExit   *LastExit `json:"last_exit,omitempty"`
+}
+
+// A LastExit is how a worker's last process ended.
+type LastExit struct {
+	Why    string    `json:"why"`
+	PID    int       `json:"pid,omitempty"`
+	Code   int       `json:"code"`
+	Signal string    `json:"signal,omitempty"`
+	Time   time.Time `json:"time"`
+	Uptime float64   `json:"uptime_seconds"`
+	Peak   uint64    `json:"peak_memory_bytes"`
+	Text   string    `json:"text"`
+}
+
+// A Reload is what a Document says about reloads.
+type Reload struct {
+	State      string    `json:"state"` // none, running, done, failed, interrupted
+	Generation int       `json:"generation,omitempty"`
+	Began      time.Time `json:"began,omitzero"`
+	Took       float64   `json:"seconds,omitempty"`
+	Replaced   int       `json:"replaced"`
+	Reason     string    `json:"reason,omitempty"`
+	Queued     bool      `json:"queued,omitempty"`
+}
+
+// A Queue is what waits.
+type Queue struct {
+	Messages      int     `json:"messages"`
+	Bytes         int     `json:"bytes"`
+	Oldest        float64 `json:"oldest_seconds"`
+	InFlight      int     `json:"in_flight"`
+	LimitMessages int     `json:"limit_messages"`
+	LimitBytes    int     `json:"limit_bytes"`
+}
+
+// A Source is where messages come from.
+type Source struct {
+	Name        string `json:"name"`
+	Connections int64  `json:"connections"`
+	Accepted    uint64 `json:"accepted"`
+	TurnedAway  uint64 `json:"turned_away"`
+	Received    uint64 `json:"received"`
+	Handled     uint64 `json:"handled"`
+	Failed      uint64 `json:"failed"`
+	Retried     uint64 `json:"retried"`
+	GivenUp     uint64 `json:"given_up"`
+	Spooled     uint64 `json:"spooled"`
+	Lost        uint64 `json:"lost"`
+}
+
+// Document returns the snapshot as a document.
+func (s *Snapshot) Document() *Document {
+	p := &s.Pool
+	d := &Document{
+		Version: s.view.Version, PID: s.view.PID, Time: s.At.Round(time.Millisecond), Started: p.Began.Round(time.Millisecond),
+		Uptime: s.since(p.Began), Stopping: p.Stopping, Generation: p.Generation, Orphans: s.Reaper.Orphans,
+		Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
+	}
+	d.Ready, d.Reason = s.view.Ready()
+	for i := range p.Workers {
+		d.Workers[i] = s.worker(i)
+	}
+	if s.HasMessages() {
+		q := &s.Queue
+		d.Queue = &Queue{
+			Messages: q.Messages, Bytes: q.Bytes, Oldest: seconds(q.Oldest), InFlight: q.InFlight,
+			LimitMessages: s.view.QueueMessages, LimitBytes: s.view.QueueBytes,
+		}
+	}
+	for _, stats := range s.Sources() {
+		d.Sources = append(d.Sources, source(stats))
+	}
+	return d
+}
+
+func (s *Snapshot) worker(i int) Worker {
+	w := &s.Pool.Workers[i]
+	d := Worker{
+		ID: w.ID, PID: w.PID, Generation: w.Generation, State: string(s.State(i)), StateFor: s.since(w.Since),
+		Uptime: s.since(w.Started), Text: w.Status, Starts: w.Starts, Failures: w.Failures, Memory: s.Usage[i].RSS,
+		CPU: seconds(s.Usage[i].CPU), Successor: w.Successor, Detached: w.Detached,
+	}
+	if !w.NextStart.IsZero() {
+		d.NextStart = seconds(max(0, w.NextStart.Sub(s.At)))
+	}
+	if i < len(s.Queue.Workers) {
+		q := &s.Queue.Workers[i]
+		d.InHand, d.Held, d.Handled, d.Failed, d.Busy, d.Window = q.InHand, seconds(q.Held), q.Handled, q.Failed, seconds(q.Busy), q.Window
+	}
+	if x := w.LastExit; x != nil {
+		d.LastExit = &LastExit{
+			Why: string(x.Cause), PID: x.PID, Code: x.Code, Signal: x.SignalName(), Time: x.At.Round(time.Millisecond),
+			Uptime: seconds(x.Uptime), Peak: x.Peak, Text: x.Text,
+		}
+	}
+	return d
+}
+
+func (s *Snapshot) reload() Reload {
+	r := &s.Pool.Reload
+	d := Reload{State: "none", Generation: r.Generation, Began: r.Began, Replaced: r.Replaced, Queued: r.Queued}
+	switch {
+	case r.Running:
+		d.State, d.Took = "running", s.since(r.Began)
+	case r.Last != nil:
+		d.State, d.Reason, d.Took = string(r.Last.Outcome), r.Last.Reason, seconds(r.Last.Took)
+	}
+	return d
+}
+
+func source(s *ipc.SourceStats) Source {
+	return Source{
+		Name: s.Name, Connections: s.Connections.Load(), Accepted: s.Accepted.Load(), TurnedAway: s.TurnedAway.Load(),
+		Received: s.Received.Load(), Handled: s.Handled.Load(), Failed: s.Failed.Load(), Retried: s.Retried.Load(),
+		GivenUp: s.GivenUp.Load(), Spooled: s.Spooled.Load(), Lost: s.Lost.Load(),
+	}
+}
+
+// since is how long ago something was; 0 if it never was.
+func (s *Snapshot) since(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return seconds(max(0, s.At.Sub(t)))
+}
+
+// seconds is a duration in seconds, to the microsecond.
+func seconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1e6 }
