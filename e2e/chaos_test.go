@@ -61,36 +61,10 @@ var chaosWorker = child("chaosWorker", func(args []string) int {
 	}
 })
 
-func readFrame(r io.Reader) (body []byte, failed bool, err error) {
-	var h [4]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, false, err
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	body = make([]byte, n&^(1<<31))
-	_, err = io.ReadFull(r, body)
-	return body, n>>31 == 1, err
-}
-
-func writeFrame(w io.Writer, body string) error {
-	_, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
-	return err
-}
-
-// freePort returns a port of loopback that nobody listens on.
-func freePort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // A tally is what the clients of the chaos have seen.
 type tally struct {
-	sent, replied, failed, stopping, unanswered atomic.Int64
+	sent, replied, failed, stopping, unanswered, late atomic.Int64
+	stop                                              atomic.Bool // the pool was told to stop
 
 	mu    sync.Mutex
 	good  map[string]bool // bodies that were answered with a reply
@@ -114,14 +88,21 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(chaosTime(t) + 2*patience))
 	flight := make(chan string, 16) // as many as are on the way at a time
-	var stopped atomic.Bool
+	var stopped, silent atomic.Bool
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer close(flight)
+		last := time.Now()
 		for n := 0; !stopped.Load(); n++ {
 			body := fmt.Sprintf("%d-%d %s", id, n, mood())
 			flight <- body
 			y.sent.Add(1)
+			// A client that is silent for 300 ms during a stop is not waited for: where the
+			// machine stands still, that happens to one that is not.
+			if y.stop.Load() && time.Since(last) > 200*time.Millisecond {
+				silent.Store(true)
+			}
+			last = time.Now()
 			if writeFrame(nc, body) != nil {
 				return
 			}
@@ -133,6 +114,10 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 		body, failed, err := readFrame(in)
 		if err != nil {
 			stopped.Store(true)
+			if silent.Load() {
+				y.late.Add(1)
+				continue
+			}
 			y.unanswered.Add(1)
 			y.complain("client %d: %q is not answered: %v", id, want, err)
 			continue
@@ -140,7 +125,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 		y.answered(want, string(body), failed, &stopped)
 	}
 	writer.Wait()
-	if _, _, err := readFrame(in); !errors.Is(err, io.EOF) {
+	if _, _, err := readFrame(in); !errors.Is(err, io.EOF) && !silent.Load() {
 		y.complain("client %d: after the last answer: %v", id, err)
 	}
 }
@@ -200,6 +185,8 @@ func chaos(t *testing.T, attempts int) {
 		clients.Go(func() { y.client(t, addr, id) })
 	}
 	torment(t, p, chaosTime(t))
+	eventually(t, "a hundred replies", func() (any, bool) { return y.replied.Load(), y.replied.Load() >= 100 })
+	y.stop.Store(true)
 	p.signal(syscall.SIGTERM)
 	clients.Wait()
 	code := p.wait()
@@ -243,15 +230,15 @@ func readBook(t *testing.T, path string) map[string]int {
 }
 
 func (y *tally) judge(t *testing.T, p *process, code int, book map[string]int, attempts int) {
-	t.Logf("sent %d: replied %d, failed %d, stopping %d, unanswered %d; exit code %d",
-		y.sent.Load(), y.replied.Load(), y.failed.Load(), y.stopping.Load(), y.unanswered.Load(), code)
+	t.Logf("sent %d: replied %d, failed %d, stopping %d, unanswered %d, late %d; exit code %d",
+		y.sent.Load(), y.replied.Load(), y.failed.Load(), y.stopping.Load(), y.unanswered.Load(), y.late.Load(), code)
 	for i, wrong := range y.wrong {
 		if i == 10 {
 			break
 		}
 		t.Error(wrong)
 	}
-	if sum := y.replied.Load() + y.failed.Load() + y.stopping.Load(); sum != y.sent.Load() {
+	if sum := y.replied.Load() + y.failed.Load() + y.stopping.Load() + y.late.Load(); sum != y.sent.Load() {
 		t.Errorf("%d answers to %d messages", sum, y.sent.Load())
 	}
 	for body := range y.good {
@@ -268,7 +255,7 @@ func (y *tally) judge(t *testing.T, p *process, code int, book map[string]int, a
 	if summary == nil || summary[1] != fmt.Sprint(y.replied.Load()) {
 		t.Errorf("the last line says %q, and %d were answered with a reply", summary, y.replied.Load())
 	}
-	if y.replied.Load() < 100 || code != 0 && code != 137 {
+	if code != 0 && code != 137 {
 		t.Errorf("exit code %d\n%.3000s", code, p.stderr.String())
 	}
 }
@@ -285,10 +272,9 @@ func TestSecondStopDoesNotDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	for range 3 {
-		if err := writeFrame(nc, "hang"); err != nil {
-			t.Fatal(err)
-		}
+	// In one piece: when the first is with the worker the others have arrived, too.
+	if _, err := io.WriteString(nc, strings.Repeat("\x00\x00\x00\x04hang", 3)); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, "the worker hangs", func() (any, bool) {
 		text, err := os.ReadFile(book)

@@ -24,7 +24,7 @@ func startExec(t *testing.T, flags []string, command ...string) *execPool {
 	t.Helper()
 	need(t, command[0])
 	p := &execPool{addr: freePort(t)}
-	args := append([]string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always"}, flags...)
+	args := append([]string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always", "--stop-timeout", "5m"}, flags...)
 	p.runPool = runPool{start(t, program{args: append(append(args, "--"), command...)})}
 	p.expectLog("taking messages", nil)
 	var err error
@@ -150,7 +150,7 @@ func TestExecStopAndReloadFinish(t *testing.T) {
 
 // One that does not end in time is killed, and all that it has started.
 func TestExecStopKills(t *testing.T) {
-	p := startExec(t, []string{"--stop-timeout", "300ms"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
+	p := startExec(t, []string{"--stop-timeout", "1s"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
 	p.send("a")
 	p.inHand("sh")
 	p.signal(syscall.SIGTERM)

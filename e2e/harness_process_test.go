@@ -106,7 +106,7 @@ func (prog program) command(t testing.TB) *exec.Cmd {
 	cmd := exec.Command(self(t), prog.args...)
 	cmd.Env = append(env, "E2E_CHILD="+stubName, "E2E_STUB="+string(how))
 	cmd.ExtraFiles = prog.files
-	cmd.WaitDelay = 5 * time.Second // for whoever keeps its stdout open; in a namespace nobody can
+	cmd.WaitDelay = patience // for whoever keeps its stdout open; in a namespace nobody can
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 	return cmd
 }

@@ -55,13 +55,15 @@ func TestHarnessDocker(t *testing.T) {
 	if running := c.inspect("{{.State.Running}}"); running != "true" {
 		t.Errorf("running: %s", running)
 	}
-	if out := c.exec("cat", "/proc/1/comm"); out != "sleep" {
-		t.Errorf("PID 1 is %q", out)
-	}
+	eventually(t, "PID 1 is sleep", func() (any, bool) {
+		out := c.exec("cat", "/proc/1/comm")
+		return out, out == "sleep"
+	})
 	c.kill("KILL")
 	if code := c.wait(); code != "137" {
 		t.Errorf("exit code %s", code)
 	}
+	c.expectLog("hello\n", 1)
 	if logs := c.logs(); logs != "hello\n" {
 		t.Errorf("logs %q", logs)
 	}

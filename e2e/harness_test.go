@@ -19,7 +19,7 @@ import (
 
 // patience is how long a test waits for what must happen. It is only ever
 // waited out by a test that fails.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // children are the programs that the test binary plays when E2E_CHILD names
 // one: they get the arguments and return the exit code. Files add theirs with
@@ -90,9 +90,11 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	atEnd.add(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
+		return "", err
+	}
 	path := filepath.Join(dir, "poolinit")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("../tools/build.sh", path)
 	if out, err := build.CombinedOutput(); err != nil {
 		return path, fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -184,12 +186,28 @@ func (b *buffer) String() string {
 	return b.text.String()
 }
 
+// size is how much has been written.
+func (b *buffer) size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Len()
+}
+
 // expect waits until the text is there.
 func (b *buffer) expect(t testing.TB, text string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("output %q", text), func() (any, bool) {
 		got := b.String()
 		return fmt.Sprintf("%q", got), strings.Contains(got, text)
+	})
+}
+
+// expectTimes waits until the text is there so often, and not more often.
+func (b *buffer) expectTimes(t testing.TB, text string, times int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("output %q, %d times", text, times), func() (any, bool) {
+		got := b.String()
+		return fmt.Sprintf("%q", got), strings.Count(got, text) == times
 	})
 }
 

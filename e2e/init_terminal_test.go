@@ -197,7 +197,7 @@ func TestInitDockerTerminal(t *testing.T) {
 func TestInitDockerStop(t *testing.T) {
 	c := dockerRun(t, nil, "/poolinit", "init", "--", "sleep", "1000")
 	eventuallyIn(c, "sleep runs", "sleep")
-	c.stop(60)
+	c.stop(dockerPatience)
 	if code := c.wait(); code != "143" {
 		t.Errorf("exit code %s, want 143; logs: %s", code, c.logs())
 	}

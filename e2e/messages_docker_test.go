@@ -24,7 +24,7 @@ func TestMessagesDocker(t *testing.T) {
 	if got := strings.Fields(replies); len(got) != 100 || got[0] != "1" || got[99] != "100" {
 		t.Errorf("replies %q", replies)
 	}
-	pool.stop(10)
+	pool.stop(dockerPatience)
 	if code := pool.wait(); code != "0" {
 		t.Errorf("exit code %s\n%s", code, pool.logs())
 	}
@@ -48,7 +48,7 @@ func TestMessagesDockerSharedQueue(t *testing.T) {
 		book := pool.exec("cat", "/book")
 		return book, len(strings.Fields(book)) == 100
 	})
-	pool.stop(10)
+	pool.stop(dockerPatience)
 	pool.expectLog("stopped: handled 100, ", 1)
 }
 
@@ -61,7 +61,7 @@ func TestMessagesDockerRestricted(t *testing.T) {
 	if replies := pool.exec("sh", "-c", "echo hello | /poolinit send --reply tcp://127.0.0.1:8089"); replies != "hello" {
 		t.Errorf("reply %q", replies)
 	}
-	pool.stop(10)
+	pool.stop(dockerPatience)
 	if code := pool.wait(); code != "0" {
 		t.Errorf("exit code %s\n%s", code, pool.logs())
 	}

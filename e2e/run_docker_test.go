@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// dockerPatience is for docker stop and the like: long after it, docker kills.
+const dockerPatience = 120
+
 // dockerPool starts poolinit as the PID 1 of a container; workers are
 // workerChild with the given words.
 func dockerPool(t *testing.T, options, flags []string, words ...string) *container {
@@ -30,18 +33,17 @@ func TestRunDockerStop(t *testing.T) {
 		deed  string
 		says  string
 		code  string
-		most  time.Duration
 	}{
-		{"obeys", nil, "obey", "up worker", "0", time.Second},
-		{"ignores", []string{"--stop-timeout", "700ms"}, "ignore", "deaf", "137", 1700 * time.Millisecond},
+		{"obeys", []string{"--stop-timeout", "1m"}, "obey", "up worker", "0"},
+		{"ignores", []string{"--stop-timeout", "700ms"}, "ignore", "deaf", "137"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pool := dockerPool(t, nil, append(c.flags, "-n", "3"), c.deed)
 			pool.expectLog(c.says, 3)
 			began := time.Now()
-			pool.stop(10)
+			pool.stop(dockerPatience)
 			took := time.Since(began)
-			if code := pool.wait(); code != c.code || took > c.most {
+			if code := pool.wait(); code != c.code || took > patience {
 				t.Errorf("exit code %s after %v\n%s", code, took, pool.logs())
 			}
 			if pids := pool.inspect("{{.State.Pid}}"); pids != "0" {
@@ -60,11 +62,13 @@ func TestRunDockerReload(t *testing.T) {
 	}
 	pool.kill("USR1")
 	pool.expectLog("reload done", 1)
-	logs := pool.logs()
-	if strings.Count(logs, `"why":"reload"`) != 3 || strings.Count(logs, "generation=2") != 3 {
+	pool.expectLog(`"why":"reload"`, 3)
+	pool.expectLog("generation=2", 3) // the new workers' own lines, which nobody waits for
+	pool.stop(dockerPatience)
+	pool.expectLog("stopped: ", 1)
+	if logs := pool.logs(); strings.Count(logs, `"why":"reload"`) != 3 || strings.Count(logs, "generation=2") != 3 {
 		t.Errorf("log:\n%s", logs)
 	}
-	pool.stop(5)
 	if code := pool.wait(); code != "0" {
 		t.Errorf("exit code %s", code)
 	}
@@ -108,10 +112,12 @@ func TestRunDockerOOM(t *testing.T) {
 	if code := pool.wait(); code != "137" {
 		t.Errorf("exit code %s", code)
 	}
+	pool.expectLog("stopped: ", 1)
 	if logs := pool.logs(); strings.Count(logs, `"why":"oom"`) != 2 {
 		t.Errorf("log:\n%s", logs)
 	}
 	other := dockerPool(t, []string{"--memory", "64m"}, []string{"--restart", "never"}, "die", "9")
+	other.expectLog("stopped: ", 1)
 	if code := other.wait(); code != "137" || strings.Contains(other.logs(), `"oom"`) {
 		t.Errorf("exit code %s\n%s", code, other.logs())
 	}

@@ -132,6 +132,19 @@ func (p runPool) awaitWorkers(n int) map[int]liveWorker {
 	return found
 }
 
+// worker waits until there is one process of a worker, and returns it.
+func (p runPool) worker(id int) (w liveWorker) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("one worker %d", id), func() (any, bool) {
+		list := p.workers()
+		if len(list[id]) == 1 {
+			w = list[id][0]
+		}
+		return list, len(list[id]) == 1
+	})
+	return w
+}
+
 // upLine is what a workerChild says first.
 func upLine(w liveWorker) string {
 	return fmt.Sprintf("up worker=%d generation=%d pid=%d\n", w.id, w.generation, w.Inside)
@@ -194,5 +207,15 @@ func deed(name string, do func(words []string) int) string {
 func forEver() int {
 	for {
 		time.Sleep(time.Hour)
+	}
+}
+
+// awaitFile returns when there is such a file, in another process too.
+func awaitFile(path string) {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks
 	}
 }

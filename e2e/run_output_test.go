@@ -82,7 +82,7 @@ func TestRunOutputJSON(t *testing.T) {
 func TestRunOutputGrandchild(t *testing.T) {
 	for _, mode := range []string{"prefix", "json", "inherit"} {
 		t.Run(mode, func(t *testing.T) {
-			p := startRun(t, program{}, "--output", mode, "--restart-delay", "10ms", "--healthy-after", "0s", "--stop-timeout", "1s", "--", abandonsDeed)
+			p := startRun(t, program{}, "--output", mode, "--restart-delay", "10ms", "--healthy-after", "0s", "--stop-timeout", "10s", "--", abandonsDeed)
 			p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
 			eventually(t, "the next worker", func() (any, bool) { return p.stderr.String(), p.count("worker started") >= 2 })
 			p.signal(syscall.SIGTERM)
@@ -126,14 +126,14 @@ func TestRunSlowReader(t *testing.T) {
 			defer w.Close()
 			args := runArgs(t, "-n", "2", "--output", mode, "--healthy-after", "0s", "--", floodDeed)
 			p := runPool{start(t, printingTo(w, program{args: args, child: workerChild}))}
-			eventually(t, "two workers", func() (any, bool) { l := p.workers(); return l, len(l) == 2 })
-			before := p.workers()
-			if err := syscall.Kill(before[0][0].PID, syscall.SIGKILL); err != nil {
+			before := p.worker(0)
+			p.worker(1)
+			if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "another worker 0", func() (any, bool) {
 				l := p.workers()[0]
-				return p.stderr.String(), len(l) == 1 && l[0].PID != before[0][0].PID
+				return p.stderr.String(), len(l) == 1 && l[0].PID != before.PID
 			})
 			p.signal(syscall.SIGUSR1)
 			p.expectLog("reload done", nil)

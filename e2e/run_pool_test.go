@@ -123,8 +123,8 @@ func TestRunResetsSignals(t *testing.T) {
 		nofile:  777, // the Go runtime raises its own
 	})}
 	p.waitFor("sleep", func(q procInfo) bool { return q.Name == "sleep" })
-	eventually(t, "two workers", func() (any, bool) { w := p.workers(); return w, len(w) == 2 })
-	first := p.workers()[0][0]
+	first := p.worker(0)
+	p.worker(1)
 	for _, key := range []string{"SigIgn", "SigBlk"} {
 		requireSignals(t, first.PID, key, map[syscall.Signal]bool{})
 	}

@@ -75,12 +75,14 @@ func (p runPool) checkSteps(least, most int) {
 }
 
 // notifyDeed says that it is ready, with a status, as sd_notify(3) does.
-var notifyDeed = deed("notify", func([]string) int {
+var notifyDeed = deed("notify", func([]string) int { return serveReady() })
+
+func serveReady() int {
 	if err := sdNotify("STATUS=serving\nREADY=1"); err != nil {
 		return stubFailed(err)
 	}
 	return forEver()
-})
+}
 
 // A new version that does not work: the reload stops at the first worker, and
 // the others go on in the old one. Then a version that works.
@@ -92,10 +94,11 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 		flags              []string
 		reason             string
 	}{
-		{"min-ready", good, dies, []string{"--min-ready", "150ms"}, "exited with code 9"},
-		{"min-ready, start-first", good, dies, []string{"--min-ready", "150ms", "--reload-order", "start-first"}, "exited with code 9"},
+		// Long enough for a slow machine: the one that dies is to be dead by then, and the one that says READY=1 to have said so.
+		{"min-ready", good, dies, []string{"--min-ready", "2s"}, "exited with code 9"},
+		{"min-ready, start-first", good, dies, []string{"--min-ready", "2s", "--reload-order", "start-first"}, "exited with code 9"},
 		{"not executable", good, "", []string{"--min-ready", "150ms"}, "permission denied"},
-		{"never ready", notifyScript(t), mute, []string{"--ready", "notify", "--ready-timeout", "2s"}, "not-ready"},
+		{"never ready", notifyScript(t), mute, []string{"--ready", "notify", "--ready-timeout", "8s"}, "not-ready"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -112,17 +115,14 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 			if failed.Level != "error" || !strings.Contains(failed.Error, "new worker 0") {
 				t.Errorf("log: %+v", failed)
 			}
-			old := 0
-			for _, list := range p.workers() {
-				for _, w := range list {
-					if w.generation == 1 {
-						old++
-					}
-				}
+			left := 2
+			if c.name == "min-ready, start-first" {
+				left = 3
 			}
-			if want := 2; old != want && !(c.name == "min-ready, start-first" && old == 3) {
-				t.Errorf("%d old workers are left: %v", old, p.workers())
-			}
+			eventually(t, fmt.Sprintf("%d old workers are left", left), func() (any, bool) {
+				list := p.workers()
+				return list, old(list) == left
+			})
 			install(t, script, c.good)
 			p.signal(syscall.SIGHUP)
 			p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
@@ -133,6 +133,18 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 	}
 }
 
+// old counts the workers of the first generation.
+func old(workers map[int][]liveWorker) (n int) {
+	for _, list := range workers {
+		for _, w := range list {
+			if w.generation == 1 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // install replaces a program by another version; "" is one that may not be executed.
 func install(t *testing.T, path, text string) {
 	t.Helper()
@@ -140,6 +152,9 @@ func install(t *testing.T, path, text string) {
 	if text == "" {
 		mode = 0o644
 	}
+	// A process that another test forks meanwhile would have the file open for writing: nobody could execute it.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path+".new", []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
@@ -163,14 +178,50 @@ while True:
 `
 }
 
+// gatedDeed says that it is ready as soon as there is a file.
+var gatedDeed = deed("gated", func(words []string) int {
+	awaitFile(words[0])
+	return serveReady()
+})
+
+// A gate is a file that workers wait for before they are ready: a reload lasts
+// as long as it is shut.
+type gate string
+
+func (g gate) open(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(string(g), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (g gate) shut(t *testing.T) {
+	t.Helper()
+	if err := os.Remove(string(g)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startGated starts n workers that pass the gate, and shuts it behind them.
+func startGated(t *testing.T, n int, flags ...string) (p runPool, g gate) {
+	t.Helper()
+	g = gate(filepath.Join(t.TempDir(), "gate"))
+	g.open(t)
+	p = startRun(t, program{}, append(append(flags, "-n", fmt.Sprint(n), "--ready", "notify"), "--", gatedDeed, string(g))...)
+	p.awaitWorkers(n)
+	p.expectReady(n)
+	g.shut(t)
+	return p, g
+}
+
 // A second reload during one is another one after it, however many asked.
 func TestRunReloadIsQueued(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--min-ready", "100ms", "--", "obey")
-	p.awaitWorkers(2)
+	p, gate := startGated(t, 2)
 	p.signal(syscall.SIGUSR1)
 	p.expectLog("reload begins", nil)
 	p.signal(syscall.SIGUSR1)
 	p.expectLog("another reload will follow", nil)
+	gate.open(t)
 	p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
 	for id, w := range p.awaitWorkers(2) {
 		if w.generation != 3 {
@@ -181,13 +232,15 @@ func TestRunReloadIsQueued(t *testing.T) {
 
 // A crash during a reload neither advances nor breaks it.
 func TestRunCrashDuringReload(t *testing.T) {
-	p := startRun(t, program{}, "-n", "3", "--min-ready", "200ms", "--healthy-after", "0s", "--", "obey")
+	p, gate := startGated(t, 3, "--healthy-after", "0s")
 	before := p.awaitWorkers(3)
 	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload begins", nil)
+	p.expectLog("worker started", func(r record) bool { return r.Generation == 2 })
 	if err := syscall.Kill(before[2].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 2 && r.Why == "crash" })
+	gate.open(t)
 	p.expectLog("reload done", nil)
 	if n := p.count("worker replaced"); n != 3 {
 		t.Errorf("%d workers replaced", n)
@@ -196,8 +249,7 @@ func TestRunCrashDuringReload(t *testing.T) {
 
 // A stop ends a reload that is under way.
 func TestRunStopDuringReload(t *testing.T) {
-	p := startRun(t, program{}, "-n", "3", "--min-ready", "10s", "--", "obey")
-	p.awaitWorkers(3)
+	p, _ := startGated(t, 3)
 	p.signal(syscall.SIGUSR1)
 	p.expectLog("worker started", func(r record) bool { return r.Generation == 2 })
 	p.signal(syscall.SIGTERM)

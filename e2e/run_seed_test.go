@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,12 +30,11 @@ func startRedis(t *testing.T) *redisList {
 	if err != nil || !bytes.Contains(modules, []byte("redis")) || !bytes.Contains(modules, []byte("pcntl")) {
 		skip(t, "php has no redis or no pcntl")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	_, port, err := net.SplitHostPort(freePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &redisList{t: t, port: strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)}
-	listener.Close()
+	r := &redisList{t: t, port: port}
 	start(t, program{args: []string{"redis-server", "--port", r.port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()}})
 	eventually(t, "redis answers", func() (any, bool) {
 		out, _ := exec.Command("redis-cli", "-p", r.port, "ping").CombinedOutput()
@@ -104,13 +102,13 @@ func expectStarts(p runPool, n int) {
 
 func TestRunSeedProgram1(t *testing.T) {
 	r := startRedis(t)
-	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("program1.php")}})}
+	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker1.php")}})}
 	expectStarts(p, 4)
 	r.push(200)
 	r.expectAll(p)
 	// This program has no way to finish what it has popped, so the next things
 	// happen while it has nothing.
-	if err := syscall.Kill(p.workers()[2][0].PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(p.worker(2).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	expectStarts(p, 5)
@@ -128,7 +126,7 @@ func TestRunSeedProgram1(t *testing.T) {
 // stopped at any time: nothing is lost, nothing comes twice.
 func TestRunSeedProgram2(t *testing.T) {
 	r := startRedis(t)
-	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("program2.php")}})}
+	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker2.php")}})}
 	expectStarts(p, 3)
 	r.push(50)
 	p.signal(syscall.SIGUSR1)
@@ -138,7 +136,7 @@ func TestRunSeedProgram2(t *testing.T) {
 	p.expectLog("reload done", nil)
 	r.expectAll(p)
 	expectStarts(p, 6) // the one to be killed has started too
-	if err := syscall.Kill(p.workers()[1][0].PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(p.worker(1).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	p.expectLog("worker ended", func(r record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })

@@ -89,13 +89,13 @@ func TestRunNotPID1(t *testing.T) {
 	eventually(t, "two workers and no zombie", func() (any, bool) {
 		return p.list(), len(p.workers()) == 2 && len(p.zombies()) == 0
 	})
-	list := p.workers()
+	list := []liveWorker{p.worker(0), p.worker(1)}
 	if err := syscall.Kill(p.self(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	p.wait()
 	for _, w := range list {
-		eventually(t, "the worker is gone", func() (any, bool) { q, there := readProc(w[0].PID); return q, !there })
+		eventually(t, "the worker is gone", func() (any, bool) { q, there := readProc(w.PID); return q, !there })
 	}
 }
 

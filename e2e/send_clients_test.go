@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The seed's client, byte for byte, which closes as soon as it has written.
@@ -72,8 +74,9 @@ func TestSendBesideSilentConnections(t *testing.T) {
 	if _, err := fmt.Fprint(silent, "\x00\x00\x00\x02me"); err != nil {
 		t.Fatal(err)
 	}
+	_ = silent.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 6)
-	if n, err := silent.Read(buf); string(buf[:n]) != "\x00\x00\x00\x02me" {
+	if n, err := io.ReadFull(silent, buf); string(buf[:n]) != "\x00\x00\x00\x02me" {
 		t.Errorf("%q, %v", buf[:n], err)
 	}
 }

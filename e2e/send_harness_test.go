@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,6 +159,33 @@ var joinChild = child("join", func(args []string) int {
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 		return stubFailed(err)
+	}
+	return becomeChild(args[1:])
+})
+
+// tmpfsChild runs a program that finds a file system of its own in a directory,
+// with such options. Others see it below /proc/PID/root.
+var tmpfsChild = child("tmpfs", func(args []string) int {
+	if err := unix.Mount("none", args[0], "tmpfs", 0, args[1]); err != nil {
+		return stubFailed(err)
+	}
+	return becomeChild(args[2:])
+})
+
+// userChild runs a program as the user with a number.
+var userChild = child("user", func(args []string) int {
+	id, err := strconv.Atoi(args[0])
+	if err != nil {
+		return stubFailed(err)
+	}
+	runtime.LockOSThread() // until exec they are this thread's
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return stubFailed(errno)
+	}
+	for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
+		if _, _, errno := unix.RawSyscall(call, uintptr(id), uintptr(id), uintptr(id)); errno != 0 {
+			return stubFailed(errno)
+		}
 	}
 	return becomeChild(args[1:])
 })

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ import (
 
 // serveShared is an HTTP server on the first shared socket that ends its
 // requests when it is told to stop, as every good one does. It answers with its
-// generation; /slow takes a while.
+// generation; any other path than / is a file that it waits for first.
 var serveShared = deed("serve-shared", func([]string) int {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" {
 		return stubFailed(fmt.Errorf("LISTEN_PID=%s LISTEN_FDS=%s", os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")))
@@ -31,9 +32,9 @@ var serveShared = deed("serve-shared", func([]string) int {
 	var open sync.WaitGroup
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/slow" {
+			if r.URL.Path != "/" {
 				fmt.Println("slow begins")
-				time.Sleep(300 * time.Millisecond)
+				awaitFile(r.URL.Path)
 			}
 			fmt.Fprint(w, os.Getenv("POOLINIT_GENERATION"))
 		}),
@@ -84,16 +85,6 @@ func startLoad(t testing.TB, addr string) *load {
 		})
 	}
 	return l
-}
-
-func get(client *http.Client, url string) (string, error) {
-	resp, err := client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return string(text), err
 }
 
 func (l *load) note(text string, err error) {
@@ -153,12 +144,12 @@ func TestShareRolledUnderLoad(t *testing.T) {
 // At a stop the socket stays open until the last worker is gone: requests in
 // hand are finished, and nobody is refused before.
 func TestShareStop(t *testing.T) {
-	addr := freePort(t)
-	p := startRun(t, program{}, "--share", "tcp://"+addr, "--", serveShared)
+	addr, goOn := freePort(t), filepath.Join(t.TempDir(), "go-on")
+	p := startRun(t, program{}, "--share", "tcp://"+addr, "--stop-timeout", "5m", "--", serveShared)
 	p.awaitWorkers(1)
 	answer := make(chan error, 1)
 	go func() { // ends with its request
-		text, err := get(&http.Client{Timeout: patience}, "http://"+addr+"/slow")
+		text, err := get(&http.Client{Timeout: patience}, "http://"+addr+goOn)
 		if err == nil && text != "1" {
 			err = fmt.Errorf("%q", text)
 		}
@@ -172,6 +163,9 @@ func TestShareStop(t *testing.T) {
 		t.Errorf("refused while a worker still works: %v", err)
 	} else {
 		nc.Close()
+	}
+	if err := os.WriteFile(goOn, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if err := <-answer; err != nil {
 		t.Errorf("the request in hand: %v", err)

@@ -39,7 +39,7 @@ func sendFrames(t testing.TB, socket string, from, to int) net.Conn {
 func TestSpoolRestart(t *testing.T) {
 	notes, spool := notebook(t.TempDir()), filepath.Join(t.TempDir(), "spool")
 	socket := filepath.Join(t.TempDir(), "sock")
-	args := []string{"-n", "2", "--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--stop-timeout", "1s",
+	args := []string{"-n", "2", "--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--stop-timeout", "4s",
 		"--", noteDeed, string(notes)}
 	notes.pause(t)
 	p := startRun(t, program{}, args...)
@@ -70,7 +70,7 @@ func TestSpoolRestart(t *testing.T) {
 func TestSpoolSurvivesKill(t *testing.T) {
 	notes, spool := notebook(t.TempDir()), t.TempDir()
 	socket := filepath.Join(t.TempDir(), "sock")
-	args := []string{"--listen", "unix://" + socket, "--spool", spool, "--stop-timeout", "500ms", "--queue-messages", "2000", "--",
+	args := []string{"--listen", "unix://" + socket, "--spool", spool, "--stop-timeout", "4s", "--queue-messages", "2000", "--",
 		noteDeed, string(notes)}
 	notes.pause(t)
 	p := startRun(t, program{}, args...)

@@ -172,7 +172,7 @@ func TestSysVLosesNothing(t *testing.T) {
 	needPHP(t)
 	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
 	args := []string{"-n", "2", "--listen", q.url(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
-		"--stop-timeout", "1s", "--", noteDeed, string(notes)}
+		"--stop-timeout", "3s", "--", noteDeed, string(notes)}
 	p := startRun(t, program{}, args...)
 	p.expectLog("taking messages", nil)
 	sender := q.phpSend(t, 0, 10_000)

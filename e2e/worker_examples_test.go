@@ -58,8 +58,8 @@ func TestWorkerExamples(t *testing.T) {
 func TestWorkerDetaches(t *testing.T) {
 	url := unixURL(t, "?reply=always")
 	p := startSDK(t, url)
-	send(t, strings.NewReader("detach\n"), url).want(t, "detached\n", 0)
 	first := p.theChild()
+	send(t, strings.NewReader("detach\n"), url).want(t, "detached\n", 0)
 	send(t, strings.NewReader("next\n"), url).want(t, "next\n", 0)
 	if t.Failed() {
 		t.Log(p.stdout.String(), p.stderr.String())
@@ -89,7 +89,5 @@ func TestWorkerSIGTERM(t *testing.T) {
 			return q, !ok || q.State == 'Z'
 		})
 	}
-	if got := strings.Count(p.stdout.String(), "stopped in peace\n"); got != 5 {
-		t.Errorf("%d workers stopped in peace, want 5:\n%s", got, p.stderr.String())
-	}
+	p.stdout.expectTimes(t, "stopped in peace\n", 5)
 }

@@ -89,15 +89,16 @@ func (a *acceptor) rest(over func() bool) {
 // welcomed when it returns.
 func (a *acceptor) close() {
 	a.door.Lock()
-	defer a.door.Unlock()
-	if a.shut {
+	was := a.shut
+	a.shut = true
+	a.door.Unlock()
+	if was {
 		return
 	}
-	a.shut = true
 	if a.unlink != "" {
 		os.Remove(a.unlink) // first: another process may bind the path as soon as nobody listens
 	}
-	a.file.Close()
+	a.file.Close() // waits for who is at the door
 }
 
 func (a *acceptor) isShut() bool {

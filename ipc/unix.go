@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -30,7 +31,7 @@ func openUnix(u *URL, q *Queue, log zerolog.Logger) (Source, error) {
 // bindUnix makes the socket and its file, which stays when the socket is closed.
 func bindUnix(u *URL) (*net.UnixListener, error) {
 	if err := clearStale(u.Addr); err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
 	}
 	// The umask belongs to the process, but nothing else makes files while sources are opened.
 	// A chmod afterwards would leave a moment in which everybody may connect.
@@ -38,7 +39,7 @@ func bindUnix(u *URL) (*net.UnixListener, error) {
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: u.Addr, Net: "unix"})
 	syscall.Umask(mask)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
 	}
 	ln.SetUnlinkOnClose(false) // it lives on in a descriptor that was duplicated
 	return ln, nil
@@ -64,6 +65,23 @@ func clearStale(path string) error {
 		return fmt.Errorf("another process listens on %s, and is too busy to answer", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return os.Remove(path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s is there, and uid %d may not ask whether another process listens on it: remove it, or choose another path",
+			path, os.Geteuid())
+	}
+	return err
+}
+
+// advise adds to an error of making or removing a file what helps against it.
+func advise(path string, err error) error {
+	dir := filepath.Dir(path)
+	switch _, gone := os.Stat(dir); {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: let uid %d write to %s, or choose another directory", err, os.Geteuid(), dir)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: mount a volume on %s, or choose another directory", err, dir)
+	case errors.Is(gone, fs.ErrNotExist):
+		return fmt.Errorf("%w: make the directory %s, or choose another one", err, dir)
 	}
 	return err
 }

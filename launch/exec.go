@@ -35,6 +35,7 @@ type execWorker struct {
 
 	mu        sync.Mutex
 	running   *reaper.Process // or nil
+	used      time.Duration   // CPU time of the commands that have ended
 	finishing bool
 	order     syscall.Signal // what the group was sent since; 0: nothing
 }
@@ -101,7 +102,7 @@ func (w *execWorker) handle(body []byte) bool {
 	}
 	j.wait()
 	w.exit.Rusage.Maxrss = max(w.exit.Rusage.Maxrss, j.proc.Exit().Rusage.Maxrss)
-	ordered := w.ended()
+	ordered := w.ended(j.proc.Exit().Rusage)
 	if ordered && j.proc.Exit().Status() != 0 {
 		// The pool ended it, and knows better why: what it tells Release is the message's record.
 		w.exit = j.proc.Exit()
@@ -127,9 +128,10 @@ func (w *execWorker) start(body []byte, held ipc.Holding) (*job, error) {
 
 // ended notes that the command has ended, and reports whether the pool had
 // wanted it to.
-func (w *execWorker) ended() bool {
+func (w *execWorker) ended(usage syscall.Rusage) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.used += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 	w.running = nil
 	return w.order != 0
 }
@@ -142,6 +144,13 @@ func (w *execWorker) PID() int {
 		return 0
 	}
 	return w.running.PID()
+}
+
+// Used returns the CPU time of its commands that have ended.
+func (w *execWorker) Used() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.used
 }
 
 // Signal passes a signal on to the command, if it runs now.

@@ -66,6 +66,7 @@ type ending struct {
 	killed     bool // it took SIGKILL to end it
 	healthy    bool // it was ready, and lived for HealthyAfter
 	wasReady   bool
+	used       time.Duration // CPU
 }
 
 // code is what a shell would call the exit code; for a failure it is never 0.

@@ -142,6 +142,7 @@ func (s *slot) stats() (WorkerStats, bool) {
 	if w := s.cur; w != nil {
 		st.PID, st.Generation, st.Started, st.NextStart = w.proc.PID(), w.end.generation, w.began, time.Time{}
 		st.State, st.Since, st.Status = w.show()
+		st.Ended.CPU += w.used()
 		complete = complete || w.wasReady()
 	}
 	if s.next != nil {
@@ -169,7 +170,7 @@ func (s *slot) note(end ending) {
 	s.mu.Lock()
 	s.record.last = exit
 	s.record.complete = s.record.complete || end.wasReady
-	s.record.ended.CPU += cpu(&end.exit.Rusage)
+	s.record.ended.CPU += end.used
 	s.mu.Unlock()
 	s.pool.show(func(p *public) { p.exits[end.cause]++ })
 }
@@ -205,6 +206,18 @@ func (p *Pool) show(change func(*public)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.public)
+}
+
+// A user knows itself what its processes have used up: a worker that is no
+// process, but runs one after the other.
+type user interface{ Used() time.Duration }
+
+// used is the CPU time of the worker's processes that have ended.
+func (w *worker) used() time.Duration {
+	if u, ok := w.proc.(user); ok {
+		return u.Used()
+	}
+	return 0
 }
 
 func cpu(r *syscall.Rusage) time.Duration {

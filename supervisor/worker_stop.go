@@ -12,6 +12,9 @@ import (
 func (w *worker) reaped(o order) {
 	w.end.pid, w.end.exit, w.end.uptime = w.proc.PID(), w.proc.Exit(), time.Since(w.began)
 	w.end.wasReady = w.wasReady()
+	if w.end.used = w.used(); w.end.used == 0 {
+		w.end.used = cpu(&w.end.exit.Rusage)
+	}
 	w.end.healthy = w.wasReady() && w.end.uptime >= w.cfg.HealthyAfter
 	switch {
 	case o.cause != "":

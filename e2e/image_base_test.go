@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The images that Dockerfiles begin with cannot be pulled where there is no
+// registry. So that the Dockerfiles are built as they are, stand-ins are made of
+// what the host has. They go by the names of the real ones only while something
+// is built, and only where the real ones are absent.
+
+// imageLabel marks the stand-ins, and by inheritance what is built from them.
+const imageLabel = "poolinit-e2e"
+
+// A standIn is an image that stands for real ones.
+type standIn struct {
+	name string   // of its repository
+	real []string // what it stands for
+	made string   // what it is made of: with another one it is made anew
+	pack func(w *imageWriter) error
+	conf []string // docker import --change
+}
+
+// image returns the stand-in's name. It is made once, and kept for the next run.
+func (s *standIn) image(t testing.TB) string {
+	t.Helper()
+	name := fmt.Sprintf("poolinit-e2e/%s:%.12x", s.name, sha256.Sum256([]byte(s.made)))
+	if exec.Command("docker", "image", "inspect", name).Run() == nil {
+		return name
+	}
+	args := []string{"import", "--change", "LABEL " + imageLabel + "=yes"}
+	for _, c := range s.conf {
+		args = append(args, "--change", c)
+	}
+	load := exec.Command("docker", append(args, "-", name)...)
+	in, err := load.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	load.Stdout, load.Stderr = &out, &out
+	if err := load.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w := &imageWriter{tar: tar.NewWriter(in), done: map[string]bool{}}
+	w.dir("/tmp", 0o1777)
+	err = errors.Join(s.pack(w), w.err, w.tar.Close(), in.Close(), load.Wait())
+	if err != nil {
+		_ = exec.Command("docker", "rmi", name).Run() // half of one
+		t.Fatalf("cannot make %s: %v\n%s", name, err, out.String())
+	}
+	return name
+}
+
+// programs adds executables by their names, and their libraries.
+func (w *imageWriter) programs(names ...string) {
+	for _, name := range names {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			w.err = errors.Join(w.err, err)
+			return
+		}
+		w.program(filepath.Join("/bin", name), path)
+	}
+}
+
+// tree adds the files below a directory of the host, but those that skip names.
+func (w *imageWriter) tree(path, source string, skip func(name string, d fs.DirEntry) bool) {
+	err := filepath.WalkDir(source, func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case skip(name, d) && d.IsDir():
+			return filepath.SkipDir
+		case skip(name, d) || !d.Type().IsRegular():
+			return nil
+		}
+		w.file(filepath.Join(path, strings.TrimPrefix(name, source)), name)
+		return w.err
+	})
+	w.err = errors.Join(w.err, err)
+}
+
+// goImage stands for golang:1.26. It has what the real one has and the
+// Dockerfiles use, the modules, so that nothing is downloaded, and the packages
+// that the host has compiled already.
+func goImage(t testing.TB) *standIn {
+	t.Helper()
+	goroot, version := goEnv(t, "GOROOT"), goEnv(t, "GOVERSION")
+	made := []string{version, goEnv(t, "GOARCH")}
+	for _, name := range []string{"../go.sum", "../tools/build.sh"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, string(text))
+	}
+	return &standIn{
+		name: "golang",
+		real: []string{"golang:1.26"},
+		made: strings.Join(made, "\n"),
+		conf: []string{
+			"ENV PATH=/usr/local/go/bin:/usr/bin:/bin", "ENV GOPATH=/go", "ENV GOTOOLCHAIN=local",
+			"ENV GOPROXY=file:///proxy", "ENV GOCACHE=/cache", "WORKDIR /go",
+		},
+		pack: func(w *imageWriter) error {
+			w.programs("sh", "dirname", "realpath", "cat")
+			w.tree("/usr/local/go", goroot, notForBuilding)
+			cache, err := compiled(t)
+			if err != nil {
+				return err
+			}
+			w.tree("/cache", cache, func(string, fs.DirEntry) bool { return false })
+			return w.modules(t)
+		},
+	}
+}
+
+func goEnv(t testing.TB, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// notForBuilding is most of Go's directory.
+func notForBuilding(name string, d fs.DirEntry) bool {
+	switch d.Name() {
+	case "api", "doc", "misc", "test", "testdata", ".git":
+		return true
+	case "gofmt", "cgo", "cover", "fix", "preprofile", "vet":
+		return !d.IsDir() // programs
+	case "cmd":
+		return d.IsDir()
+	}
+	return strings.HasSuffix(name, "_test.go")
+}
+
+// modules adds a module proxy's directory of what go.sum names.
+func (w *imageWriter) modules(t testing.TB) error {
+	t.Helper()
+	download := exec.Command("go", "mod", "download")
+	download.Dir = ".."
+	if out, err := download.CombinedOutput(); err != nil {
+		return fmt.Errorf("go mod download: %w\n%s", err, out)
+	}
+	sums, err := os.ReadFile("../go.sum")
+	if err != nil {
+		return err
+	}
+	cache := filepath.Join(goEnv(t, "GOMODCACHE"), "cache", "download")
+	for line := range strings.Lines(string(sums)) {
+		fields := strings.Fields(line)
+		version, modOnly := strings.CutSuffix(fields[1], "/go.mod")
+		base := filepath.Join(escaped(fields[0]), "@v", escaped(version))
+		for _, ext := range []string{".info", ".mod", ".zip"} {
+			source := filepath.Join(cache, base+ext)
+			if _, err := os.Stat(source); err == nil && !(modOnly && ext == ".zip") {
+				w.file(filepath.Join("/proxy", base+ext), source)
+			}
+		}
+	}
+	return nil
+}
+
+// escaped is a module's path or version as file names have it: an exclamation
+// mark before each capital.
+func escaped(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if 'A' <= r && r <= 'Z' {
+			b.WriteByte('!')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}

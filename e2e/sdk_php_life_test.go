@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A silent channel is no broken one, whatever php.ini says of sockets.
+func TestSDKPHPIdle(t *testing.T) {
+	url := unixURL(t, phpAlways)
+	p := phpPool(t, url, "usleep((int) $message); return 'slept';", "PHPRC="+iniFile(t, "default_socket_timeout=1"))
+	c := newPHPClient(t, url)
+	c.send("2500000") // the other worker is idle for as long
+	c.want("slept")
+	if p.count("worker ended") > 0 {
+		t.Error(p.stderr.String())
+	}
+}
+
+// iniFile is a php.ini, with what the extensions need.
+func iniFile(t *testing.T, text string) string {
+	t.Helper()
+	path := t.TempDir() + "/php.ini"
+	install(t, path, text+"\n")
+	return path
+}
+
+// Between messages a worker says that it does not hang; in a message it is the
+// handler's part.
+func TestSDKPHPWatchdog(t *testing.T) {
+	t.Parallel()
+	url := unixURL(t, phpAlways)
+	p := phpPool(t, url, `
+    for ($i = 0; $i < 50; $i++) {
+        usleep(100_000);
+        $message === 'alive' && $pool->alive();
+    }
+    return 'still here';`, "POOLINIT_WATCHDOG=3s", "POOLINIT_ATTEMPTS=1")
+	c := newPHPClient(t, url)
+	c.send("alive")
+	c.want("still here")
+	if p.count("worker ended") > 0 {
+		t.Error(p.stderr.String())
+	}
+	c.send("hangs")
+	if body, failed, err := readFrame(c); err != nil || !failed || !strings.Contains(string(body), "given-up: ") {
+		t.Errorf("%q, %v", body, err)
+	}
+	p.expectLog("worker sent no WATCHDOG=1 in time: stopping it", nil)
+}
+
+// A worker is ready when workerStart has returned: a new version that cannot
+// start ends the reload, and the old one serves on.
+func TestSDKPHPReload(t *testing.T) {
+	url := unixURL(t, phpAlways)
+	needPHPModules(t, "pcntl", "posix")
+	p := startPHP(t, phpFile(t, `
+$pool = new Poolinit\Pool(2);
+$pool->listen('`+url+`');
+$pool->on('workerStart', function (Poolinit\Pool $pool, int $id): void {
+    if ($pool->generation === 2) {
+        throw new Exception('no such database');
+    }
+    $pool->status("serves\nas $id");
+});
+$pool->on('message', fn (Poolinit\Pool $pool, string $message): string => "$message of generation $pool->generation");
+$pool->start();`))
+	p.expectLog("taking messages", nil)
+	p.expectLog("worker says", func(r record) bool { return r.Status == "serves as 1" })
+	c := newPHPClient(t, url)
+	ask := func(want string) {
+		t.Helper()
+		c.send("reply")
+		c.want("reply of generation " + want)
+	}
+	ask("1")
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload failed", nil)
+	ask("1")
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload done", nil)
+	ask("3")
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// A worker with a loop of its own says when it is ready; exit() ends it like any
+// other end, and one that exits with 0 comes back at once.
+func TestSDKPHPLoop(t *testing.T) {
+	needPHPModules(t, "pcntl", "posix")
+	p := startPHP(t, phpFile(t, `
+$pool = new Poolinit\Pool(1);
+$pool->set(['ready' => 'notify', 'restart-delay' => '1ms']);
+$pool->on('workerStart', function (Poolinit\Pool $pool): void {
+    $pool->ready();
+    $pool->status('is ready');
+    if (!file_exists($mark = __FILE__ . '.lived')) {
+        touch($mark);
+        exit(0);
+    }
+    if (pcntl_fork() === 0) {
+        echo "child up\n";
+        while (true) {
+            sleep(100);
+        }
+    }
+    while (true) {
+        usleep(10000);
+    }
+});
+$pool->on('workerStop', fn () => print("stopped\n"));
+$pool->start();`))
+	p.stdout.expect(t, "child up\n")
+	p.stdout.expectTimes(t, "stopped\n", 1)
+	p.expectLog("worker ended", func(r record) bool { return r.Why == "done" })
+	p.expectLog("worker says", nil)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	p.stdout.expectTimes(t, "stopped\n", 2) // and not that of the child
+	expectClean(p)
+}

@@ -1,0 +1,272 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// swooleFile writes a program for Swoole.
+func swooleFile(t *testing.T, body string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program.php")
+	install(t, path, "<?php\nuse Swoole\\Process\\Pool;\n"+body)
+	return path
+}
+
+// startSwoole runs a program for Swoole.
+func startSwoole(t *testing.T, body string, env ...string) runPool {
+	t.Helper()
+	needPHPModules(t, "pcntl", "posix", "sysvmsg")
+	prog := withPoolinit(t, program{args: []string{"php", swoole(t), "-dhtml_errors=0", swooleFile(t, body)}})
+	prog.env = append(prog.env, env...)
+	return runPool{start(t, prog)}
+}
+
+// shortDir is a directory whose name leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "swoole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// All writes are one reply, what the handler returns is none, and the
+// connection is closed after it.
+func TestSDKPHPSwooleSocket(t *testing.T) {
+	dir := shortDir(t)
+	p := startSwoole(t, fmt.Sprintf(`
+$pool = new Pool(2, SWOOLE_IPC_SOCKET);
+$pool->set(['max_package_size' => '1K', 'max_wait_time' => 7]);
+$pool->on('workerstart', function (Pool $pool, int $workerId) {
+    var_dump($pool->write('too early'), $pool->workerId === $workerId, $pool->workerPid === getmypid(), $pool->master_pid,
+        $pool->workerRunning, $pool->running, isset($pool->running), $pool->on('Message', fn () => null), $pool->listen('127.0.0.1', 1));
+    echo "ready\n";
+});
+$pool->on('MESSAGE', function (Pool $pool, string $message) {
+    if ($message === 'fail') throw new Exception('on purpose');
+    if ($message === 'nothing') return;
+    if ($message === 'detach') { $pool->write('one, '); $pool->detach(); $pool->write('two'); echo "on my own\n"; return; }
+    if ($message === 'stop') $pool->stop();
+    if ($message === 'shutdown') var_dump($pool->shutdown());
+    var_dump($pool->write('hello '), $pool->write(''), $pool->write("client!\n"));
+    return 'not this';
+});
+$pool->on('workerStop', function (Pool $pool, int $workerId) { echo "stop $workerId\n"; var_dump($pool->workerRunning); });
+$pool->listen('unix:%s/s', 0, 100);
+$pool->start();`, dir))
+	p.stdout.expectTimes(t, "ready\n", 2)
+	p.stdout.expectTimes(t, "bool(false)\nbool(true)\nbool(true)\nint(1)\nbool(true)\nbool(true)\nbool(true)\n", 2)
+	both := p.stdout.String() + p.stderr.String()
+	for _, warning := range []string{"process pool is started. unable to register event callback function", "process pool is started. unable to listen"} {
+		if strings.Count(both, warning) < 2 {
+			t.Errorf("no warning %q:\n%s", warning, both)
+		}
+	}
+	url := "unix://" + dir + "/s"
+	ask := func(body, want string) {
+		t.Helper()
+		c := newPHPClient(t, url)
+		c.send(body)
+		if want != "" {
+			c.want(want)
+		}
+		if _, _, err := readFrame(c); err == nil || err.Error() != "EOF" {
+			t.Errorf("%s: %v, want the end", body, err)
+		}
+	}
+	ask("hello", "hello client!\n")
+	ask("", "hello client!\n")
+	ask("nothing", "")
+	ask("fail", "")
+	ask(strings.Repeat("x", 1025), "")
+	ask("detach", "one, ")
+	p.stdout.expect(t, "on my own\n")
+	p.stdout.expectTimes(t, "ready\n", 3)
+	ask("stop", "hello client!\n")
+	p.stdout.expectTimes(t, "ready\n", 4)
+	ask("shutdown", "hello client!\n")
+	p.expectExit(0)
+	p.expectLog("stopping", func(r record) bool { return r.Why == "SIGTERM" })
+	p.stdout.expectTimes(t, "stop ", 4)
+	if !strings.Contains(p.stderr.String(), `"timeout":"7s"`) {
+		t.Error("max_wait_time is not --stop-timeout")
+	}
+}
+
+// What is in the manager in Swoole happens before and after the workers; start()
+// returns in the end, and cannot be called again.
+func TestSDKPHPSwooleManager(t *testing.T) {
+	p := startSwoole(t, `
+$pool = new Pool(1);
+$pool->on('start', function (Pool $pool) { echo "start $pool->master_pid ", $pool->running ? 'running' : '', "\n"; });
+$pool->on('workerStart', function (Pool $pool, int $workerId) { echo "worker of $pool->master_pid\n"; $pool->shutdown(); sleep(20); echo "slept\n"; });
+$pool->on('workerStop', function (Pool $pool, int $workerId) { echo "worker stop\n"; });
+$pool->on('shutdown', function (Pool $pool) { echo "shutdown $pool->master_pid ", $pool->running ? 'running' : 'over', "\n"; });
+var_dump($pool->start());
+echo "START 1\n";
+set_exception_handler(fn (Throwable $e) => print($e->getMessage() . "\n"));
+var_dump($pool->start());`)
+	p.expectExit(0)
+	want := "start 1 running\nworker of 1\nworker stop\nshutdown 1 over\nNULL\nSTART 1\nstart() has been called before: a program has one pool, and starts it once\n"
+	if got := p.stdout.String(); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
+
+// A worker that looks whether it goes on is left to end by itself.
+func TestSDKPHPSwooleRunning(t *testing.T) {
+	p := startSwoole(t, `
+$pool = new Pool(2);
+$pool->on('workerStart', function (Pool $pool, int $workerId) {
+    echo "up\n";
+    while ($pool->workerRunning) usleep(10000);
+    echo "out of the loop\n";
+});
+$pool->on('workerStop', fn () => print("stopped\n"));
+$pool->start();`)
+	p.stdout.expectTimes(t, "up\n", 2)
+	p.signal(syscall.SIGUSR2) // which ends neither
+	p.signal(syscall.SIGUSR1)
+	p.stdout.expectTimes(t, "up\n", 4)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	p.stdout.expectTimes(t, "out of the loop\nstopped\n", 4)
+	expectClean(p)
+}
+
+// Messages from worker to worker wait for one that is being replaced.
+func TestSDKPHPSwooleUnixsock(t *testing.T) {
+	dir := shortDir(t)
+	p := startSwoole(t, `
+$pool = new Pool(3, SWOOLE_IPC_UNIXSOCK);
+$pool->set(['enable_message_bus' => true]);
+$pool->on('workerStart', function (Pool $pool, int $workerId) {
+    if ($workerId > 0) {
+        echo "worker $workerId up\n";
+        return;
+    }
+    while (($other = $pool->getProcess(1))->pid === null) usleep(10000);
+    var_dump($other->id, $other->pid !== getmypid(), $pool->getProcess()->pid === getmypid(), $pool->getProcess(0) === $pool->getProcess());
+    var_dump(@$pool->getProcess(3), @$pool->sendMessage('hello', 3), @$pool->sendMessage('hello', -1));
+    $pid = $other->pid;
+    Swoole\Process::kill($pid, SIGKILL);
+    var_dump($other->write(str_repeat('A', 70000)), $pool->sendMessage('', 1));
+    while (in_array($pool->getProcess(1)->pid, [null, $pid], true)) usleep(10000);
+    for ($i = 0; $i < 100; $i++) $pool->sendMessage(str_repeat('x', $i * 10000), 2);
+    $pool->sendMessage('to myself', 0);
+    echo $pool->getProcess()->read(), "\n";
+    if ($pool->getProcess()->read() === 'all is there') $pool->shutdown();
+});
+$pool->on('message', function (Pool $pool, string $data) {
+    static $n = 0;
+    $n++;
+    if ($pool->workerId === 1) echo 'one has ', strlen($data), "\n";
+    if ($pool->workerId === 2 && $n === 100) $pool->sendMessage('all is there', 0);
+});
+$pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
+$pool->start();`, "TMPDIR="+dir)
+	p.expectExit(0)
+	p.stdout.expectTimes(t, "int(1)\nbool(true)\nbool(true)\nbool(true)\nbool(false)\nbool(false)\nbool(false)\nint(70000)\nbool(true)\n", 1)
+	for _, text := range []string{"one has 70000\n", "one has 0\n", "to myself\n", "stopped 0\n", "stopped 1\n", "stopped 2\n"} {
+		p.stdout.expectTimes(t, text, 1)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// A queue of the pool's own, of its workers' making, and one of theirs alone.
+func TestSDKPHPSwooleQueues(t *testing.T) {
+	p := startSwoole(t, `
+$pool = new Pool(2, SWOOLE_IPC_MSGQUEUE);
+$pool->on('workerStart', function (Pool $pool, int $workerId) {
+    if ($workerId === 1) for ($i = 0; $i < 10; $i++) var_dump($pool->getProcess()->push("job $i"));
+});
+$pool->on('message', function (Pool $pool, string $message) {
+    echo "got $message\n";
+    if ($message === 'job 9') {
+        echo 'queue ', $pool->getProcess()->msgQueueKey, "\n";
+        $pool->shutdown();
+    }
+});
+$pool->start();
+echo "queue gone\n";`)
+	p.expectExit(0)
+	for n := range 10 {
+		p.stdout.expectTimes(t, fmt.Sprintf("got job %d\n", n), 1)
+	}
+	p.stdout.expectTimes(t, "queue gone\n", 1)
+	_, key, _ := strings.Cut(p.stdout.String(), "queue ")
+	var q sysvQueue
+	if _, err := fmt.Sscan(key, &q); err != nil || q.depth() != -1 {
+		t.Errorf("queue %d is left, %v", q, err)
+	}
+
+	key2 := newSysVQueue(t)
+	p = startSwoole(t, fmt.Sprintf(`
+$pool = new Pool(2, SWOOLE_IPC_MSGQUEUE, %d);
+$pool->on('workerStart', function (Pool $pool, int $workerId) {
+    if ($workerId === 0) {
+        var_dump($pool->getProcess()->push('hello world'));
+        sleep(60);
+    } else {
+        echo $pool->getProcess()->pop(), "\n";
+        $own = $pool->getProcess(1);
+        $own->useQueue(0, 2 | Swoole\Process::IPC_NOWAIT);
+        var_dump($own->pop(), $own->push('mine'), $own->statQueue(), $own->pop(), $own->freeQueue());
+        $pool->shutdown();
+        sleep(60);
+    }
+});
+$pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
+$pool->start();`, uint32(key2)))
+	p.expectExit(0)
+	p.stdout.expectTimes(t, "hello world\n", 1)
+	p.stdout.expectTimes(t, "bool(false)\nbool(true)\narray(1) {\n  [\"queue_num\"]=>\n  int(1)\n}\nstring(4) \"mine\"\nbool(true)\n", 1)
+	p.stdout.expectTimes(t, "stopped ", 2)
+}
+
+// What is not there says so, where Swoole would work or fail otherwise.
+func TestSDKPHPSwooleAbsent(t *testing.T) {
+	needPHPModules(t, "pcntl", "posix", "sysvmsg")
+	for label, tt := range map[string]struct{ body, says string }{
+		"coroutines":     {"new Pool(1, SWOOLE_IPC_UNIXSOCK, 0, true);", "coroutines need ext-swoole"},
+		"coroutines set": {"(new Pool(1))->set(['enable_coroutine' => true]);", "coroutines need ext-swoole"},
+		"process":        {"new Swoole\\Process(fn () => null);", "new Swoole\\Process needs ext-swoole"},
+		"static":         {"Swoole\\Process::daemon();", "Swoole\\Process::daemon() needs ext-swoole"},
+		"options":        {"(new Pool(1))->set(['log_level' => 1]); echo 'goes on';", `option "log_level" is unknown`},
+		"bad size":       {"(new Pool(1))->set(['max_package_size' => -1]);", "max_package_size must be greater than or equal to 0, got -1"},
+		"no workers":     {"new Pool(0);", "the parameter $worker_num must be greater than 0"},
+		"event":          {"var_dump((new Pool(1))->on('Massage', fn () => null));", "unknown event type[Massage]"},
+		"no messages":    {"(new Pool(1))->on('Message', fn () => null);", "cannot set `onMessage` event with ipc_type=0"},
+		"no listen":      {"$pool = new Pool(1, SWOOLE_IPC_SOCKET); $pool->on('Message', fn () => null); var_dump($pool->start());", "must first listen to an tcp port"},
+		"twice":          {"$pool = new Pool(1, SWOOLE_IPC_SOCKET); $pool->listen('::1', 1); $pool->listen('::1', 1);", "the process pool is already listening"},
+		"wrong type":     {"(new Pool(1))->listen('127.0.0.1', 1);", "unsupported ipc type[0]"},
+		"nothing to do":  {"(new Pool(1))->start();", "require 'onWorkerStart' or 'onMessage' callback"},
+		"exit event":     {"$pool = new Pool(1); $pool->on('WorkerExit', fn () => null); $pool->start();", "cannot set `onWorkerExit` without enable_coroutine"},
+		"not started":    {"(new Pool(1))->shutdown();", "The process pool is not started"},
+		"no process":     {"var_dump((new Pool(1))->getProcess());", "bool(false)"},
+		"not detached":   {"var_dump((new Pool(1))->detach());", "bool(false)"},
+		"not sent":       {"var_dump((new Pool(1))->sendMessage('x', 0));", "process pool is not started"},
+		"property":       {"(new Pool(1))->runnning;", "Undefined property"},
+		"loaded twice":   {"require '" + sdkPHP(t, "Pool.php") + "'; require_once '" + sdkPHP(t, "swoole.php") + "'; echo 'fine';", ""},
+	} {
+		t.Run(label, func(t *testing.T) {
+			t.Parallel()
+			if tt.says == "" {
+				tt.body, tt.says = strings.Replace(tt.body, "require '", "require_once '", 1), "fine"
+			}
+			p, _ := run(t, withPoolinit(t, program{args: []string{"php", swoole(t), "-dhtml_errors=0", "-ddisplay_errors=1", swooleFile(t, tt.body)}}))
+			if said := p.stdout.String() + p.stderr.String(); !strings.Contains(said, tt.says) {
+				t.Errorf("it does not say %q, but:\n%s", tt.says, said)
+			}
+		})
+	}
+}

@@ -1,0 +1,207 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A scriptSDK is an SDK of one file, for a language of scripts. testdata/sdk has
+// the same programs in each.
+type scriptSDK struct {
+	name, needs string
+	file, ext   string
+	fails       string // what "fail now" fails with
+	notifies    bool   // it speaks sd_notify
+}
+
+var (
+	pythonSDK = scriptSDK{name: "python", needs: "python3", file: "../sdk/python/poolinit.py", ext: ".py",
+		fails: "ValueError: now", notifies: true}
+	nodeSDK = scriptSDK{name: "node", needs: "node", file: "../sdk/node/poolinit.js", ext: ".js",
+		fails: "RangeError: now"}
+)
+
+// eachScriptSDK runs a test for each language that is installed.
+func eachScriptSDK(t *testing.T, test func(t *testing.T, s scriptSDK)) {
+	for _, s := range []scriptSDK{pythonSDK, nodeSDK} {
+		t.Run(s.name, func(t *testing.T) {
+			need(t, s.needs)
+			test(t, s)
+		})
+	}
+}
+
+// dir returns a directory with the SDK's file and the tests' programs in it.
+func (s scriptSDK) dir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, source := range []string{s.file, "testdata/sdk/pool" + s.ext, "testdata/sdk/client" + s.ext} {
+		text, err := os.ReadFile(source)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(source)), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// attempts are as many as are needed where workers end by their own wish.
+func (s scriptSDK) attempts() string {
+	if s.notifies {
+		return "POOLINIT_ATTEMPTS=1"
+	}
+	return "POOLINIT_ATTEMPTS=5"
+}
+
+// A scriptPool is the tests' program as a pool, run by hand.
+type scriptPool struct {
+	runPool
+	s   scriptSDK
+	url string
+}
+
+// start runs the program by hand, as PID 1, with variables. It waits until the
+// workers are up.
+func (s scriptSDK) start(t testing.TB, env ...string) scriptPool {
+	t.Helper()
+	return s.startAt(t, unixURL(t, "?reply=always"), env...)
+}
+
+func (s scriptSDK) startAt(t testing.TB, url string, env ...string) scriptPool {
+	t.Helper()
+	prog := program{args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)},
+		env: append([]string{"POOLINIT=" + poolinit(t), "POOL_URL=" + url, "PYTHONUNBUFFERED="}, env...)}
+	p := scriptPool{runPool{start(t, prog)}, s, url}
+	workers := 2
+	if slices.Contains(env, "POOLINIT_WORKERS=1") {
+		workers = 1
+	}
+	p.awaitUps(workers)
+	return p
+}
+
+// An up is what a worker says when it starts.
+type up struct{ worker, of, generation, pid int }
+
+var upPattern = regexp.MustCompile(`(?m)^up worker=(\d+) of=(\d+) generation=(\d+) pid=(\d+)$`)
+
+func (p scriptPool) ups() (list []up) {
+	for _, m := range upPattern.FindAllStringSubmatch(p.stdout.String(), -1) {
+		var n [4]int
+		for i := range n {
+			n[i], _ = strconv.Atoi(m[i+1])
+		}
+		list = append(list, up{n[0], n[1], n[2], n[3]})
+	}
+	return list
+}
+
+// awaitUps waits until so many workers have said that they start.
+func (p scriptPool) awaitUps(n int) (list []up) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("%d starts", n), func() (any, bool) {
+		list = p.ups()
+		return fmt.Sprint(list, p.stdout.String(), p.stderr.String()), len(list) >= n
+	})
+	return list
+}
+
+// outside returns the PID that a worker has for the test.
+func (p scriptPool) outside(u up) int {
+	p.t.Helper()
+	return p.waitFor(fmt.Sprintf("worker %+v", u), func(q procInfo) bool { return q.Inside == u.pid }).PID
+}
+
+// stop stops the pool. Every worker that has come up, but for so many, has to
+// come down by itself.
+func (p scriptPool) stop(killed int) {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	p.expectEnd(killed)
+}
+
+func (p scriptPool) expectEnd(killed int) {
+	p.t.Helper()
+	p.expectExit(0)
+	if ups, downs := len(p.ups()), strings.Count(p.stdout.String(), "down worker="); downs != ups-killed {
+		p.t.Errorf("%d workers stopped, want %d - %d\n%s\n%s", downs, ups, killed, p.stdout.String(), p.stderr.String())
+	}
+	if out := p.stdout.String(); !strings.HasPrefix(out, "start\n") || !strings.HasSuffix(out, "\nshutdown -1\n") {
+		p.t.Errorf("not from start to shutdown:\n%s\n%s", out, p.stderr.String())
+	}
+}
+
+// A scriptClient sends messages by a connection of its own.
+type scriptClient struct {
+	t testing.TB
+	net.Conn
+}
+
+func (p scriptPool) client() scriptClient {
+	p.t.Helper()
+	c := scriptClient{p.t, dialURL(p.t, p.url)}
+	if err := c.SetDeadline(time.Now().Add(3 * patience)); err != nil {
+		p.t.Fatal(err)
+	}
+	return c
+}
+
+func (c scriptClient) send(bodies ...string) {
+	c.t.Helper()
+	for _, body := range bodies {
+		if err := writeFrame(c, body); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// next reads a reply; a failure has a ! before it.
+func (c scriptClient) next() string {
+	c.t.Helper()
+	body, failed, err := readFrame(c)
+	switch {
+	case err == io.EOF:
+		return "EOF"
+	case err != nil:
+		c.t.Fatal(err)
+	case failed:
+		return "!" + string(body)
+	}
+	return string(body)
+}
+
+func (c scriptClient) want(replies ...string) {
+	c.t.Helper()
+	for _, want := range replies {
+		if got := c.next(); got != want {
+			c.t.Errorf("reply %.300q (%d bytes), want %.300q (%d bytes)", got, len(got), want, len(want))
+		}
+	}
+}
+
+// ask sends a message and returns its reply.
+func (c scriptClient) ask(body string) string {
+	c.t.Helper()
+	c.send(body)
+	return c.next()
+}
+
+// touch makes a file that a worker waits for.
+func touch(t testing.TB, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"bufio"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A dialogue is a connection that is asked one thing after the other.
+type dialogue struct {
+	t  testing.TB
+	nc net.Conn
+	in *bufio.Reader
+}
+
+func dialogueAt(t testing.TB, socket string) *dialogue {
+	t.Helper()
+	nc, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return &dialogue{t, nc, bufio.NewReader(nc)}
+}
+
+// ask sends a message, and wants a reply that begins so; one with a "!" is a
+// failure.
+func (d *dialogue) ask(body, want string) {
+	d.t.Helper()
+	_ = d.nc.SetDeadline(time.Now().Add(patience))
+	if err := writeFrame(d.nc, body); err != nil {
+		d.t.Fatal(err)
+	}
+	reply, failed, err := readFrame(d.in)
+	got := string(reply)
+	if failed {
+		got = "!" + got
+	}
+	if err != nil || !strings.HasPrefix(got, want) {
+		d.t.Fatalf("reply %.100q %v, want %.100q", got, err, want)
+	}
+}
+
+// anyonesDir returns a new directory that every user may look into, and whose
+// path is short enough for a socket.
+func anyonesDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "e2e")
+	if err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// expectComplaints waits for a complaint about the spool, and checks that there
+// are far fewer than there were reasons to complain.
+func (p runPool) expectComplaints(why string, reasons int) {
+	p.t.Helper()
+	p.expectLog("cannot write to the spool", func(r record) bool { return r.Level == "warn" && strings.Contains(r.Why, why) })
+	if n := p.count("cannot write to the spool"); n > reasons/2 {
+		p.t.Errorf("%d complaints about %d messages:\n%s", n, reasons, p.stderr.String())
+	}
+}
+
+// expectTotals waits for the end, and compares the figures of the last line.
+func (p runPool) expectTotals(handled, spooled, lost int) {
+	p.t.Helper()
+	p.expectExit(0)
+	if h, s, l := p.totals(); h != handled || s != spooled || l != lost {
+		p.t.Errorf("handled %d, spooled %d, lost %d; want %d, %d, %d", h, s, l, handled, spooled, lost)
+	}
+}
+
+// The disk gets full while the pool runs: it goes on, says so now and then, and
+// counts what is not kept as lost. When there is room again it is kept again.
+func TestSpoolGetsFull(t *testing.T) {
+	needRoot(t)
+	dir, spool := anyonesDir(t), t.TempDir()
+	socket := filepath.Join(dir, "sock")
+	p := runPool{start(t, program{child: tmpfsChild, env: []string{"E2E_NEXT=" + chaosWorker}, args: []string{
+		self(t), spool, "size=64k", poolinit(t), "--attempts", "1", "--stop-timeout", "5m",
+		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", self(t), filepath.Join(dir, "book"),
+	}})}
+	p.stderr.expect(t, "taking messages")
+	seen := filepath.Join("/proc", statusLine(p.pid, "Pid"), "root", spool)
+	kept := func() []string {
+		names, _ := filepath.Glob(filepath.Join(seen, "*.given-up"))
+		return names
+	}
+	const bad = 20
+	d := dialogueAt(t, socket)
+	for range bad {
+		d.ask(strings.Repeat("x", 4000)+"fail", "!given-up: broken: on purpose")
+		d.ask("good", "good")
+	}
+	full := kept()
+	if len(full) == 0 || len(full) >= bad/2 {
+		t.Errorf("%d messages are kept: %q", len(full), full)
+	}
+	p.expectComplaints("no space left on device", bad-len(full))
+	for _, name := range full {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.ask("again fail", "!given-up: ")
+	if names := kept(); len(names) != 1 {
+		t.Errorf("with room again: %q", names)
+	}
+	d.nc.Close()
+	p.signal(syscall.SIGTERM)
+	p.expectTotals(bad, 0, bad-len(full))
+}
+
+// The same with a directory that somebody takes the permissions from, for a pool
+// that is not root.
+func TestSpoolGetsUnwritable(t *testing.T) {
+	needRoot(t)
+	need(t, "sh")
+	dir := anyonesDir(t)
+	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "run", "sock")
+	for _, path := range []string{spool, filepath.Dir(socket)} {
+		err := os.Mkdir(path, 0o700)
+		if err == nil {
+			err = os.Chown(path, 65534, 65534)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := runPool{start(t, program{child: userChild, args: []string{
+		self(t), "65534", poolinit(t), "--attempts", "1", "--deliver", "exec", "--stop-timeout", "5m",
+		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", "sh", "-c", `read -r word; [ "$word" = good ] && echo fine`,
+	}})}
+	p.stderr.expect(t, "taking messages")
+	d := dialogueAt(t, socket)
+	allow := func(mode os.FileMode, kept int) {
+		t.Helper()
+		d.ask("good", "fine")
+		if names, _ := filepath.Glob(filepath.Join(spool, "*.given-up")); len(names) != kept {
+			t.Errorf("kept: %q, want %d", names, kept)
+		}
+		if err := os.Chmod(spool, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const bad = 5
+	d.ask("bad", "!given-up: ")
+	allow(0o500, 1)
+	for range bad {
+		d.ask("bad", "!given-up: ")
+	}
+	p.expectComplaints("permission denied", bad)
+	allow(0o700, 1)
+	d.ask("bad", "!given-up: ")
+	allow(0o700, 2)
+	d.nc.Close()
+	p.signal(syscall.SIGTERM)
+	p.expectTotals(3, 0, bad)
+}
+
+// A socket where the user may not make one: a line that says who may not, where,
+// and what helps.
+func TestListenNotWritable(t *testing.T) {
+	needRoot(t)
+	dir := anyonesDir(t)
+	for _, flag := range []string{"--listen", "--share"} {
+		p, code := run(t, program{child: userChild, args: []string{
+			self(t), "65534", poolinit(t), flag, "unix://" + dir + "/pool.sock", "--", "sh", "-c", "echo started"}})
+		checkUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/pool.sock: ",
+			"permission denied: let uid 65534 write to " + dir + ", or choose another directory"})
+		p, code = run(t, program{args: []string{poolinit(t), flag, "unix://" + dir + "/none/pool.sock", "--", "sh", "-c", "echo started"}})
+		checkUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/none/pool.sock: ",
+			"no such file or directory: make the directory " + dir + "/none, or choose another one"})
+	}
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "only root can do that")
+	}
+}
