@@ -1,6 +1,8 @@
 <?php
-$workerId = getenv("POOLINIT_WORKER_ID");
+$workerNum = 10;
+$pool = new Swoole\Process\Pool($workerNum);
 
+$pool->on("WorkerStart", function ($pool, $workerId) {
     echo "Worker#{$workerId} is started\n";
 	$redis = new Redis();
 	$redis->pconnect('127.0.0.1', 6379);
@@ -10,3 +12,10 @@ $workerId = getenv("POOLINIT_WORKER_ID");
 		 if ( $msgs == null) continue;
 		 var_dump($msgs);
 	 }
+});
+
+$pool->on("WorkerStop", function ($pool, $workerId) {
+    echo "Worker#{$workerId} is stopped\n";
+});
+
+$pool->start();

@@ -1,0 +1,12 @@
+<?php
+$workerId = getenv("POOLINIT_WORKER_ID");
+
+    echo "Worker#{$workerId} is started\n";
+	$redis = new Redis();
+	$redis->pconnect('127.0.0.1', 6379);
+	$key = "key1";
+	while (true) {
+		 $msgs = $redis->brpop($key, 2);
+		 if ( $msgs == null) continue;
+		 var_dump($msgs);
+	 }

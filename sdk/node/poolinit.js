@@ -1,0 +1,1067 @@
+'use strict';
+
+// A script that is a pool of worker processes, kept alive by poolinit.
+//
+//     const { Pool } = require('./poolinit.js');
+//
+//     const pool = new Pool(4);
+//     pool.listen('tcp://0.0.0.0:8089?reply=always');
+//     pool.on('message', async (message) => message.toString().toUpperCase());
+//     pool.start();
+//
+// Run by hand, start() runs poolinit, which runs the same script as its workers;
+// there start() serves messages. A message is handled at least once: one whose
+// worker died, or whose handler threw, is delivered again, up to --attempts times.
+
+const { spawn } = require('child_process');
+const fs = require('fs');
+const net = require('net');
+const os = require('os');
+const path = require('path');
+const tls = require('tls');
+const { isMainThread, Worker } = require('worker_threads');
+
+// Thrown by a message handler: the message is at fault, and is not delivered
+// again. The text goes to its client.
+class Refuse extends Error {
+  get name() { return 'Refuse'; }
+}
+
+// What Client.send rejects with: the pool has not handled the message. A program
+// may rely on the code (see docs/protocol.md), never on the text.
+class Failure extends Error {
+  constructor(code, text) {
+    super(`${code}: ${text}`);
+    this.code = code;
+    this.text = text;
+  }
+
+  get name() { return 'Failure'; }
+}
+
+const FAILED = 0x80000000;
+const MAX_REPLY = 64 << 20; // what poolinit takes
+const MAX_TEXT = 4096; // of a failure
+
+const nothing = Buffer.alloc(0);
+
+function toBuffer(what, name) {
+  if (Buffer.isBuffer(what)) return what;
+  if (typeof what === 'string') return Buffer.from(what);
+  if (what instanceof Uint8Array) return Buffer.from(what.buffer, what.byteOffset, what.byteLength);
+  throw new TypeError(`${name} is a string, a Buffer or a Uint8Array, not ${what === null ? 'null' : typeof what}`);
+}
+
+function header(size, failed) {
+  const head = Buffer.allocUnsafe(4);
+  head.writeUInt32BE((failed ? size | FAILED : size) >>> 0);
+  return head;
+}
+
+// The start of a text, without half a character at its end.
+function cut(text, bytes) {
+  const all = Buffer.from(text);
+  if (all.length <= bytes) return all;
+  let end = bytes;
+  while (end > 0 && (all[end] & 0xc0) === 0x80) end--;
+  return all.subarray(0, end);
+}
+
+function complain(text) {
+  try {
+    fs.writeSync(2, text);
+  } catch {
+    // closed, or nobody reads it
+  }
+}
+
+function stackOf(error) {
+  return error instanceof Error && error.stack ? error.stack : `thrown: ${String(error)}`;
+}
+
+// Cuts what arrives into frames.
+class Frames {
+  #chunks = [];
+  #have = 0;
+  #want = 4;
+
+  // Calls each(body, failed) for what is whole now.
+  take(chunk, each) {
+    if (this.#have > 0) {
+      this.#chunks.push(chunk);
+      this.#have += chunk.length;
+      if (this.#have < this.#want) return;
+      chunk = Buffer.concat(this.#chunks, this.#have);
+    }
+    let at = 0;
+    let size = 4;
+    while (chunk.length - at >= 4) {
+      const word = chunk.readUInt32BE(at);
+      size = 4 + (word & 0x7fffffff);
+      if (chunk.length - at < size) break;
+      each(chunk.subarray(at + 4, at + size), word >= FAILED);
+      at += size;
+      size = 4;
+    }
+    this.#have = chunk.length - at;
+    this.#chunks = this.#have > 0 ? [chunk.subarray(at)] : [];
+    this.#want = size;
+  }
+
+  get partial() { return this.#have > 0; }
+}
+
+// The same for --deliver lines.
+class Lines {
+  #rest = nothing;
+
+  take(chunk, each) {
+    let data = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
+    for (let end; (end = data.indexOf(10)) >= 0; data = data.subarray(end + 1)) each(data.subarray(0, end), false);
+    this.#rest = data;
+  }
+
+  get partial() { return this.#rest.length > 0; }
+}
+
+// Replies are gathered here, and written together. A thread looks every few
+// milliseconds whether one waits: however long the next handler takes, and if it
+// never returns to the event loop, the replies before it have gone. So if it has to
+// be killed, its own message is charged with that, and no other.
+class Replies {
+  static SIZE = 64 << 10;
+  static LARGE = 32 << 10; // from then on a reply is written from where it is
+
+  // Words that both threads see.
+  static LOCK = 0;
+  static BEGIN = 1; // what waits is from here
+  static END = 2; // to here
+  static LOOK = 3; // the thread is to look
+  static UP = 4; // it does
+  static SHUT = 5; // it must not write
+  static WORDS = 8;
+
+  static THREAD = `
+    const { workerData: { shared, fd, LOCK, BEGIN, END, LOOK, UP, SHUT, WORDS } } = require('worker_threads');
+    const { writeSync } = require('fs');
+    const state = new Int32Array(shared, 0, WORDS);
+    const bytes = new Uint8Array(shared, 4 * WORDS);
+    const never = new Int32Array(new SharedArrayBuffer(4));
+    function look() {
+      while (Atomics.compareExchange(state, LOCK, 0, 1) !== 0) Atomics.wait(state, LOCK, 1, 1);
+      const begin = state[BEGIN], end = Atomics.load(state, END);
+      let n = 0;
+      try {
+        if (end > begin && state[SHUT] === 0) n = writeSync(fd, bytes, begin, end - begin);
+      } catch {} // it is full, or closed: the main thread comes across it, too
+      state[BEGIN] = begin + n;
+      Atomics.store(state, LOCK, 0);
+      return end > begin;
+    }
+    Atomics.store(state, UP, 1);
+    for (;;) {
+      Atomics.wait(state, LOOK, 0);
+      for (let idle = 0; idle < 16;) {
+        Atomics.wait(never, 0, 0, 2);
+        idle = look() ? 0 : idle + 1;
+        if (idle === 16) {
+          Atomics.store(state, LOOK, 0); // what waits from now on is seen below, or wakes this thread
+          if (look()) Atomics.store(state, LOOK, (idle = 0, 1));
+        }
+      }
+    }`;
+
+  #fd;
+  #socket;
+  #shared = new SharedArrayBuffer(4 * Replies.WORDS + Replies.SIZE);
+  #state = new Int32Array(this.#shared, 0, Replies.WORDS);
+  #bytes = Buffer.from(this.#shared, 4 * Replies.WORDS);
+  #end = 0;
+  #thread = null;
+
+  constructor(fd, socket) {
+    this.#fd = fd;
+    this.#socket = socket;
+  }
+
+  get waiting() { return this.#end > 0 && this.#end > Atomics.load(this.#state, Replies.BEGIN); }
+
+  // Before a message that others precede.
+  hold() {
+    const state = this.#state;
+    if (!this.waiting) return;
+    if (this.#thread === null) {
+      const { LOCK, BEGIN, END, LOOK, UP, SHUT, WORDS } = Replies;
+      const workerData = { shared: this.#shared, fd: this.#fd, LOCK, BEGIN, END, LOOK, UP, SHUT, WORDS };
+      try {
+        this.#thread = new Worker(Replies.THREAD, { eval: true, workerData, execArgv: [], env: {} });
+        this.#thread.on('error', () => Atomics.store(state, Replies.UP, 0));
+        this.#thread.unref();
+      } catch {
+        this.#thread = undefined; // not allowed here
+      }
+    }
+    if (Atomics.load(state, Replies.UP) === 0) {
+      this.flush();
+    } else if (Atomics.load(state, Replies.LOOK) === 0) {
+      Atomics.store(state, Replies.LOOK, 1);
+      Atomics.notify(state, Replies.LOOK);
+    }
+  }
+
+  add(body, failed) {
+    const size = body.length;
+    if (this.#end + 4 > Replies.SIZE) this.flush();
+    const bytes = this.#bytes;
+    const at = this.#end;
+    bytes[at] = (size >>> 24) | (failed ? 0x80 : 0);
+    bytes[at + 1] = size >>> 16;
+    bytes[at + 2] = size >>> 8;
+    bytes[at + 3] = size;
+    this.#end = at + 4;
+    this.#put(body);
+  }
+
+  addLine(body) {
+    this.#put(body);
+    this.#put(Buffer.from('\n'));
+  }
+
+  #put(data) {
+    if (data.length >= Replies.LARGE) {
+      this.flush();
+      this.#write(data);
+      return;
+    }
+    if (this.#end + data.length > Replies.SIZE) this.flush();
+    this.#bytes.set(data, this.#end);
+    this.#end += data.length;
+    Atomics.store(this.#state, Replies.END, this.#end);
+  }
+
+  flush() {
+    if (this.#end === 0) return;
+    this.#lock();
+    const begin = this.#state[Replies.BEGIN];
+    const end = this.#end;
+    this.#end = this.#state[Replies.BEGIN] = this.#state[Replies.END] = 0;
+    try {
+      if (end > begin) this.#write(this.#bytes.subarray(begin, end));
+    } finally {
+      this.#unlock();
+    }
+  }
+
+  // Writes what the socket takes at once, and leaves the rest to the event loop.
+  #write(data) {
+    let n = 0;
+    if (this.#socket.writableLength === 0) {
+      try {
+        while (n < data.length) n += fs.writeSync(this.#fd, data, n);
+      } catch (e) {
+        if (e.code !== 'EAGAIN') throw e;
+      }
+    }
+    if (n === data.length) return;
+    this.#state[Replies.SHUT] = 1;
+    this.#socket.write(Buffer.from(data.subarray(n)), () => {
+      if (this.#socket.writableLength === 0) this.#state[Replies.SHUT] = 0;
+    });
+  }
+
+  // Resolves when all is written.
+  drained() {
+    this.flush();
+    return new Promise((resolve) => {
+      if (this.#socket.writableLength === 0) resolve();
+      else this.#socket.write(nothing, () => resolve());
+    });
+  }
+
+  // Nothing is written any more: another file may get the number.
+  close() {
+    this.#lock();
+    this.#state[Replies.SHUT] = 1;
+    this.#end = this.#state[Replies.BEGIN] = this.#state[Replies.END] = 0;
+    this.#unlock();
+  }
+
+  #lock() {
+    const { LOCK } = Replies;
+    while (Atomics.compareExchange(this.#state, LOCK, 0, 1) !== 0) Atomics.wait(this.#state, LOCK, 1, 1);
+  }
+
+  #unlock() { Atomics.store(this.#state, Replies.LOCK, 0); }
+}
+
+const TOLD = ['EVENT', 'WORKER_ID', 'WORKERS', 'GENERATION', 'DELIVER', 'FD'];
+
+// What poolinit told this process. It is taken out of the environment, or the
+// process's children would believe that they are workers.
+let role = null;
+
+function myRole() {
+  if (role !== null) return role;
+  const told = {};
+  if ('POOLINIT_WORKER_ID' in process.env || 'POOLINIT_EVENT' in process.env) {
+    for (const name of TOLD) {
+      const value = process.env[`POOLINIT_${name}`];
+      if (value !== undefined) told[name] = value;
+      delete process.env[`POOLINIT_${name}`];
+    }
+  }
+  const number = (name, otherwise) => {
+    if (told[name] === undefined) return otherwise;
+    if (!/^\d+$/.test(told[name])) throw new Error(`POOLINIT_${name} is '${told[name]}', which is no number`);
+    return Number(told[name]);
+  };
+  role = {
+    event: told.EVENT ?? '',
+    isWorker: told.WORKER_ID !== undefined,
+    workerId: number('WORKER_ID', -1),
+    workers: number('WORKERS', 0),
+    generation: number('GENERATION', 0),
+    deliver: told.DELIVER ?? '',
+    fd: number('FD', -1),
+    parent: process.ppid,
+  };
+  return role;
+}
+
+const EVENTS = ['start', 'workerStart', 'workerStop', 'message', 'shutdown'];
+
+// How long a worker that was told to stop by somebody else than poolinit waits
+// for a moment without a message in hand, in ms. It has no way to ask for no more.
+const LULL = 1000;
+
+// A pool of workers, and in each of its processes the worker.
+class Pool {
+  #role = myRole();
+  #options;
+  #concurrency;
+  #urls = [];
+  #handlers = {};
+  #begun = false;
+
+  #socket = null; // null: no messages
+  #input = null;
+  #replies = null;
+  #queue = []; // messages that have not been begun
+  #next = 0; // of the queue
+  #slots = []; // messages begun, in order, from the oldest without a reply on
+  #inHand = 0;
+  #written = [];
+  #flushing = false;
+  #starting = true;
+  #stopping = false;
+  #left = false;
+  #leaving = null;
+  #inputEnded = false;
+  #ending = false;
+  #crashed = false;
+
+  // workers is how many there are, or 'auto'. Options are flags of `poolinit run`:
+  // maxMessages: 1000 is --max-messages 1000, and a list repeats the flag. The
+  // environment outranks them all. concurrency is how many messages one worker
+  // handles at a time.
+  constructor(workers, options = {}) {
+    if (typeof workers === 'object' && workers !== null) [workers, options] = [undefined, workers];
+    const { concurrency = 1, ...flags } = options;
+    if (!Number.isInteger(concurrency) || concurrency < 1) throw new RangeError('concurrency is 1 or more');
+    this.#concurrency = concurrency;
+    this.#options = { workers, ...flags };
+  }
+
+  // Takes messages from tcp://HOST:PORT, unix:///PATH or sysv://KEY.
+  listen(url) {
+    this.#notBegun('listen()');
+    this.#urls.push(String(url));
+    return this;
+  }
+
+  // Sets what is called when something happens:
+  //   start()              once, before poolinit is run. Not if poolinit has run the script
+  //   workerStart(id)      in each worker, before its first message. Without messages it is the worker
+  //   workerStop(id)       when a worker ends by itself, or is asked to
+  //   message(message)     the reply is what it returns; undefined is an empty one
+  //   shutdown()           once, in a process of its own, when no worker is left
+  // All may be async.
+  on(event, handler) {
+    this.#notBegun(`on('${event}')`);
+    if (!EVENTS.includes(event)) throw new TypeError(`there is no event '${event}', but ${EVENTS.join(', ')}`);
+    if (typeof handler !== 'function') throw new TypeError(`on('${event}'): a handler is a function`);
+    if (this.#handlers[event]) throw new Error(`on('${event}'): there is a handler already`);
+    this.#handlers[event] = handler;
+    return this;
+  }
+
+  #notBegun(what) {
+    if (this.#begun) throw new Error(`${what} after start()`);
+  }
+
+  // Runs the pool, or in a worker the worker. The promise is never settled.
+  start() {
+    this.#notBegun('start()');
+    this.#begun = true;
+    if (!isMainThread) throw new Error('start() is for the main thread: it catches signals');
+    if (this.#role.event !== '') this.#run(() => this.#event());
+    else if (this.#role.isWorker) this.#work();
+    else this.#become();
+    return new Promise(() => {});
+  }
+
+  // Ends the process if what the pool does itself fails.
+  #run(what) {
+    (async () => what())().catch((e) => {
+      this.#crashed = true;
+      complain(`${stackOf(e)}\n`);
+      process.exit(1);
+    });
+  }
+
+  async #event() {
+    if (this.#role.event === 'shutdown') await this.#handlers.shutdown?.call(this);
+    process.exit();
+  }
+
+  // What a worker may do.
+
+  // The worker's number, from 0; its replacement gets the same. -1 in no worker.
+  get workerId() { return this.#role.workerId; }
+
+  // How many workers the pool has. 0 in no worker.
+  get workers() { return this.#role.workers; }
+
+  // 1, and one more with each reload. 0 in no worker.
+  get generation() { return this.#role.generation; }
+
+  // Adds to the reply of the message in hand. What the handler returns follows.
+  write(data) {
+    this.#one('write()');
+    if (this.#inHand === 0) throw new Error('write() without a message in hand');
+    this.#written.push(toBuffer(data, 'a reply'));
+  }
+
+  // Ends this worker when it has answered what it was given; another takes its
+  // place. Without messages it is SIGTERM to this process.
+  stop() {
+    this.#inWorker('stop()');
+    if (this.#socket === null || this.#left) {
+      process.kill(process.pid, 'SIGTERM');
+      return;
+    }
+    if (this.#stopping) return;
+    this.#stopping = true;
+    setTimeout(() => {
+      this.#socket.pause();
+      this.#inputEnded = true;
+      this.#settle();
+    }, LULL).unref();
+    this.#settle();
+  }
+
+  // Stops the pool, as SIGTERM to poolinit does.
+  shutdown() {
+    this.#inWorker('shutdown()');
+    if (process.ppid !== this.#role.parent) throw new Error('shutdown(): poolinit is gone');
+    process.kill(this.#role.parent, 'SIGTERM');
+  }
+
+  // Leaves the pool: another worker takes this one's place at once. The message in
+  // hand is answered with this, and what its handler returns is dropped. It may take
+  // as long as it likes, until the pool stops.
+  detach(reply = nothing) {
+    this.#inWorker('detach()');
+    this.#one('detach()');
+    if (this.#socket === null) throw new Error('detach(): this worker gets no messages');
+    if (this.#left) return;
+    if (this.#inHand > 0) this.#answer(Buffer.concat([...this.#written, toBuffer(reply, 'a reply')]));
+    else process.once('beforeExit', () => this.#end());
+    this.#leave();
+  }
+
+  // Nothing more is answered, when what has been is written.
+  #leave() {
+    this.#left = true;
+    this.#queue = [];
+    this.#leaving = this.#replies.drained().then(() => {
+      this.#replies.close();
+      this.#socket.destroy();
+    });
+  }
+
+  #one(what) {
+    if (this.#concurrency > 1) throw new Error(`${what} cannot tell which message is meant, with concurrency above 1`);
+  }
+
+  #inWorker(what) {
+    if (!this.#role.isWorker || !this.#begun) throw new Error(`${what} in a process that is no worker of a pool`);
+  }
+
+  // The worker.
+
+  #work() {
+    const { deliver, fd } = this.#role;
+    const { message } = this.#handlers;
+    if (deliver !== '' && deliver !== 'frames' && deliver !== 'lines') {
+      throw new Error(`--deliver ${deliver}: this script gets its messages by frames, or by lines`);
+    }
+    if (deliver === '' && message) {
+      throw new Error('poolinit gives this script no messages: run it by itself, or as in: '
+        + 'poolinit -n 4 --listen tcp://127.0.0.1:8089 -- node SCRIPT');
+    }
+    if (deliver !== '' && !message) throw new Error('poolinit gives this script messages, and it has no message handler');
+    if (deliver !== '') {
+      this.#open(fd, deliver);
+    } else {
+      process.once('beforeExit', () => this.#end()); // when the script has nothing more to do
+    }
+    process.on('SIGTERM', () => this.#terminated());
+    process.on('uncaughtExceptionMonitor', () => { this.#crashed = true; });
+    process.on('exit', () => this.#exiting());
+    this.#run(async () => {
+      await this.#handlers.workerStart?.call(this, this.#role.workerId);
+      this.#starting = false;
+      if (this.#socket !== null) this.#pump();
+    });
+  }
+
+  #open(fd, deliver) {
+    try {
+      this.#socket = new net.Socket({ fd, readable: true, writable: true, allowHalfOpen: true });
+    } catch (e) {
+      throw new Error(`POOLINIT_FD ${fd} is no socket: ${e.message}`);
+    }
+    this.#replies = new Replies(fd, this.#socket);
+    this.#input = deliver === 'lines' ? new Lines() : new Frames();
+    const enqueue = (body) => this.#queue.push(body);
+    this.#socket.on('data', (chunk) => {
+      if (this.#left) return;
+      this.#input.take(chunk, enqueue);
+      this.#pump();
+    });
+    this.#socket.on('end', () => {
+      if (this.#input.partial && !this.#left) {
+        this.#broke(new Error('the input ended in the middle of a message'));
+        return;
+      }
+      this.#inputEnded = true;
+      this.#pump();
+    });
+    this.#socket.on('error', (e) => this.#broke(e));
+  }
+
+  #broke(e) {
+    if (this.#left || this.#ending) return;
+    complain(`poolinit: the worker's channel broke: ${e.message}\n`);
+    this.#left = true;
+    this.#replies.close();
+    this.#end(1);
+  }
+
+  #terminated() {
+    if (this.#ending || process.listenerCount('SIGTERM') > 1) return; // one of the script's own decides
+    if (this.#socket !== null && !this.#left) this.stop();
+    else this.#end();
+  }
+
+  // Ends the worker.
+  #end(code) {
+    if (this.#ending) return;
+    this.#ending = true;
+    this.#run(async () => {
+      await this.#leaving;
+      await this.#handlers.workerStop?.call(this, this.#role.workerId);
+      process.exit(code);
+    });
+  }
+
+  // Somebody has called process.exit(), or the process has crashed.
+  #exiting() {
+    if (this.#ending) return;
+    this.#ending = true;
+    try {
+      if (this.#socket !== null && !this.#left) this.#replies.flush(); // they have been handled
+    } catch {
+      // nobody reads them
+    }
+    if (!this.#crashed) this.#handlers.workerStop?.call(this, this.#role.workerId);
+  }
+
+  // Begins as many messages as may be in hand at a time.
+  #pump() {
+    if (this.#starting) return;
+    try {
+      while (this.#inHand < this.#concurrency && this.#next < this.#queue.length) {
+        const message = this.#queue[this.#next];
+        this.#queue[this.#next++] = undefined;
+        this.#begin(message);
+      }
+      if (this.#next > 0 && this.#next === this.#queue.length) {
+        this.#queue = [];
+        this.#next = 0;
+      }
+      if (this.#left) {
+        if (this.#inHand === 0) this.#end();
+        return;
+      }
+      if (this.#inHand === 0) this.#replies.flush();
+      else this.#flushSoon();
+    } catch (e) {
+      this.#broke(e); // it cannot be written
+      return;
+    }
+    this.#settle();
+  }
+
+  // An async handler that does not wait for anything is not worth a write; one
+  // that does must not have the replies before it wait.
+  #flushSoon() {
+    if (this.#flushing || !this.#replies.waiting) return;
+    this.#flushing = true;
+    setImmediate(() => {
+      this.#flushing = false;
+      try {
+        if (!this.#left) this.#replies.flush();
+      } catch (e) {
+        this.#broke(e);
+      }
+    });
+  }
+
+  // Ends the worker if there is nothing more for it to do.
+  #settle() {
+    const idle = () => this.#inHand === 0 && this.#next === this.#queue.length && !this.#starting && !this.#left;
+    const end = () => {
+      if (!idle()) return;
+      this.#leave(); // so that nothing comes while workerStop runs
+      this.#end();
+    };
+    if (!idle()) return;
+    if (this.#inputEnded) end();
+    else if (this.#stopping) setImmediate(() => setImmediate(end)); // what has arrived is read in between
+  }
+
+  #begin(message) {
+    this.#replies.hold();
+    this.#inHand++;
+    let reply;
+    try {
+      reply = this.#handlers.message.call(this, message);
+    } catch (e) {
+      this.#done(this.#slot(), undefined, e, true);
+      return;
+    }
+    if (typeof reply?.then !== 'function') {
+      this.#done(this.#slot(), reply, undefined, false);
+      return;
+    }
+    const slot = { reply: null, failed: false };
+    this.#slots.push(slot);
+    reply.then(
+      (value) => this.#later(slot, value, undefined, false),
+      (e) => this.#later(slot, undefined, e, true),
+    );
+  }
+
+  // A place among the messages in hand, or null if it is the only one.
+  #slot() {
+    if (this.#slots.length === 0) return null;
+    const slot = { reply: null, failed: false };
+    this.#slots.push(slot);
+    return slot;
+  }
+
+  #later(slot, value, error, threw) {
+    try {
+      this.#done(slot, value, error, threw);
+    } catch (e) {
+      this.#broke(e);
+      return;
+    }
+    this.#pump();
+  }
+
+  // A handler has ended. Its reply goes out when those before it have.
+  #done(slot, value, error, threw) {
+    this.#inHand--;
+    let reply;
+    let failed = false;
+    try {
+      if (threw) throw error;
+      reply = value === undefined || value === null ? nothing : toBuffer(value, 'a reply');
+      if (this.#written.length > 0) reply = Buffer.concat([...this.#written, reply]);
+      this.#check(reply);
+    } catch (e) {
+      failed = true;
+      reply = this.#failure(e);
+    }
+    this.#written.length = 0;
+    if (this.#left) return;
+    if (slot === null) {
+      this.#answer(reply, failed);
+      return;
+    }
+    slot.reply = reply;
+    slot.failed = failed;
+    while (this.#slots.length > 0 && this.#slots[0].reply !== null) {
+      const first = this.#slots.shift();
+      this.#answer(first.reply, first.failed);
+    }
+  }
+
+  #check(reply) {
+    if (this.#role.deliver === 'lines') {
+      if (reply.includes(10)) throw new Error('the reply has an end of line in it, and --deliver lines is on');
+    } else if (reply.length > MAX_REPLY) {
+      throw new Error(`the reply has ${reply.length} bytes, and poolinit takes ${MAX_REPLY}`);
+    }
+  }
+
+  // The body of a failure frame.
+  #failure(e) {
+    const refused = e instanceof Refuse;
+    if (!refused) complain(`${stackOf(e)}\n`);
+    const text = refused ? e.message : String(e);
+    if (this.#role.deliver === 'lines' && !this.#left) {
+      complain(`poolinit: the message failed, which --deliver lines cannot tell: ${text}\n`);
+      process.exit(1);
+    }
+    return Buffer.concat([Buffer.from(refused ? 'refused: ' : 'error: '), cut(text, MAX_TEXT)]);
+  }
+
+  #answer(reply, failed = false) {
+    if (this.#role.deliver === 'lines') this.#replies.addLine(reply);
+    else this.#replies.add(reply, failed);
+  }
+
+  // Run by hand.
+
+  #become() {
+    const { message, workerStart } = this.#handlers;
+    const listens = this.#urls.length > 0 || Boolean(this.#options.listen) || fromEnvironment('listen');
+    if (message && !listens) throw new Error('there is a message handler, and nowhere that messages come from: listen() is missing');
+    if (!message && listens) throw new Error("messages are listened for, and on('message') is missing");
+    if ((process.env.POOLINIT_DELIVER || this.#options.deliver) === 'exec') {
+      throw new Error('--deliver exec is for commands that run once a message, and this script stays');
+    }
+    if (!message && !workerStart) throw new Error("the workers have nothing to do: on('message') and listen(), or on('workerStart')");
+    const { script, command } = thisScript();
+    const program = find(script);
+    const args = ['run', ...this.#flags(), '--', ...command];
+    this.#run(async () => {
+      await this.#handlers.start?.call(this);
+      become(program, args);
+    });
+  }
+
+  #flags() {
+    const options = { ...this.#options };
+    if (this.#concurrency > 1) options.window ??= this.#concurrency;
+    if (this.#handlers.shutdown) options.runAtExit ??= true;
+    options.listen = [...[options.listen ?? []].flat(), ...this.#urls];
+    const words = [];
+    for (const [name, value] of Object.entries(options)) {
+      const flag = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      if (value === undefined || value === null || fromEnvironment(flag)) continue;
+      for (const each of [value].flat()) words.push(`--${flag}=${each}`);
+    }
+    return words;
+  }
+}
+
+// Whether the environment sets a flag. It outranks the script: who runs a
+// program knows better than it.
+function fromEnvironment(flag) {
+  return Boolean(process.env[`POOLINIT_${flag.toUpperCase().replace(/-/g, '_')}`]);
+}
+
+// This script's path, and the command that runs it again.
+function thisScript() {
+  const script = process.argv[1];
+  if (process._eval !== undefined || script === undefined || script === '-') {
+    throw new Error('start() in code that is no file (stdin, node -e, a prompt): '
+      + 'poolinit runs the same script again as its workers, so put it into a file');
+  }
+  if (/^\/(dev|proc)\//.test(script)) {
+    throw new Error(`start() in ${script}: it can be read once only, and poolinit runs the script again`);
+  }
+  return { script, command: [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)] };
+}
+
+function isProgram(file) {
+  try {
+    fs.accessSync(file, fs.constants.X_OK);
+    return fs.statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+// The program poolinit. If there is none, that is the end.
+function find(script) {
+  const named = process.env.POOLINIT;
+  const PATH = process.env.PATH ?? '';
+  const inPath = (name) => PATH.split(':').filter(Boolean).map((dir) => path.resolve(dir, name));
+  const beside = path.join(path.dirname(script), 'poolinit');
+  let places = [...inPath('poolinit'), beside];
+  if (named) places = named.includes('/') ? [path.resolve(named)] : inPath(named);
+  const found = places.find(isProgram);
+  if (found !== undefined) return found;
+  complain(named
+    ? `poolinit: cannot find the program poolinit: POOLINIT is '${named}', and that is no program.\n`
+      + 'Let it be the path of the program, or unset it.\n'
+    : `poolinit: cannot find the program poolinit: it is not in PATH (${PATH}), there is no ${beside}, and POOLINIT is not set.\n`
+      + 'Put it into a directory of PATH or beside the script, or set POOLINIT to its path.\n');
+  return process.exit(127);
+}
+
+// Becomes poolinit where Node can (from 22.15 and 23.11 on). Else poolinit is a
+// child, which gets the signals of this process, and whose end is its end.
+function become(program, args) {
+  if (typeof process.execve === 'function') {
+    process.execve(program, [program, ...args], process.env);
+    return;
+  }
+  let child = null;
+  for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGTERM', 'SIGCONT', 'SIGWINCH',
+    'SIGIO', 'SIGPWR', 'SIGVTALRM', 'SIGXCPU']) {
+    process.removeAllListeners(name); // the script's own are for its workers
+    process.on(name, () => {
+      if (!(fromTerminal.includes(name) && inForeground())) child?.kill(name);
+    });
+  }
+  child = spawn(program, args, { stdio: 'inherit' });
+  child.on('error', (e) => {
+    complain(`poolinit: cannot run ${program}: ${e.message}\n`);
+    process.exit(e.code === 'ENOENT' ? 127 : 126);
+  });
+  child.on('exit', (code, signal) => process.exit(code ?? 128 + os.constants.signals[signal]));
+}
+
+// What a terminal sends to all of its foreground, so that poolinit has it already:
+// twice would mean "at once".
+const fromTerminal = ['SIGINT', 'SIGQUIT', 'SIGWINCH'];
+
+function inForeground() {
+  try {
+    const stat = fs.readFileSync('/proc/self/stat', 'latin1');
+    const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return group === foreground;
+  } catch {
+    return false;
+  }
+}
+
+// A client of a pool that listens with reply=always.
+//
+//     const client = new Client('tcp://127.0.0.1:8089');
+//     const reply = await client.send('hello');
+//     client.close();
+//
+// What a stopping pool did not take is sent again, on a new connection, and so is
+// what had no reply when the connection broke: it is handled at least once.
+class Client {
+  #url;
+  #address;
+  #timeout;
+  #connectTimeout;
+  #tls;
+  #socket = null;
+  #connected = false; // the socket is
+  #known = false; // there has been a connection
+  #frames = null;
+  #waiting = []; // to be sent
+  #pending = []; // sent on this connection, without a reply
+  #again = []; // answered "stopping" on it
+  #silence = null; // a timer
+  #retry = null; // another
+  #since = 0; // the first of the problems in a row
+  #pause = 0;
+  #closed = false;
+
+  // timeout is for how long nothing at all may be heard, connectTimeout for how long
+  // the pool may be away; both in ms, 0 is for ever. tls: options of tls.connect(),
+  // for a pool with cert= in its URL.
+  constructor(url, { timeout = 60000, connectTimeout = 10000, tls: options } = {}) {
+    this.#url = String(url);
+    this.#address = addressOf(this.#url);
+    this.#timeout = timeout;
+    this.#connectTimeout = connectTimeout;
+    this.#tls = options;
+  }
+
+  // Sends a message and resolves with its reply, a Buffer. It rejects with a Failure
+  // if the pool says that it failed, or with another Error if there is no way to the
+  // pool, or nothing was heard. Several may be on the way: the pool handles them in
+  // parallel.
+  async send(body) {
+    const data = toBuffer(body, 'a message');
+    if (data.length >= FAILED) throw new RangeError('a message is shorter than 2 GiB');
+    if (this.#closed) throw new Error('the client is closed');
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ data, resolve, reject });
+      this.#go();
+    });
+  }
+
+  // Closes the connection. What has no reply yet is rejected.
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#retry = null;
+    this.#drop();
+    this.#fail(new Error('the client was closed'));
+  }
+
+  #fail(error) {
+    const all = [...this.#again, ...this.#pending, ...this.#waiting];
+    this.#again = [];
+    this.#pending = [];
+    this.#waiting = [];
+    for (const { reject } of all) reject(error);
+  }
+
+  #go() {
+    if (this.#retry !== null || this.#waiting.length === 0 || this.#again.length > 0) return;
+    if (this.#socket === null) this.#connect();
+    if (!this.#connected) return;
+    this.#socket.ref();
+    this.#socket.cork();
+    for (const message of this.#waiting) {
+      this.#socket.write(header(message.data.length, false));
+      this.#socket.write(message.data);
+      this.#pending.push(message);
+    }
+    this.#socket.uncork();
+    this.#waiting = [];
+    this.#listen(this.#timeout);
+  }
+
+  #connect() {
+    const socket = this.#tls === undefined ? net.connect(this.#address)
+      : tls.connect({ servername: net.isIP(this.#address.host ?? '') ? '' : this.#address.host, ...this.#address, ...this.#tls });
+    this.#socket = socket;
+    this.#frames = new Frames();
+    socket.setNoDelay?.(true);
+    socket.once(this.#tls === undefined ? 'connect' : 'secureConnect', () => {
+      if (socket !== this.#socket) return;
+      this.#connected = this.#known = true;
+      this.#go();
+    });
+    socket.on('data', (chunk) => {
+      if (socket === this.#socket) this.#heard(chunk);
+    });
+    socket.on('error', (e) => this.#lost(socket, e));
+    socket.on('close', () => this.#lost(socket, new Error('the pool closed the connection without a reply')));
+    this.#listen(this.#connectTimeout);
+  }
+
+  // Begins to wait, for so long, for something to be heard.
+  #listen(limit) {
+    clearTimeout(this.#silence);
+    if (limit <= 0) return;
+    this.#silence = setTimeout(() => {
+      const error = new Error(this.#connected
+        ? `${this.#url}: nothing was heard within ${limit} ms (only a pool with reply=always in its URL answers every message)`
+        : `${this.#url}: no connection within ${limit} ms`);
+      error.code = 'ETIMEDOUT';
+      if (!this.#connected) {
+        this.#lost(this.#socket, error);
+        return;
+      }
+      const silent = this.#pending;
+      this.#pending = [];
+      this.#lost(this.#socket, error); // the others are sent again
+      for (const { reject } of silent) reject(error);
+    }, limit);
+  }
+
+  #heard(chunk) {
+    this.#listen(this.#timeout);
+    this.#frames.take(chunk, (body, failed) => this.#took(body, failed));
+    if (this.#socket === null) return;
+    if (this.#pending.length > 0) return;
+    clearTimeout(this.#silence);
+    if (this.#again.length > 0) this.#lost(this.#socket, this.#again[0].failure);
+    else this.#socket.unref(); // nothing is waited for
+  }
+
+  #took(body, failed) {
+    const message = this.#pending.shift();
+    if (message === undefined) {
+      this.#drop();
+      return;
+    }
+    if (!failed) {
+      this.#since = this.#pause = 0;
+      message.resolve(Buffer.from(body));
+      return;
+    }
+    const text = body.toString();
+    const at = text.indexOf(': ');
+    const failure = at < 0 ? new Failure(text, '') : new Failure(text.slice(0, at), text.slice(at + 2));
+    if (failure.code === 'stopping') {
+      message.failure = failure;
+      this.#again.push(message);
+      return;
+    }
+    this.#since = this.#pause = 0;
+    message.reject(failure);
+  }
+
+  // The connection has ended: what had no reply is sent again on another one.
+  #lost(socket, error) {
+    if (socket !== this.#socket || socket === null) return;
+    const known = this.#known;
+    this.#drop();
+    this.#waiting = [...this.#again, ...this.#pending, ...this.#waiting];
+    this.#again = [];
+    this.#pending = [];
+    if (this.#waiting.length === 0) return;
+    this.#since = this.#since || Date.now();
+    if (!known || (this.#connectTimeout > 0 && Date.now() - this.#since >= this.#connectTimeout)) {
+      this.#since = this.#pause = 0;
+      this.#fail(error);
+      return;
+    }
+    this.#retry = setTimeout(() => {
+      this.#retry = null;
+      this.#go();
+    }, this.#pause);
+    this.#pause = Math.min(Math.max(2 * this.#pause, 20), 1000);
+  }
+
+  #drop() {
+    clearTimeout(this.#silence);
+    this.#connected = false;
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.destroy();
+  }
+}
+
+// What net.connect() takes.
+function addressOf(url) {
+  const wrong = () => new TypeError(`'${url}' is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock`);
+  let parts;
+  try {
+    parts = new URL(url);
+  } catch {
+    throw wrong();
+  }
+  const query = parts.searchParams;
+  if (query.get('reply') === 'never') throw new TypeError(`'${url}': a pool with reply=never has no replies`);
+  if (!['false', '0', null].includes(query.get('once'))) {
+    throw new TypeError(`'${url}': once=true is one message a connection, and this client sends many`);
+  }
+  if (parts.protocol === 'unix:' && parts.host === '' && parts.pathname.length > 1) {
+    return { path: decodeURIComponent(parts.pathname) };
+  }
+  if (parts.protocol === 'tcp:' && parts.hostname && parts.port && ['', '/'].includes(parts.pathname)) {
+    return { host: parts.hostname.replace(/^\[|\]$/g, ''), port: Number(parts.port) };
+  }
+  throw wrong();
+}
+
+module.exports = { Client, Failure, Pool, Refuse };
