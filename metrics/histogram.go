@@ -9,25 +9,17 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 )
 
-// A histogram shows an ipc.Histogram with its classic and its native buckets, so
-// that a server takes those that it understands. (The const histograms of
-// client_golang have one kind or the other.)
-type histogram struct {
-	desc desc
-	h    *ipc.Histogram
-}
-
-// Desc implements prometheus.Metric.
-func (m *histogram) Desc() *prometheus.Desc { return m.desc }
-
-// Write implements prometheus.Metric.
-func (m *histogram) Write(out *dto.Metric) error {
+// converted is an ipc.Histogram with its classic and its native buckets, so that a
+// server takes those that it understands. (The const histograms of client_golang
+// have one kind or the other.) A zero threshold above 0 tells an empty native
+// histogram from none.
+func converted(from *ipc.Histogram) *dto.Histogram {
 	h := &dto.Histogram{
-		SampleCount: new(m.h.Count), SampleSum: new(m.h.Seconds),
-		Schema: new(int32(ipc.Schema)), ZeroThreshold: new(0.0), ZeroCount: new(uint64(0)),
+		SampleCount: new(from.Count), SampleSum: new(from.Seconds),
+		Schema: new(int32(ipc.Schema)), ZeroThreshold: new(prometheus.DefNativeHistogramZeroThreshold), ZeroCount: new(uint64(0)),
 	}
 	sum := uint64(0)
-	for i, n := range m.h.Classic {
+	for i, n := range from.Classic {
 		sum += n
 		bound := math.Inf(1)
 		if i < len(ipc.Bounds) {
@@ -35,9 +27,8 @@ func (m *histogram) Write(out *dto.Metric) error {
 		}
 		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: new(bound), CumulativeCount: new(sum)})
 	}
-	spans(h, m.h)
-	out.Histogram = h
-	return nil
+	spans(h, from)
+	return h
 }
 
 // spans writes the native buckets as the format has it: runs of neighbours, each
@@ -53,8 +44,5 @@ func spans(out *dto.Histogram, h *ipc.Histogram) {
 		}
 		out.PositiveDelta = append(out.PositiveDelta, int64(count)-before)
 		next, before = index+1, int64(count)
-	}
-	if len(out.PositiveSpan) == 0 { // which tells an empty native histogram from none
-		out.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(0)), Length: new(uint32(0))}}
 	}
 }

@@ -19,37 +19,32 @@ type Options struct {
 	Errors   func(error)              // is told what goes wrong with single requests
 }
 
-// A registry holds the metrics of a pool, of this process and of its runtime.
-// It is not client_golang's default one, to which anybody may add.
-type registry struct {
-	*prometheus.Registry
-	reloads prometheus.Histogram
-}
-
-func newRegistry(o *Options) *registry {
-	r := &registry{
-		Registry: prometheus.NewRegistry(),
-		reloads: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "poolinit_reload_duration_seconds",
-			Help:    "How long reloads took.",
-			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000},
-
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
-		}),
-	}
+// newGatherer returns the metrics of a pool, of this process and of its runtime.
+// They are not in client_golang's default registry, to which anybody may add.
+func newGatherer(o *Options, reloadTime prometheus.Histogram) *gatherer {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "poolinit_build_info", Help: "Always 1; the labels say what this is.",
 		ConstLabels: prometheus.Labels{"version": o.View.Version, "revision": o.Revision, "goversion": o.Go},
 	})
 	info.Set(1)
-	r.MustRegister(info, r.reloads, &collector{view: o.View, signals: o.Signals})
+	r := prometheus.NewRegistry()
 	// The package of these two that is not called obsolete brings database/sql along.
 	//lint:ignore SA1019 it would cost every start of PID 1
-	r.MustRegister(prometheus.NewGoCollector(), prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}))
-	return r
+	r.MustRegister(info, reloadTime, prometheus.NewGoCollector(), prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}))
+	return &gatherer{o.View, o.Signals, r}
+}
+
+func newReloadTime() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "poolinit_reload_duration_seconds",
+		Help:    "How long reloads took.",
+		Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000},
+
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
+	})
 }
 
 // ReloadEnded notes how long a reload took. It is supervisor.Config's OnReload.
 func (s *Server) ReloadEnded(r supervisor.ReloadResult) {
-	s.registry.reloads.Observe(r.Took.Seconds())
+	s.reloadTime.Observe(r.Took.Seconds())
 }

@@ -107,7 +107,7 @@ func (s *Snapshot) Document() *Document {
 		Uptime: s.since(p.Began), Stopping: p.Stopping, Generation: p.Generation, Orphans: s.Reaper.Orphans,
 		Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
 	}
-	d.Ready, d.Reason = s.view.Ready()
+	d.Ready, d.Reason = s.Ready()
 	for i := range p.Workers {
 		d.Workers[i] = s.worker(i)
 	}
@@ -149,7 +149,7 @@ func (s *Snapshot) worker(i int) Worker {
 
 func (s *Snapshot) reload() Reload {
 	r := &s.Pool.Reload
-	d := Reload{State: "none", Generation: r.Generation, Began: r.Began, Replaced: r.Replaced, Queued: r.Queued}
+	d := Reload{State: "none", Generation: r.Generation, Began: r.Began.Round(time.Millisecond), Replaced: r.Replaced, Queued: r.Queued}
 	switch {
 	case r.Running:
 		d.State, d.Took = "running", s.since(r.Began)

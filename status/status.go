@@ -47,13 +47,24 @@ func (v *View) Look() *Snapshot {
 		s.Queue = v.Queue.Stats(v.Workers)
 	}
 	s.Usage = make([]Usage, len(s.Pool.Workers))
+	buf := make([]byte, 1024)
 	for i, w := range s.Pool.Workers {
 		if w.PID != 0 {
-			s.Usage[i], _ = usageOf(w.PID) // it ended meanwhile: 0
+			var err error
+			s.Usage[i], err = usageOf(w.PID, buf)
+			s.Usage[i].Gone = err != nil
 		}
 		s.Usage[i].CPU += w.Ended.CPU
 	}
 	return s
+}
+
+// Uptime is the age of a worker's process; 0: it has none.
+func (s *Snapshot) Uptime(worker int) time.Duration {
+	if began := s.Pool.Workers[worker].Started; !began.IsZero() {
+		return max(0, s.At.Sub(began))
+	}
+	return 0
 }
 
 // HasMessages reports whether the workers get messages.
@@ -88,6 +99,13 @@ func States() []supervisor.State { return append(supervisor.States(), Busy) }
 // is no reason.
 func (v *View) Ready() (ok bool, why string) {
 	stats := v.Pool.Stats()
+	return v.ready(&stats)
+}
+
+// Ready is View.Ready at the time of the snapshot.
+func (s *Snapshot) Ready() (ok bool, why string) { return s.view.ready(&s.Pool) }
+
+func (v *View) ready(stats *supervisor.Stats) (ok bool, why string) {
 	if ok, why = stats.Ready(); !ok {
 		return false, why
 	}

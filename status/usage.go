@@ -14,13 +14,15 @@ import (
 type Usage struct {
 	RSS uint64        // bytes, of its process now
 	CPU time.Duration // of all its processes so far
+	// Gone: the process ended just now, and its part of CPU is missing.
+	Gone bool
 }
 
 var errStat = errors.New("not a line of /proc/PID/stat")
 
-// usageOf reads what a process uses. It is read with as few system calls as
-// possible: this is done for each worker at each scrape.
-func usageOf(pid int) (Usage, error) {
+// usageOf reads what a process uses. buf is room for the file. There are as few
+// system calls as possible: this is done for each worker at each scrape.
+func usageOf(pid int, buf []byte) (Usage, error) {
 	var path [32]byte
 	name := append(strconv.AppendInt(append(path[:0], "/proc/"...), int64(pid), 10), "/stat"...)
 	fd, err := unix.Open(string(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -28,8 +30,7 @@ func usageOf(pid int) (Usage, error) {
 		return Usage{}, err
 	}
 	defer unix.Close(fd)
-	var buf [1024]byte
-	n, err := unix.Read(fd, buf[:])
+	n, err := unix.Read(fd, buf)
 	if err != nil {
 		return Usage{}, err
 	}
@@ -54,7 +55,7 @@ func parseStat(line []byte) (u Usage, err error) {
 		if field != utime && field != stime && field != rss {
 			continue
 		}
-		n, err := strconv.ParseUint(string(f), 10, 62)
+		n, err := strconv.ParseUint(string(f), 10, 38) // 87 years of CPU time, 1 EiB: sums cannot overflow
 		if err != nil {
 			return Usage{}, errStat
 		}

@@ -1,0 +1,104 @@
+package metrics
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/poolinit/poolinit/status"
+)
+
+// A family is a metric, with all the values of its labels.
+type family struct {
+	name, help string
+	kind       dto.MetricType
+}
+
+const (
+	gauge     = dto.MetricType_GAUGE
+	counter   = dto.MetricType_COUNTER
+	histogram = dto.MetricType_HISTOGRAM
+)
+
+// A gatherer makes metrics of a snapshot when it is asked for them. It keeps
+// nothing, so there is nothing to pay for between two scrapes. It is no
+// Collector: the registry would put each sample through a channel, hash and sort
+// it, which takes as long as all the rest.
+//
+// Labels have few values: a worker's number, a source's name, and the fixed words
+// of this program. A PID is none, as every restart would leave a series behind.
+type gatherer struct {
+	view    *status.View
+	signals func() map[string]uint64
+	rest    prometheus.Gatherer // what others count
+}
+
+// Gather implements prometheus.Gatherer.
+func (g *gatherer) Gather() ([]*dto.MetricFamily, error) {
+	list, err := g.rest.Gather()
+	out := output{list}
+	g.pool(&out)
+	slices.SortFunc(out.list, func(a, b *dto.MetricFamily) int { return cmp.Compare(*a.Name, *b.Name) })
+	return out.list, err
+}
+
+// An output collects metrics.
+type output struct{ list []*dto.MetricFamily }
+
+// Labels are those of one sample, in the order of their names.
+type labels = []*dto.LabelPair
+
+func label(name, value string) *dto.LabelPair { return &dto.LabelPair{Name: &name, Value: &value} }
+
+// A sample is one number, with all that the format puts around it in one piece.
+type sample struct {
+	metric  dto.Metric
+	counter dto.Counter
+	gauge   dto.Gauge
+	value   float64
+}
+
+// none is a number that is not known.
+var none = math.NaN()
+
+// add adds families that have the same labels. values returns, for the i-th
+// labels, a number for each of the families, in their order.
+func (o *output) add(families []family, all []labels, values func(i int) []float64) {
+	first := len(o.list)
+	for k := range families {
+		f := &families[k]
+		o.list = append(o.list, &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &f.kind, Metric: make([]*dto.Metric, 0, len(all))})
+	}
+	samples := make([]sample, len(all)*len(families))
+	for i, labels := range all {
+		for k, v := range values(i) {
+			if math.IsNaN(v) {
+				continue
+			}
+			s := &samples[i*len(families)+k]
+			s.value, s.metric.Label = v, labels
+			if families[k].kind == counter {
+				s.counter.Value, s.metric.Counter = &s.value, &s.counter
+			} else {
+				s.gauge.Value, s.metric.Gauge = &s.value, &s.gauge
+			}
+			o.list[first+k].Metric = append(o.list[first+k].Metric, &s.metric)
+		}
+	}
+}
+
+func (o *output) addHistogram(f *family, h *dto.Histogram) {
+	o.list = append(o.list, &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &f.kind, Metric: []*dto.Metric{{Histogram: h}}})
+}
+
+// addWords adds a family with a label that is one of a few words.
+func addWords[W ~string, N int | uint64](o *output, families []family, name string, words []W, counts map[W]N) {
+	all := make([]labels, len(words))
+	for i, word := range words {
+		all[i] = labels{label(name, string(word))}
+	}
+	o.add(families, all, func(i int) []float64 { return []float64{float64(counts[words[i]])} })
+}
