@@ -11,8 +11,8 @@ BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
 PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
-	netcat-openbsd
-PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 gcc jq openssl nc
+	netcat-openbsd nodejs prometheus
+PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -34,9 +35,6 @@ type controlCommand struct {
 	flags func(fs *pflag.FlagSet, o *controlOptions)
 	run   func(o *controlOptions) error
 }
-
-// failed is an error whose words have been said already.
-type failed struct{ error }
 
 func (c *controlCommand) flagSet(o *controlOptions) *pflag.FlagSet {
 	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
@@ -68,27 +66,19 @@ func (c *controlCommand) main(args []string) int {
 		fmt.Fprintf(os.Stderr, "poolinit: %v\nTry 'poolinit %s --help'.\n", err, c.name)
 		return exitUsage
 	}
-	switch err := c.run(o).(type) {
-	case nil:
-		return 0
-	case failed:
-		return exitControlFailed
-	default:
-		fmt.Fprintf(os.Stderr, "poolinit: %v\n", err)
+	if err := c.run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "poolinit:", plain(err.Error())) // some of it a pool's words
 		return exitControlFailed
 	}
+	return 0
 }
 
 // dial connects to the pool that is meant.
 func (o *controlOptions) dial() (*control.Client, error) {
-	pid := o.pid
-	if pid == 0 {
-		var err error
-		if pid, err = control.Find(); err != nil {
-			return nil, err
-		}
+	if o.pid == 0 {
+		return control.Open()
 	}
-	return control.Dial(pid)
+	return control.Dial(o.pid)
 }
 
 var reloadCommand = controlCommand{
@@ -107,7 +97,7 @@ func reload(o *controlOptions) error {
 	}
 	defer c.Close()
 	end, err := c.Reload(o.wait, func(a control.Answer) {
-		fmt.Printf("%d of %d workers replaced\n", a.Replaced, a.Workers)
+		fmt.Printf("generation %d: %d of %d workers replaced\n", a.Generation, a.Replaced, a.Workers)
 	})
 	switch {
 	case err != nil:
@@ -137,15 +127,28 @@ func stop(o *controlOptions) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.Stop(o.wait); err != nil {
-		return err
+	if c.PID == 1 && o.wait { // it ends what is left in its namespace, this too, when its workers are gone
+		atSignal(c.Close, syscall.SIGTERM)
 	}
-	if o.wait {
-		fmt.Printf("process %d has stopped\n", c.PID)
-	} else {
+	switch err := c.Stop(o.wait); {
+	case err != nil:
+		return err
+	case !o.wait:
 		fmt.Printf("process %d stops\n", c.PID)
+	default:
+		fmt.Printf("process %d has stopped its workers\n", c.PID)
 	}
 	return nil
+}
+
+// atSignal calls f at the first of these signals, which do nothing else then.
+func atSignal(f func(), sigs ...os.Signal) {
+	came := make(chan os.Signal, 1) // 1: one is enough
+	signal.Notify(came, sigs...)
+	go func() { // ends with the program
+		<-came
+		f()
+	}()
 }
 
 var healthCommand = controlCommand{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime"
 	"sync"
@@ -97,10 +98,11 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 	pool := supervisor.New(cfg, starter.Launch, log)
 	look.view.Workers, look.view.Reaper = cfg.Workers, reap
 	look.serve(pool)
-	result := runWithSignals(pool)
-
-	began := time.Now().Add(-result.Took)
-	mail.close(began.Add(o.stopTimeout))
+	var began time.Time // of the stop
+	result := runWithSignals(pool, func(hurried context.Context, result supervisor.Result) {
+		began = time.Now().Add(-result.Took)
+		mail.close(hurried, began.Add(o.stopTimeout))
+	})
 	if o.runAtExit {
 		runAtExit(starter, cfg.Workers, began.Add(o.stopTimeout), log)
 	}
@@ -115,14 +117,30 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 	return result.Code
 }
 
-// runWithSignals runs the pool while signals act on it.
-func runWithSignals(pool *supervisor.Pool) supervisor.Result {
+// runWithSignals runs the pool, and then end, while signals act on both. end is
+// told to hurry by the second stop signal, and by any that comes after the pool's
+// own end.
+func runWithSignals(pool *supervisor.Pool, end func(hurried context.Context, result supervisor.Result)) supervisor.Result {
 	var listeners sync.WaitGroup
-	done := make(chan struct{})
+	done, ended := make(chan struct{}), make(chan struct{})
+	hurried, hurry := context.WithCancel(context.Background())
 	mailbox := signals.Early()
-	listeners.Go(func() { mailbox.Each(done, func(sig syscall.Signal) { dispatchSignal(pool, sig) }) })
+	listeners.Go(func() {
+		defer hurry()
+		stops := 0
+		mailbox.Each(done, func(sig syscall.Signal) {
+			dispatchSignal(pool, sig)
+			if signals.Stop[sig] {
+				if stops++; stops > 1 || isClosed(ended) {
+					hurry()
+				}
+			}
+		})
+	})
 	listeners.Go(mailbox.CatchRest)
 	result := pool.Run()
+	close(ended)
+	end(hurried, result)
 	close(done)
 	listeners.Wait()
 	return result

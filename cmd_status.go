@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -31,76 +32,91 @@ func showStatus(o *controlOptions) error {
 	if o.watch {
 		return watchStatus(o)
 	}
-	d, raw, err := askStatus(o)
+	d, raw, err := askStatus(context.Background(), o)
 	switch {
 	case err != nil:
 		return err
 	case o.json:
 		_, err = os.Stdout.Write(raw)
 	default:
-		_, err = os.Stdout.WriteString(table(d, isTerminal(1)))
+		_, err = os.Stdout.WriteString(table(d, colourful()))
 	}
 	return err
 }
 
-func askStatus(o *controlOptions) (*status.Document, []byte, error) {
+func askStatus(ctx context.Context, o *controlOptions) (*status.Document, []byte, error) {
 	c, err := o.dial()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer c.Close()
+	defer context.AfterFunc(ctx, c.Close)()
 	return c.Status()
 }
 
+// clever reports whether stdout is a terminal that obeys more than an end of line.
+func clever() bool { return isTerminal(1) && os.Getenv("TERM") != "dumb" }
+
+// colourful reports whether colours are wanted: see no-color.org.
+func colourful() bool { return clever() && os.Getenv("NO_COLOR") == "" }
+
 // What a terminal is told: to show another screen for the time being, without
-// a cursor, and to go back; and to begin at the top, and to clear the rest.
+// a cursor, and with nothing but the first so many columns of a line, and to go
+// back; and to begin at the top, to clear a line before it is written (after a full
+// one it would take the last letter), and to clear the rest.
 const (
-	enterScreen = "\x1b[?1049h\x1b[?25l"
-	leaveScreen = "\x1b[?25h\x1b[?1049l"
+	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+	leaveScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 	toTop       = "\x1b[H"
-	clearLine   = "\x1b[K\n"
+	clearLine   = "\x1b[K"
 	clearRest   = "\x1b[J"
 )
 
 // watchStatus shows the pool until somebody ends it. A pool that goes away is
 // waited for, as the container that it was in may come back.
 func watchStatus(o *controlOptions) error {
-	done := make(chan os.Signal, 1) // 1: one is enough
-	signal.Notify(done, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	tty := isTerminal(1) && !o.json
+	ctx, end := context.WithCancel(context.Background())
+	atSignal(end, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	resized := make(chan os.Signal, 1) // 1: it is drawn as it is then
+	tty := clever() && !o.json
 	if tty {
+		signal.Notify(resized, syscall.SIGWINCH, syscall.SIGTSTP) // Ctrl-Z would leave the shell without a cursor
 		fmt.Print(enterScreen)
 		defer fmt.Print(leaveScreen)
 	}
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
 	for {
-		if err := showAgain(o, tty); err != nil {
+		if err := showAgain(ctx, o, tty); err != nil {
 			return err
 		}
 		select {
-		case <-done:
+		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-resized:
 		}
 	}
 }
 
 // showAgain shows the pool once. The error is that of writing.
-func showAgain(o *controlOptions, tty bool) error {
-	d, raw, err := askStatus(o)
+func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
+	d, raw, err := askStatus(ctx, o)
 	text := string(raw)
 	switch {
+	case ctx.Err() != nil:
+		return nil
 	case err != nil && o.json:
-		fmt.Fprintf(os.Stderr, "poolinit: %v\n", err)
+		fmt.Fprintln(os.Stderr, "poolinit:", plain(err.Error()))
 		return nil
 	case err != nil:
-		text = fmt.Sprintf("poolinit: %v\n", err)
+		text = "poolinit: " + plain(err.Error()) + "\n"
 	case !o.json:
-		text = table(d, tty)
+		text = table(d, tty && colourful())
 	}
 	if tty {
-		text = screen(text)
+		width, height := windowSize()
+		text = screen(text, width, height)
 	} else if !o.json {
 		text += "\n"
 	}
@@ -108,21 +124,25 @@ func showAgain(o *controlOptions, tty bool) error {
 	return err
 }
 
-// screen fits a text into the terminal, over what is there.
-func screen(text string) string {
-	width, height := 80, 24
+// windowSize is that of the terminal, as far as it knows.
+func windowSize() (width, height int) {
 	if ws, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil && ws.Col > 0 && ws.Row > 1 {
-		width, height = int(ws.Col), int(ws.Row)
+		return int(ws.Col), int(ws.Row)
+	}
+	return 80, 24
+}
+
+// screen fits a text into a terminal, over what is there.
+func screen(text string, width, height int) string {
+	height-- // the last line stays free, as an end of line there would scroll
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if more := len(lines) - height; more > 0 {
+		lines = append(lines[:height-1], fmt.Sprintf("... and %d lines more", more+1))
 	}
 	var b strings.Builder
 	b.WriteString(toTop)
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	for i, line := range lines {
-		if i == height-1 {
-			break // the last line stays free, as an end of line there would scroll
-		}
-		b.WriteString(cut(line, width))
-		b.WriteString(clearLine)
+	for _, line := range lines {
+		b.WriteString(clearLine + cut(line, width) + "\n")
 	}
 	b.WriteString(clearRest)
 	return b.String()

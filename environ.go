@@ -108,7 +108,7 @@ func nearestFlag(fs *pflag.FlagSet, name string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	best, least := "", len(name)/2+1
 	fs.VisitAll(func(f *pflag.Flag) {
-		if d := distance(name, f.Name); d < least {
+		if d := distance(name, f.Name); d < least || d == least && f.Name == "help" && best != "" { // who errs asks for that rather
 			best, least = f.Name, d
 		}
 	})

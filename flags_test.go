@@ -163,7 +163,7 @@ func TestGoodValues(t *testing.T) {
 		"--timeout-signal QUIT --attempts 1 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
 		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
-		"--log-level error --log-format text -- x -n 3"
+		"--http :9090 --log-level error --log-format text -- x -n 3"
 	o, _, err := parseRun(strings.Fields(all), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func TestGoodValues(t *testing.T) {
 		ready: "notify", minReady: 29 * time.Second, readyTimeout: 31 * time.Second, watchdog: 3 * time.Second,
 		reloadOrder: "start-first", maxLifetime: 24 * time.Hour, maxMemory: 64 << 20,
 		deliver: "lines", window: 8, queueMessages: 1, queueBytes: 1024, maxMessage: 1, maxMessages: 7, messageTimeout: 5 * time.Second,
-		timeoutSignal: syscall.SIGQUIT, attempts: 1, spool: "spool/a",
+		timeoutSignal: syscall.SIGQUIT, attempts: 1, spool: "spool/a", http: ":9090",
 		user:   credential{name: "1000:1001", sys: &syscall.Credential{Uid: 1000, Gid: 1001}},
 		output: output.JSON, logLevel: "error", logFormat: "text",
 		command: []string{"x", "-n", "3"},
@@ -267,7 +267,7 @@ func TestConfigIsWhole(t *testing.T) {
 	cfg := reflect.ValueOf(o.config(nil, testLogger(new(bytes.Buffer))))
 	for i := range cfg.NumField() {
 		name := cfg.Type().Field(i).Name
-		if cfg.Field(i).IsZero() && name != "Interactive" && name != "Drain" { // those are for supervise to say
+		if cfg.Field(i).IsZero() && name != "Interactive" && name != "Drain" && name != "OnReload" { // those are for supervise to say
 			t.Errorf("%s is zero", name)
 		}
 	}

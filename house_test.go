@@ -443,7 +443,7 @@ func TestEveryLogLineIsExplained(t *testing.T) {
 				return true
 			}
 			sel, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok || !slices.Contains([]string{"Msg", "Msgf", "warn"}, sel.Sel.Name) || f.path == "cmd_init.go" {
+			if !ok || !slices.Contains([]string{"Msg", "Msgf", "warn"}, sel.Sel.Name) || f.dir == "tini" { // whose words are tini's
 				return true
 			}
 			if lit, ok := call.Args[0].(*ast.BasicLit); ok {
@@ -545,6 +545,39 @@ func exitCode(t *testing.T, cmd *exec.Cmd, stop bool) (code int, output string) 
 	}
 	_ = cmd.Wait() // the code is what counts
 	return cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+// An init is done before the packages are initialised that only a pool needs: see
+// tini/early.go.
+func TestInitIsEarly(t *testing.T) {
+	binary, err := builds[runtime.GOARCH]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "tini")
+	if err := os.Symlink(binary, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		command []string
+		all     bool
+	}{
+		{[]string{binary, "version"}, true}, // else the words below are not those of the trace
+		{[]string{binary, "init", "--", "true"}, false},
+		{[]string{link, "-g", "true"}, false},
+	} {
+		cmd := exec.Command(tt.command[0], tt.command[1:]...)
+		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+		trace, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", tt.command, err, trace)
+		}
+		for _, late := range []string{"github.com/prometheus/client_golang/prometheus", "net/http", "github.com/rs/zerolog", modulePath + "/ipc"} {
+			if got := strings.Contains(string(trace), "init "+late+" @"); got != tt.all {
+				t.Errorf("%v initialises %s: %v", tt.command[1:], late, got)
+			}
+		}
+	}
 }
 
 // --help needs no pool, and the binary says the same as usage.

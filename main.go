@@ -32,9 +32,9 @@ func commands() []command {
 		{"init", "[flags] [--] COMMAND [ARG...]", "tini's job and flags, nothing else", cmdInit},
 		{"send", "[flags] ADDRESS [FILE...]", "send messages to a pool, print the replies", cmdSend},
 		{"status", "[--json] [--watch] [--pid N]", "the running pool, as a table", statusCommand.main},
-		{"reload", "[--wait]", "replace the running pool's workers one by one", reloadCommand.main},
-		{"stop", "[--wait]", "stop the running pool", stopCommand.main},
-		{"health", "[--ready]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main},
+		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main},
+		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main},
+		{"health", "[--ready] [--pid N]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main},
 		{"version", "", "print the version", cmdVersion},
 	}
 }

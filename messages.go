@@ -45,7 +45,7 @@ func openMessages(o *options, relay *output.Relay, log zerolog.Logger) (*message
 	for _, u := range o.listen {
 		source, err := ipc.Open(u, m.queue, log)
 		if err != nil {
-			m.close(time.Now())
+			m.close(context.Background(), time.Now())
 			return nil, err
 		}
 		m.sources = append(m.sources, source)
@@ -110,18 +110,24 @@ func (m *messages) drain(until time.Time) <-chan struct{} {
 }
 
 // close ends the sources, when the workers are gone. Clients have until then to
-// hear how their messages ended.
-func (m *messages) close(until time.Time) {
+// hear how their messages ended, unless somebody is in a hurry.
+func (m *messages) close(hurried context.Context, until time.Time) {
 	m.queue.Close() // as a rule it is; a second stop signal comes before drain has closed it
 	if m.hurry != nil {
 		m.hurry()
 	}
 	m.draining.Wait()
-	if least := time.Now().Add(leastGrace); until.Before(least) {
+	if least := time.Now().Add(leastGrace); until.Before(least) || hurried.Err() != nil {
 		until = least // what the spool took its time for is still to be told
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), until)
 	defer cancel()
+	if hurried.Err() == nil {
+		defer context.AfterFunc(hurried, func() {
+			m.log.Warn().Msg("asked to stop again: not waiting for clients any longer")
+			cancel()
+		})()
+	}
 	var closing sync.WaitGroup
 	for _, s := range m.sources {
 		closing.Go(func() {

@@ -67,7 +67,7 @@ func (p painter) head(d *status.Document) {
 	case !d.Ready:
 		state = cell{"not ready: " + plain(d.Reason), red}
 	}
-	fmt.Fprintf(p, "poolinit %s, PID %d, up %s, generation %d: %s\n", d.Version, d.PID, span(d.Uptime), d.Generation, p.paint(state))
+	fmt.Fprintf(p, "poolinit %s, PID %d, up %s, generation %d: %s\n", plain(d.Version), d.PID, span(d.Uptime), d.Generation, p.paint(state))
 	if r := reloadLine(d); r.text != "" {
 		fmt.Fprintln(p, p.paint(r))
 	}
@@ -95,7 +95,7 @@ func reloadLine(d *status.Document) cell {
 	case "done":
 		return cell{fmt.Sprintf("reload: done in %s%s", span(r.Took), queued), ""}
 	}
-	return cell{fmt.Sprintf("reload: %s after %d of %d: %s%s", r.State, r.Replaced, len(d.Workers), plain(r.Reason), queued), red}
+	return cell{fmt.Sprintf("reload: %s after %d of %d: %s%s", plain(r.State), r.Replaced, len(d.Workers), plain(r.Reason), queued), red}
 }
 
 func workerRows(d *status.Document) [][]cell {
@@ -108,13 +108,17 @@ func workerRows(d *status.Document) [][]cell {
 	for i := range d.Workers {
 		w := &d.Workers[i]
 		row := []cell{
-			{strconv.Itoa(w.ID), ""}, {orDash(w.PID), ""}, {orDash(w.Generation), ""}, {w.State, stateColours[w.State]}, {span(w.StateFor), ""},
+			{strconv.Itoa(w.ID), ""}, {orDash(w.PID), ""}, {orDash(w.Generation), ""}, {plain(w.State), stateColours[w.State]}, {span(w.StateFor), ""},
 			{strconv.FormatUint(w.Starts, 10), ""}, {bytesOf(w.Memory), ""}, {span(w.CPU), ""},
 		}
 		if messages {
 			row = append(row, cell{strconv.Itoa(w.InHand), ""}, cell{age(w.Held), ""}, cell{strconv.FormatUint(w.Handled, 10), ""}, count(w.Failed, yellow))
 		}
-		rows = append(rows, append(row, lastExit(d, w), cell{plain(w.Text), ""}))
+		text := plain(w.Text)
+		if w.NextStart > 0 {
+			text = "starts in " + span(w.NextStart)
+		}
+		rows = append(rows, append(row, lastExit(d, w), cell{text, ""}))
 	}
 	return rows
 }
@@ -132,7 +136,7 @@ func sourceRows(d *status.Document) [][]cell {
 	for i := range d.Sources {
 		s := &d.Sources[i]
 		rows = append(rows, []cell{
-			{s.Name, ""}, {strconv.FormatInt(s.Connections, 10), ""}, count(s.Received, ""), count(s.Handled, ""), count(s.Failed, yellow),
+			{plain(s.Name), ""}, {strconv.FormatInt(s.Connections, 10), ""}, count(s.Received, ""), count(s.Handled, ""), count(s.Failed, yellow),
 			count(s.Retried, yellow), count(s.GivenUp, red), count(s.Spooled, ""), count(s.Lost, red),
 		})
 	}
@@ -207,8 +211,6 @@ func span(seconds float64) string {
 	d := time.Duration(max(seconds, 0) * float64(time.Second))
 	days := int(d / (24 * time.Hour))
 	switch {
-	case d < 100*time.Microsecond:
-		return "0s"
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
 	case d < time.Minute:

@@ -53,7 +53,7 @@ var build = sync.OnceValues(func() (p programs, err error) {
 	}
 	cleanup = append(cleanup, func() { os.RemoveAll(dir) })
 	p = programs{filepath.Join(dir, "poolinit"), filepath.Join(dir, "peer"), filepath.Join(dir, "empty")}
-	ours := []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", p.poolinit, ".."}
+	ours := []string{"../tools/build.sh", p.poolinit}
 	if path := os.Getenv("E2E_BINARY"); path != "" {
 		ours = []string{"cp", path, p.poolinit}
 	}

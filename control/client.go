@@ -24,6 +24,13 @@ const AnswerTime = 3 * time.Second
 // ErrNone means that no pool runs here.
 var ErrNone = errors.New("no pool runs in this PID namespace")
 
+// A noPool is the PID of a process that is no pool.
+type noPool int
+
+func (pid noPool) Error() string {
+	return fmt.Sprintf("process %d is no pool of this PID namespace", int(pid))
+}
+
 // A Client is connected to a pool. It is for one request.
 type Client struct {
 	PID  int
@@ -31,24 +38,46 @@ type Client struct {
 	in   *bufio.Reader
 }
 
-// Find returns the PID of the pool to talk to: that of PID 1 if it is a pool,
-// else the only one there is.
-func Find() (int, error) {
-	pids, err := List()
-	switch {
-	case err != nil:
-		return 0, err
-	case len(pids) == 0:
-		return 0, ErrNone
-	case pids[0] == 1 || len(pids) == 1:
-		return pids[0], nil
+// Open connects to the pool of PID 1 if there is one, else to the only one there
+// is. (To look in the list is for who has several processes beside a pool: it has
+// every unix socket of the network namespace, which may be many.)
+func Open() (*Client, error) {
+	c, err := Dial(1)
+	if err != noPool(1) {
+		return c, err
 	}
-	return 0, fmt.Errorf("%d pools run here, with the PIDs %s: say which one by --pid",
-		len(pids), strings.Trim(fmt.Sprint(pids), "[]"))
+	pids, err := list()
+	if err != nil {
+		return nil, err
+	}
+	var found []*Client
+	for _, pid := range pids {
+		switch c, failed := Dial(pid); failed.(type) {
+		case nil:
+			found = append(found, c)
+		case noPool: // it has just ended
+		default:
+			err = failed
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) == 0 && err == nil:
+		return nil, ErrNone
+	case len(found) == 0:
+		return nil, err
+	}
+	text := fmt.Sprintf("%d pools run here, with the PIDs", len(found))
+	for _, c := range found {
+		c.Close()
+		text += " " + strconv.Itoa(c.PID)
+	}
+	return nil, errors.New(text + ": say which one by --pid")
 }
 
-// List returns the PIDs of the pools in this PID namespace, in order.
-func List() ([]int, error) {
+// list returns the PIDs of the pools in this PID namespace, in order.
+func list() ([]int, error) {
 	head, err := prefix()
 	if err != nil {
 		return nil, err
@@ -61,17 +90,18 @@ func List() ([]int, error) {
 }
 
 // listed returns the PIDs of sockets that listen, in a text as proc(5) describes
-// /proc/net/unix.
+// /proc/net/unix. Others choose names, too: one may have blanks and even ends of
+// line in it, so what is found here may not be there at all.
 func listed(text []byte, head string) []int {
 	const flagsField, nameField, listens = 3, 7, "00010000"
 	var pids []int
 	for line := range bytes.Lines(text) {
 		fields := strings.Fields(string(line))
-		if len(fields) <= nameField || fields[flagsField] != listens {
+		if len(fields) != nameField+1 || fields[flagsField] != listens {
 			continue
 		}
 		number, ok := strings.CutPrefix(fields[nameField], head)
-		if pid, err := strconv.Atoi(number); ok && err == nil && pid > 0 {
+		if pid, err := strconv.Atoi(number); ok && err == nil && pid > 0 && number == strconv.Itoa(pid) {
 			pids = append(pids, pid)
 		}
 	}
@@ -85,38 +115,42 @@ func Dial(pid int) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: AnswerTime}
-	nc, err := dialer.Dial("unix", head+strconv.Itoa(pid))
-	if err != nil {
-		return nil, fmt.Errorf("process %d is no pool that could be reached: %w", pid, err)
+	nc, err := net.Dial("unix", head+strconv.Itoa(pid)) // takes no time: it is done by the kernel, or fails
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, noPool(pid)
+	case errors.Is(err, syscall.EAGAIN):
+		return nil, fmt.Errorf("the pool of process %d hangs, or is stopped: too many wait for it already", pid)
+	case err != nil:
+		return nil, fmt.Errorf("cannot reach the pool of process %d: %w", pid, err)
 	}
 	conn := nc.(*net.UnixConn)
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		err = listens(raw, pid)
-	}
-	if err != nil {
+	if err := genuine(conn, pid); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return &Client{PID: pid, conn: conn, in: bufio.NewReader(conn)}, nil
 }
 
-// listens looks that the one who listens is who the name says it is.
-func listens(raw interface {
-	Control(func(fd uintptr)) error
-}, pid int) error {
-	cred, err := peer(raw)
+// genuine looks that the one who listens is who the name says it is, and one that
+// answers to this user: a stranger could be telling anything.
+func genuine(conn *net.UnixConn, pid int) error {
+	cred, err := peer(conn)
 	if err != nil {
 		return err
 	}
-	if int(cred.Pid) != pid {
+	switch uid := os.Geteuid(); {
+	case cred.Pid == 0:
+		return fmt.Errorf("the socket of process %d belongs to a process of another PID namespace: not trusting it", pid)
+	case int(cred.Pid) != pid:
 		return fmt.Errorf("the socket of process %d belongs to process %d: not trusting it", pid, cred.Pid)
+	case uid != 0 && cred.Uid != uint32(uid):
+		return fmt.Errorf("the pool of process %d runs as uid %d: only that one and root may ask it, and this is uid %d", pid, cred.Uid, uid)
 	}
 	return nil
 }
 
-// Close ends the connection.
+// Close ends the connection, and whatever waits for an answer.
 func (c *Client) Close() { c.conn.Close() }
 
 // Status returns a document about the pool, and its JSON.
@@ -124,15 +158,9 @@ func (c *Client) Status() (*status.Document, []byte, error) {
 	if err := c.ask(cmdStatus, false); err != nil {
 		return nil, nil, err
 	}
-	line, err := c.line(AnswerTime)
-	if err != nil {
-		return nil, nil, err
-	}
 	d := new(status.Document)
-	if err := json.Unmarshal(line, d); err != nil {
-		return nil, nil, fmt.Errorf("the pool's answer makes no sense: %w", err)
-	}
-	return d, line, nil
+	line, err := c.receive(AnswerTime, d)
+	return d, line, err
 }
 
 // Health returns whether the pool is live and ready, or why not.
@@ -149,17 +177,14 @@ func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 	if err := c.ask(cmdReload, wait); err != nil {
 		return Answer{}, err
 	}
-	for {
-		limit := AnswerTime
-		if wait {
-			limit = 0
+	a, err := c.answer(AnswerTime)
+	for wait && err == nil && a.Outcome == "" {
+		if !a.Accepted {
+			progress(a)
 		}
-		a, err := c.answer(limit)
-		if err != nil || a.Accepted || a.Outcome != "" {
-			return a, err
-		}
-		progress(a)
+		a, err = c.answer(0)
 	}
+	return a, err
 }
 
 // Stop asks the pool to stop. With wait it returns when its process has ended.
@@ -180,28 +205,20 @@ func (c *Client) ask(command string, wait bool) error {
 	if err == nil {
 		_, err = c.conn.Write(append(line, '\n'))
 	}
-	if err != nil {
+	// Who was turned away at the door can still read why.
+	if err != nil && !errors.Is(err, syscall.EPIPE) {
 		return c.explain(err)
 	}
 	return nil
 }
 
 func (c *Client) answer(limit time.Duration) (a Answer, err error) {
-	line, err := c.line(limit)
-	if err != nil {
-		return a, err
-	}
-	if err := json.Unmarshal(line, &a); err != nil {
-		return a, fmt.Errorf("the pool's answer makes no sense: %w", err)
-	}
-	if a.Error != "" {
-		return a, fmt.Errorf("the pool refuses: %s", a.Error)
-	}
-	return a, nil
+	_, err = c.receive(limit, &a)
+	return a, err
 }
 
-// line reads a line of the answer; limit 0 is no limit.
-func (c *Client) line(limit time.Duration) ([]byte, error) {
+// receive reads a line of the answer into v; limit 0 is no limit.
+func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 	var until time.Time
 	if limit > 0 {
 		until = time.Now().Add(limit)
@@ -210,6 +227,16 @@ func (c *Client) line(limit time.Duration) ([]byte, error) {
 	line, err := c.in.ReadBytes('\n')
 	if err != nil {
 		return nil, c.explain(err)
+	}
+	var refused Answer
+	if bytes.HasPrefix(line, []byte(`{"error":`)) {
+		v = &refused
+	}
+	if err := json.Unmarshal(line, v); err != nil {
+		return nil, fmt.Errorf("the pool's answer makes no sense: %w", err)
+	}
+	if refused.Error != "" {
+		return nil, errors.New("the pool refuses: " + refused.Error)
 	}
 	return line, nil
 }
@@ -220,7 +247,7 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the pool of process %d does not answer within %s: it hangs, or is stopped", c.PID, AnswerTime)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the pool of process %d hung up: it has ended, or does not trust uid %d (only root and its own user may ask)", c.PID, os.Geteuid())
+		return fmt.Errorf("the pool of process %d hung up: it has ended, or is about to", c.PID)
 	}
 	return fmt.Errorf("cannot talk to the pool of process %d: %w", c.PID, err)
 }

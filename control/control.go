@@ -8,16 +8,17 @@
 // to an abstract socket, so the server looks who it is, and the client looks that
 // the process that listens is the one whose PID is in the name.
 //
-// A request is a line of JSON, and so is each line of the answer:
+// A request is a line of JSON, and so is each line of the answer. What is false,
+// 0 or empty is left out:
 //
 //	{"command":"status"}              a status.Document
-//	{"command":"health"}              {"live":true,"ready":false,"reason":"..."}
-//	{"command":"reload","wait":true}  {"replaced":1,"workers":4} each time that this changes;
-//	                                  at last {"outcome":"done","seconds":1.5}
+//	{"command":"health"}              {"live":true,"ready":true}, or {"live":true,"reason":"..."}
+//	{"command":"reload","wait":true}  {"accepted":true}, and {"generation":2,"replaced":1,"workers":4} each time
+//	                                  that this changes; at last {"generation":2,"outcome":"done","seconds":1.5}
 //	{"command":"stop","wait":true}    {"accepted":true}, then the end of the connection when the process ends
 //
-// Without wait, reload and stop answer {"accepted":true}. What cannot be done is
-// answered {"error":"..."}.
+// Without wait, reload and stop answer {"accepted":true} alone. What cannot be done
+// is answered {"error":"..."}. Who closes its side waits no longer.
 package control
 
 import (
@@ -26,6 +27,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,15 +47,16 @@ type request struct {
 
 // An Answer is a line of every answer but status's.
 type Answer struct {
-	Error    string  `json:"error,omitempty"`
-	Accepted bool    `json:"accepted,omitempty"`
-	Live     bool    `json:"live,omitempty"`
-	Ready    bool    `json:"ready,omitempty"`
-	Reason   string  `json:"reason,omitempty"`
-	Replaced int     `json:"replaced,omitempty"`
-	Workers  int     `json:"workers,omitempty"`
-	Outcome  string  `json:"outcome,omitempty"`
-	Seconds  float64 `json:"seconds,omitempty"`
+	Error      string  `json:"error,omitempty"`
+	Accepted   bool    `json:"accepted,omitempty"`
+	Live       bool    `json:"live,omitempty"`
+	Ready      bool    `json:"ready,omitempty"`
+	Reason     string  `json:"reason,omitempty"`
+	Generation int     `json:"generation,omitempty"`
+	Replaced   int     `json:"replaced,omitempty"`
+	Workers    int     `json:"workers,omitempty"`
+	Outcome    string  `json:"outcome,omitempty"`
+	Seconds    float64 `json:"seconds,omitempty"`
 }
 
 // prefix is what names of this PID namespace begin with.
@@ -67,11 +70,14 @@ func prefix() (string, error) {
 }
 
 // peer returns who is at the other end, as this PID namespace numbers it: 0 for
-// a process that is not in it.
-func peer(conn interface {
-	Control(func(fd uintptr)) error
-}) (cred *unix.Ucred, err error) {
-	if e := conn.Control(func(fd uintptr) {
+// a process that is not in it. For a client that is who listens, for a server who
+// connected, at that time.
+func peer(conn syscall.Conn) (cred *unix.Ucred, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if e := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); e != nil {
 		return nil, e
@@ -83,7 +89,7 @@ func peer(conn interface {
 // is not enough: processes of namespaces below have one, too.
 func trusted(cred *unix.Ucred) error {
 	if uid := os.Geteuid(); cred.Uid != 0 && cred.Uid != uint32(uid) {
-		return fmt.Errorf("uid %d is neither 0 nor %d, which the pool runs as", cred.Uid, uid)
+		return fmt.Errorf("uid %d is not the pool's, which is %d, nor root", cred.Uid, uid)
 	}
 	if cred.Pid == 0 {
 		return fmt.Errorf("the process is not in the pool's PID namespace")

@@ -2,7 +2,9 @@ package control
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,16 +13,19 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/poolinit/poolinit/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
 // The limits of the server. Only those who may do anything here count.
 const (
-	maxRequest     = 1 << 10 // bytes
-	maxConnections = 64      // more wait in the kernel's queue
-	requestTime    = time.Second
+	maxRequest     = 1 << 10                // bytes
+	maxConnections = 64                     // more wait in the kernel's queue
+	requestTime    = 2 * time.Second        // for a request to be there; less than AnswerTime of who has to wait for it
 	answerTime     = 5 * time.Second        // for a line to be read
+	closeTime      = 200 * time.Millisecond // for what is under way at Close
 	progressTick   = 100 * time.Millisecond // of reload --wait
 )
 
@@ -35,11 +40,13 @@ type Pool interface {
 type Server struct {
 	view     *status.View
 	pool     Pool
-	refused  func(error) // is told who was turned away
+	refused  func(error) // is told who was turned away, by several goroutines
 	listener *net.UnixListener
 	room     chan struct{} // maxConnections: a semaphore
 	serving  sync.WaitGroup
 	closing  chan struct{}
+	end      context.Context // cut ends it, and every connection with it
+	cut      context.CancelFunc
 }
 
 // Listen opens the socket of this process. Nothing is answered before Serve.
@@ -53,21 +60,26 @@ func Listen(view *status.View, pool Pool, refused func(error)) (*Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
+	s := &Server{
 		view: view, pool: pool, refused: refused, listener: ln,
 		room: make(chan struct{}, maxConnections), closing: make(chan struct{}),
-	}, nil
+	}
+	s.end, s.cut = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // Serve answers until Close. It returns at once.
 func (s *Server) Serve() { s.serving.Go(s.accept) }
 
 // Close ends the server. Who waits for the end of the process is left to hear of
-// it by its end.
+// it by its end; others have closeTime.
 func (s *Server) Close() {
 	close(s.closing)
 	s.listener.Close()
+	timer := time.AfterFunc(closeTime, s.cut)
 	s.serving.Wait()
+	timer.Stop()
+	s.cut()
 }
 
 func (s *Server) accept() {
@@ -87,84 +99,78 @@ func (s *Server) accept() {
 				continue
 			}
 		}
-		if !s.welcome(conn) {
-			conn.Close()
-			<-s.room
-			continue
-		}
 		s.serving.Go(func() {
-			s.serve(conn)
+			s.welcome(conn)
 			<-s.room
 		})
 	}
 }
 
-// welcome looks who it is.
-func (s *Server) welcome(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	cred, err := peer(raw)
+// welcome looks who it is, and serves it if it may be served. What a stranger is
+// told fits into the socket's buffer: it cannot keep anybody waiting.
+func (s *Server) welcome(conn *net.UnixConn) {
+	defer conn.Close()
+	defer context.AfterFunc(s.end, func() { conn.Close() })()
+	c := &session{Server: s, conn: conn}
+	cred, err := peer(conn)
 	if err == nil {
 		err = trusted(cred)
 	}
 	if err != nil {
 		s.refused(err)
-		return false
+		c.say(Answer{Error: err.Error()})
+		return
 	}
-	return true
+	c.who = fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
+	c.serve()
 }
 
 // A session is one connection.
 type session struct {
 	*Server
 	conn *net.UnixConn
-	who  string
+	who  string // for the log
 }
 
-func (s *Server) serve(conn *net.UnixConn) {
-	_ = conn.SetReadDeadline(time.Now().Add(requestTime)) // closed: the read says so
-	line, err := bufio.NewReader(io.LimitReader(conn, maxRequest)).ReadBytes('\n')
+func (c *session) serve() {
+	_ = c.conn.SetReadDeadline(time.Now().Add(requestTime)) // closed: the read says so
+	line, err := bufio.NewReader(io.LimitReader(c.conn, maxRequest)).ReadBytes('\n')
 	var r request
-	c := &session{s, conn, caller(conn)}
 	switch {
-	case err != nil && len(line) == 0: // said nothing
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.say(Answer{Error: "no request came in time"})
+	case err != nil && len(line) == 0: // it only looked whether somebody is there
 	case err != nil || json.Unmarshal(line, &r) != nil:
 		c.say(Answer{Error: "a request is one line of JSON"})
 	case r.Command == cmdStatus:
-		c.say(s.view.Look().Document())
+		c.say(c.view.Look().Document())
 	case r.Command == cmdHealth:
 		c.health()
 	case r.Command == cmdReload:
 		c.reload(r.Wait)
 	case r.Command == cmdStop:
-		if c.stop(r.Wait) {
-			return
-		}
+		c.stop(r.Wait)
 	default:
 		c.say(Answer{Error: fmt.Sprintf("there is no command %q", r.Command)})
 	}
-	conn.Close()
-}
-
-// caller names a peer for the log.
-func caller(conn *net.UnixConn) string {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return "?"
-	}
-	cred, err := peer(raw)
-	if err != nil {
-		return "?"
-	}
-	return fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
 }
 
 // say sends one line, and reports whether somebody reads.
 func (c *session) say(v any) bool {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(answerTime)) // closed: the write says so
 	return json.NewEncoder(c.conn).Encode(v) == nil
+}
+
+// gone returns a channel that is closed when the client has hung up, or is cut
+// off.
+func (c *session) gone() <-chan struct{} {
+	_ = c.conn.SetReadDeadline(time.Time{}) // closed: the read says so
+	gone := make(chan struct{})
+	c.serving.Go(func() {
+		_, _ = io.Copy(io.Discard, c.conn) // it has nothing more to say
+		close(gone)
+	})
+	return gone
 }
 
 func (c *session) health() {
@@ -180,41 +186,58 @@ func (c *session) health() {
 
 func (c *session) reload(wait bool) {
 	result := c.pool.ReloadWait("poolinit reload (" + c.who + ")")
-	if !wait {
-		c.say(Answer{Accepted: true})
+	if !c.say(Answer{Accepted: true}) || !wait {
 		return
 	}
 	tick := time.NewTicker(progressTick)
 	defer tick.Stop()
+	gone := c.gone()
 	last := supervisor.ReloadStats{}
 	for {
 		select {
 		case r := <-result:
-			c.progress(&last)
-			c.say(Answer{Outcome: string(r.Outcome), Reason: r.Reason, Seconds: r.Took.Seconds()})
+			if stats := c.pool.Stats(); stats.Reload.Generation == r.Generation {
+				c.progress(&stats, &last)
+			}
+			c.say(Answer{Generation: r.Generation, Outcome: string(r.Outcome), Reason: r.Reason, Seconds: r.Took.Seconds()})
 			return
 		case <-tick.C:
-			if !c.progress(&last) {
-				return // gone: the reload goes on without
+			if stats := c.pool.Stats(); stats.Reload.Running { // not one that ended before
+				c.progress(&stats, &last)
 			}
+		case <-gone:
+			return // the reload goes on without
 		}
 	}
 }
 
-// progress says how far the reload is, if that has changed.
-func (c *session) progress(last *supervisor.ReloadStats) bool {
-	stats := c.pool.Stats()
+// progress says how far a reload is, if that has changed. It may be one that has
+// to end before that which was asked for.
+func (c *session) progress(stats *supervisor.Stats, last *supervisor.ReloadStats) {
 	now := stats.Reload
 	if now.Generation == last.Generation && now.Replaced == last.Replaced || now.Replaced == 0 {
-		return true
+		return
 	}
 	*last = now
-	return c.say(Answer{Replaced: now.Replaced, Workers: len(stats.Workers)})
+	c.say(Answer{Generation: now.Generation, Replaced: now.Replaced, Workers: len(stats.Workers)})
 }
 
-// stop reports whether the connection is to stay open.
-func (c *session) stop(wait bool) bool {
+func (c *session) stop(wait bool) {
 	c.pool.Stop("poolinit stop (" + c.who + ")")
-	c.say(Answer{Accepted: true})
-	return wait
+	if !c.say(Answer{Accepted: true}) || !wait {
+		return
+	}
+	select {
+	case <-c.gone():
+	case <-c.closing:
+		c.keep()
+	}
+}
+
+// keep has the connection end with the process, and not before, by a second
+// descriptor that nobody closes.
+func (c *session) keep() {
+	if raw, err := c.conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }) // failed: it ends a little early
+	}
 }

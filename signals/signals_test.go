@@ -57,6 +57,7 @@ func TestEverySignalArrives(t *testing.T) {
 		if uncatchable[sig] || sig == syscall.SIGCHLD || sig == syscall.SIGURG {
 			continue
 		}
+		before := m.Count(sig)
 		if err := syscall.Kill(os.Getpid(), sig); err != nil {
 			t.Fatal(err)
 		}
@@ -65,12 +66,20 @@ func TestEverySignalArrives(t *testing.T) {
 			if s != sig {
 				t.Errorf("sent %s, got %s", Name(sig), Name(s))
 			}
+			if n := m.Count(sig) - before; n != 1 {
+				t.Errorf("%s came once and was counted %d times", Name(sig), n)
+			}
 		case <-time.After(30 * time.Second):
 			t.Errorf("%s did not arrive", Name(sig))
 		}
 	}
 	close(done)
 	<-ended
+	for sig := range uncatchable {
+		if n := m.Count(syscall.Signal(sig)); uncatchable[sig] && n != 0 {
+			t.Errorf("%s was counted %d times", Name(syscall.Signal(sig)), n)
+		}
+	}
 }
 
 func FuzzParse(f *testing.F) {

@@ -1,0 +1,99 @@
+package control
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestOnlyHere(t *testing.T) {
+	self, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"Name:\tx\nNSpid:\t12\nNSpgid:\t1 2\n": true,
+		"NSpid:\t12":                           true,
+		"NSpid:\t12\t1\n":                      false,
+		"NSpid:\t12 1 1\n":                     false,
+		"NSpid:\n":                             false,
+		"NSpid:\t\n":                           false,
+		"":                                     false,
+		"Name:\tx\n":                           false,
+		"NStgid:\t12\n":                        false,
+		"Name:\tNSpid:\t1\nNSpid:\t1\t2\n":     false, // a name cannot have an end of line here
+	} {
+		if got := onlyHere([]byte(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	fields := 0
+	for line := range strings.Lines(string(self)) {
+		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields = len(strings.Fields(rest))
+		}
+	}
+	if got := onlyHere(self); got != (fields == 1) {
+		t.Errorf("of this process: %v, with %d PIDs", got, fields)
+	}
+}
+
+const unixHead = "Num       RefCount Protocol Flags    Type St Inode Path\n"
+
+func TestListed(t *testing.T) {
+	line := func(flags, name string) string {
+		return "ffff8881e7a2c000: 00000002 00000000 " + flags + " 0001 01 5678901 " + name + "\n"
+	}
+	const listens = "00010000"
+	for _, tt := range []struct {
+		name string
+		text string
+		want []int
+	}{
+		{"nothing", "", nil},
+		{"head", unixHead, nil},
+		{"two, in order", unixHead + line(listens, "@poolinit/5/70") + line(listens, "@poolinit/5/8"), []int{8, 70}},
+		{"twice", line(listens, "@poolinit/5/8") + line(listens, "@poolinit/5/8"), []int{8}},
+		{"without an end", strings.TrimSpace(line(listens, "@poolinit/5/8")), []int{8}},
+		{"connected", line("00000000", "@poolinit/5/8"), nil},
+		{"other namespace", line(listens, "@poolinit/55/8") + line(listens, "@poolinit/4/8"), nil},
+		{"a file", line(listens, "/poolinit/5/8") + line(listens, "/tmp/@poolinit/5/8"), nil},
+		{"no name", "0000000000000000: 00000002 00000000 00010000 0001 01 1\n", nil},
+		{"no PID", line(listens, "@poolinit/5/") + line(listens, "@poolinit/5/x") + line(listens, "@poolinit/5/8x"), nil},
+		{"odd PIDs", line(listens, "@poolinit/5/0") + line(listens, "@poolinit/5/-8") + line(listens, "@poolinit/5/+8") +
+			line(listens, "@poolinit/5/08") + line(listens, "@poolinit/5/99999999999999999999"), nil},
+		{"a zero byte", line(listens, "@poolinit/5/8@"), nil},
+		{"a blank", line(listens, "@poolinit/5/8 9") + line(listens, "x @poolinit/5/8"), nil},
+	} {
+		if got := listed([]byte(tt.text), "@poolinit/5/"); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func FuzzListed(f *testing.F) {
+	f.Add(unixHead + "0: 2 0 00010000 1 1 5 @poolinit/5/8\n")
+	f.Add("a b c 00010000 d e f @poolinit/5/7\x00\n\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		got := listed([]byte(text), "@poolinit/5/")
+		for i, pid := range got {
+			if pid <= 0 || i > 0 && pid <= got[i-1] {
+				t.Errorf("%v", got)
+			}
+		}
+		if len(got) > 0 && !strings.Contains(text, "@poolinit/5/") {
+			t.Errorf("%v from nothing", got)
+		}
+	})
+}
+
+func FuzzOnlyHere(f *testing.F) {
+	f.Add([]byte("NSpid:\t12\n"))
+	f.Add([]byte("NSpid:\t12\t1\nNSpid:"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if onlyHere(text) && !strings.Contains(string(text), "NSpid:") {
+			t.Error("from nothing")
+		}
+	})
+}
