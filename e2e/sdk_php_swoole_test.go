@@ -21,7 +21,7 @@ func swooleFile(t *testing.T, body string) string {
 func startSwoole(t *testing.T, body string, env ...string) runPool {
 	t.Helper()
 	needPHPModules(t, "pcntl", "posix", "sysvmsg")
-	prog := withPoolinit(t, program{args: []string{"php", swoole(t), "-dhtml_errors=0", swooleFile(t, body)}})
+	prog := withPoolinit(t, program{args: []string{"php", swoole(t), "-ddisplay_errors=stderr", "-dhtml_errors=0", swooleFile(t, body)}})
 	prog.env = append(prog.env, env...)
 	return runPool{start(t, prog)}
 }
@@ -45,24 +45,22 @@ func TestSDKPHPSwooleSocket(t *testing.T) {
 $pool = new Pool(2, SWOOLE_IPC_SOCKET);
 $pool->set(['max_package_size' => '1K', 'max_wait_time' => 7]);
 $pool->on('workerstart', function (Pool $pool, int $workerId) {
-    var_dump($pool->write('too early'), $pool->workerId === $workerId, $pool->workerPid === getmypid(), $pool->master_pid,
-        $pool->workerRunning, $pool->running, isset($pool->running), $pool->on('Message', fn () => null), $pool->listen('127.0.0.1', 1));
-    echo "ready\n";
+    echo json_encode([$pool->write('too early'), $pool->workerId === $workerId, $pool->workerPid === getmypid(), $pool->master_pid,
+        $pool->workerRunning, $pool->running, isset($pool->running), $pool->on('Message', fn () => null), $pool->listen('127.0.0.1', 1)]) . " ready\n";
 });
 $pool->on('MESSAGE', function (Pool $pool, string $message) {
     if ($message === 'fail') throw new Exception('on purpose');
     if ($message === 'nothing') return;
     if ($message === 'detach') { $pool->write('one, '); $pool->detach(); $pool->write('two'); echo "on my own\n"; return; }
     if ($message === 'stop') $pool->stop();
-    if ($message === 'shutdown') var_dump($pool->shutdown());
-    var_dump($pool->write('hello '), $pool->write(''), $pool->write("client!\n"));
+    if ($message === 'shutdown') $pool->shutdown() || exit(1);
+    if ($pool->write('hello ') && !$pool->write('')) $pool->write("client!\n");
     return 'not this';
 });
-$pool->on('workerStop', function (Pool $pool, int $workerId) { echo "stop $workerId\n"; var_dump($pool->workerRunning); });
+$pool->on('workerStop', function (Pool $pool, int $workerId) { if (!$pool->workerRunning) echo "stop $workerId\n"; });
 $pool->listen('unix:%s/s', 0, 100);
 $pool->start();`, dir))
-	p.stdout.expectTimes(t, "ready\n", 2)
-	p.stdout.expectTimes(t, "bool(false)\nbool(true)\nbool(true)\nint(1)\nbool(true)\nbool(true)\nbool(true)\n", 2)
+	p.stdout.expectTimes(t, "[false,true,true,1,true,true,true,false,false] ready\n", 2)
 	both := p.stdout.String() + p.stderr.String()
 	for _, warning := range []string{"process pool is started. unable to register event callback function", "process pool is started. unable to listen"} {
 		if strings.Count(both, warning) < 2 {
@@ -137,7 +135,8 @@ $pool->start();`)
 	p.stdout.expectTimes(t, "up\n", 4)
 	p.signal(syscall.SIGTERM)
 	p.expectExit(0)
-	p.stdout.expectTimes(t, "out of the loop\nstopped\n", 4)
+	p.stdout.expectTimes(t, "out of the loop\n", 4)
+	p.stdout.expectTimes(t, "stopped\n", 4)
 	expectClean(p)
 }
 
@@ -153,28 +152,27 @@ $pool->on('workerStart', function (Pool $pool, int $workerId) {
         return;
     }
     while (($other = $pool->getProcess(1))->pid === null) usleep(10000);
-    var_dump($other->id, $other->pid !== getmypid(), $pool->getProcess()->pid === getmypid(), $pool->getProcess(0) === $pool->getProcess());
-    var_dump(@$pool->getProcess(3), @$pool->sendMessage('hello', 3), @$pool->sendMessage('hello', -1));
+    echo json_encode([$other->id, $other->pid !== getmypid(), $pool->getProcess()->pid === getmypid(), $pool->getProcess(0) === $pool->getProcess(),
+        @$pool->getProcess(3), @$pool->sendMessage('hello', 3), @$pool->sendMessage('hello', -1)]) . "\n";
     $pid = $other->pid;
     Swoole\Process::kill($pid, SIGKILL);
-    var_dump($other->write(str_repeat('A', 70000)), $pool->sendMessage('', 1));
+    echo json_encode([$other->write(str_repeat('A', 70000)), $pool->sendMessage('', 1)]) . "\n";
     while (in_array($pool->getProcess(1)->pid, [null, $pid], true)) usleep(10000);
     for ($i = 0; $i < 100; $i++) $pool->sendMessage(str_repeat('x', $i * 10000), 2);
     $pool->sendMessage('to myself', 0);
-    echo $pool->getProcess()->read(), "\n";
+    echo $pool->getProcess()->read() . "\n";
     if ($pool->getProcess()->read() === 'all is there') $pool->shutdown();
 });
 $pool->on('message', function (Pool $pool, string $data) {
     static $n = 0;
     $n++;
-    if ($pool->workerId === 1) echo 'one has ', strlen($data), "\n";
+    if ($pool->workerId === 1) echo 'one has ' . strlen($data) . "\n";
     if ($pool->workerId === 2 && $n === 100) $pool->sendMessage('all is there', 0);
 });
 $pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
 $pool->start();`, "TMPDIR="+dir)
 	p.expectExit(0)
-	p.stdout.expectTimes(t, "int(1)\nbool(true)\nbool(true)\nbool(true)\nbool(false)\nbool(false)\nbool(false)\nint(70000)\nbool(true)\n", 1)
-	for _, text := range []string{"one has 70000\n", "one has 0\n", "to myself\n", "stopped 0\n", "stopped 1\n", "stopped 2\n"} {
+	for _, text := range []string{"[1,true,true,true,false,false,false]\n", "[70000,true]\n", "one has 70000\n", "one has 0\n", "to myself\n", "stopped 0\n", "stopped 1\n", "stopped 2\n"} {
 		p.stdout.expectTimes(t, text, 1)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -187,12 +185,12 @@ func TestSDKPHPSwooleQueues(t *testing.T) {
 	p := startSwoole(t, `
 $pool = new Pool(2, SWOOLE_IPC_MSGQUEUE);
 $pool->on('workerStart', function (Pool $pool, int $workerId) {
-    if ($workerId === 1) for ($i = 0; $i < 10; $i++) var_dump($pool->getProcess()->push("job $i"));
+    if ($workerId === 1) for ($i = 0; $i < 10; $i++) $pool->getProcess()->push("job $i") || exit(1);
 });
 $pool->on('message', function (Pool $pool, string $message) {
     echo "got $message\n";
     if ($message === 'job 9') {
-        echo 'queue ', $pool->getProcess()->msgQueueKey, "\n";
+        echo 'queue ' . $pool->getProcess()->msgQueueKey . "\n";
         $pool->shutdown();
     }
 });
@@ -214,13 +212,13 @@ echo "queue gone\n";`)
 $pool = new Pool(2, SWOOLE_IPC_MSGQUEUE, %d);
 $pool->on('workerStart', function (Pool $pool, int $workerId) {
     if ($workerId === 0) {
-        var_dump($pool->getProcess()->push('hello world'));
+        $pool->getProcess()->push('hello world') || exit(1);
         sleep(60);
     } else {
-        echo $pool->getProcess()->pop(), "\n";
+        echo $pool->getProcess()->pop() . "\n";
         $own = $pool->getProcess(1);
         $own->useQueue(0, 2 | Swoole\Process::IPC_NOWAIT);
-        var_dump($own->pop(), $own->push('mine'), $own->statQueue(), $own->pop(), $own->freeQueue());
+        echo json_encode([$own->pop(), $own->push('mine'), $own->statQueue(), $own->pop(), $own->freeQueue()]) . "\n";
         $pool->shutdown();
         sleep(60);
     }
@@ -229,7 +227,7 @@ $pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
 $pool->start();`, uint32(key2)))
 	p.expectExit(0)
 	p.stdout.expectTimes(t, "hello world\n", 1)
-	p.stdout.expectTimes(t, "bool(false)\nbool(true)\narray(1) {\n  [\"queue_num\"]=>\n  int(1)\n}\nstring(4) \"mine\"\nbool(true)\n", 1)
+	p.stdout.expectTimes(t, `[false,true,{"queue_num":1},"mine",true]`+"\n", 1)
 	p.stdout.expectTimes(t, "stopped ", 2)
 }
 

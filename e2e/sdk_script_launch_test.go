@@ -10,49 +10,32 @@ import (
 	"testing"
 )
 
-// where returns the directory of a program, so that PATH can be that alone.
-func where(t testing.TB, program string) string {
+// interpreter returns the path of the language's program, whatever PATH is.
+func (s scriptSDK) interpreter(t testing.TB) string {
 	t.Helper()
-	path, err := exec.LookPath(program)
+	out, err := exec.Command(s.needs, s.whoAmI...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Dir(path)
-}
-
-// onlyIn returns a directory that has these programs and no others, to be PATH.
-func onlyIn(t testing.TB, programs ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, p := range programs {
-		if err := os.WriteFile(filepath.Join(dir, p), []byte("#!/bin/sh\nPATH="+os.Getenv("PATH")+"\nexec "+filepath.Join(where(t, p), p)+` "$@"`+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
+	return strings.TrimSpace(string(out))
 }
 
 // poolinit is looked for in POOLINIT, PATH, and beside the script.
 func TestSDKScriptFindsPoolinit(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		sh, tools := filepath.Join(where(t, "sh"), "sh"), onlyIn(t, s.needs)
-		at := func(place string) (dir string, env []string) {
-			dir = s.dir(t)
-			link := filepath.Join(map[string]string{"PATH": tools, "POOLINIT": dir, "beside": dir}[place], map[string]string{"PATH": "poolinit",
-				"POOLINIT": "another-name", "beside": "poolinit"}[place])
+		interpreter, sh := s.interpreter(t), "/bin/sh"
+		for _, place := range []string{"PATH", "POOLINIT", "beside"} {
+			dir, tools := s.dir(t), t.TempDir()
+			link := map[string]string{"PATH": tools + "/poolinit", "POOLINIT": tools + "/another-name", "beside": dir + "/poolinit"}[place]
 			if err := os.Symlink(poolinit(t), link); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { os.Remove(link) })
+			env := []string{"PATH=" + tools, "POOL_URL=" + unixURL(t, "?reply=always"), "POOLINIT="}
 			if place == "POOLINIT" {
-				env = []string{"POOLINIT=" + link}
+				env[2] += link
 			}
-			return dir, env
-		}
-		for _, place := range []string{"beside", "POOLINIT", "PATH"} {
-			dir, env := at(place)
-			p := scriptPool{s: s, runPool: runPool{start(t, program{args: []string{sh, "-c", "cd " + dir + " && exec " + s.needs + " pool" + s.ext},
-				env: append(env, "PATH="+tools, "POOL_URL="+unixURL(t, "?reply=always"))})}}
+			p := scriptPool{s: s, runPool: runPool{start(t, program{env: env,
+				args: []string{sh, "-c", "cd " + dir + " && exec " + interpreter + " pool" + s.ext}})}}
 			p.awaitUps(2) // the path of the script was relative
 			p.stop(0)
 			if t.Failed() {
@@ -65,7 +48,7 @@ func TestSDKScriptFindsPoolinit(t *testing.T) {
 // Where it is not, what was looked for is told, and what to do.
 func TestSDKScriptFindsNoPoolinit(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		dir, tools := s.dir(t), onlyIn(t, s.needs)
+		dir, tools, interpreter := s.dir(t), t.TempDir(), s.interpreter(t)
 		noProgram := filepath.Join(dir, "pool"+s.ext)
 		for _, tt := range []struct {
 			env  string
@@ -76,7 +59,7 @@ func TestSDKScriptFindsNoPoolinit(t *testing.T) {
 			{"POOLINIT=" + noProgram, []string{"POOLINIT is '" + noProgram + "'"}},
 			{"POOLINIT=" + dir, []string{"POOLINIT is '" + dir + "'"}},
 		} {
-			p, code := run(t, program{args: []string{s.needs, noProgram},
+			p, code := run(t, program{args: []string{interpreter, noProgram},
 				env: []string{"PATH=" + tools, tt.env, "POOL_URL=" + unixURL(t, "")}})
 			checkSays(t, p, code, 127, tt.says...)
 			if n := len(p.stderr.lines()); n > 2 {
@@ -158,15 +141,15 @@ func TestSDKScriptTwice(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		first := s.startAt(t, "tcp://"+freePort(t))
 		script := filepath.Join(s.dir(t), "pool"+s.ext)
-		env := []string{"POOLINIT=" + poolinit(t), "POOLINIT_GIVE_UP=2", "POOLINIT_RESTART_DELAY=1ms"}
+		env := []string{"POOLINIT=" + poolinit(t), "POOLINIT_GIVE_UP=2", "POOLINIT_RESTART_DELAY=1ms", "POOLINIT_HEALTHY_AFTER=1m"}
 		p, code := run(t, program{args: []string{s.needs, script}, env: append(env, "POOL_URL="+first.url)})
-		checkSays(t, p, code, 1, "address already in use")
+		checkSays(t, p, code, 2, "address already in use")
 		env = append(env, "POOL_URL="+unixURL(t, ""))
 		p, code = run(t, program{args: []string{s.needs, script}, env: append(env, "START=again")})
 		checkSays(t, p, code, 1, "start() after start()")
 		p, code = run(t, program{args: []string{s.needs, script}, env: append(env, "START=fails")})
 		checkSays(t, p, code, 1, "no database", "pool"+s.ext)
-		if strings.Contains(p.stdout.String(), "down") {
+		if strings.Contains(p.stdout.String(), "down worker") {
 			t.Error("a worker that did not start came down")
 		}
 		first.stop(0)
@@ -177,13 +160,13 @@ func TestSDKScriptTwice(t *testing.T) {
 func TestSDKScriptFlags(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		dir := s.dir(t)
-		fake := filepath.Join(dir, "poolinit")
+		fake, interpreter := filepath.Join(dir, "poolinit"), s.interpreter(t)
 		if err := os.WriteFile(fake, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 9\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		flags := func(env ...string) []string {
-			p, code := run(t, program{args: []string{s.needs, filepath.Join(dir, "pool"+s.ext), "an argument"},
-				env: append(env, "POOLINIT=", "PATH="+onlyIn(t, s.needs), "POOL_URL=unix:///x?reply=always")})
+			p, code := run(t, program{args: []string{interpreter, filepath.Join(dir, "pool"+s.ext), "an argument"},
+				env: append(env, "POOLINIT=", "PATH="+t.TempDir(), "POOL_URL=unix:///x?reply=always")})
 			if code != 9 {
 				t.Fatalf("exit code %d\n%s", code, p.stderr.String())
 			}

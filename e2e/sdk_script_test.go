@@ -19,15 +19,16 @@ import (
 // the same programs in each.
 type scriptSDK struct {
 	name, needs string
+	whoAmI      []string // arguments that make it print its own path
 	file, ext   string
 	fails       string // what "fail now" fails with
 	notifies    bool   // it speaks sd_notify
 }
 
 var (
-	pythonSDK = scriptSDK{name: "python", needs: "python3", file: "../sdk/python/poolinit.py", ext: ".py",
+	pythonSDK = scriptSDK{name: "python", needs: "python3", whoAmI: []string{"-c", "import sys; print(sys.executable)"}, file: "../sdk/python/poolinit.py", ext: ".py",
 		fails: "ValueError: now", notifies: true}
-	nodeSDK = scriptSDK{name: "node", needs: "node", file: "../sdk/node/poolinit.js", ext: ".js",
+	nodeSDK = scriptSDK{name: "node", needs: "node", whoAmI: []string{"-p", "process.execPath"}, file: "../sdk/node/poolinit.js", ext: ".js",
 		fails: "RangeError: now"}
 )
 

@@ -81,9 +81,14 @@ function stackOf(error) {
 
 // Cuts what arrives into frames.
 class Frames {
+  #limit;
   #chunks = [];
   #have = 0;
   #want = 4;
+
+  constructor(limit = Infinity) {
+    this.#limit = limit;
+  }
 
   // Calls each(body, failed) for what is whole now.
   take(chunk, each) {
@@ -98,6 +103,7 @@ class Frames {
     while (chunk.length - at >= 4) {
       const word = chunk.readUInt32BE(at);
       size = 4 + (word & 0x7fffffff);
+      if (size - 4 > this.#limit) throw new Error('what the server sends is no reply of a pool');
       if (chunk.length - at < size) break;
       each(chunk.subarray(at + 4, at + size), word >= FAILED);
       at += size;
@@ -919,7 +925,11 @@ class Client {
     this.#again = [];
     this.#pending = [];
     this.#waiting = [];
-    for (const { reject } of all) reject(error);
+    this.#reject(all, error);
+  }
+
+  #reject(messages, error) {
+    for (const { reject } of messages) reject(error);
   }
 
   #go() {
@@ -942,7 +952,7 @@ class Client {
     const socket = this.#tls === undefined ? net.connect(this.#address)
       : tls.connect({ servername: net.isIP(this.#address.host ?? '') ? '' : this.#address.host, ...this.#address, ...this.#tls });
     this.#socket = socket;
-    this.#frames = new Frames();
+    this.#frames = new Frames(MAX_REPLY);
     socket.setNoDelay?.(true);
     socket.once(this.#tls === undefined ? 'connect' : 'secureConnect', () => {
       if (socket !== this.#socket) return;
@@ -963,8 +973,8 @@ class Client {
     if (limit <= 0) return;
     this.#silence = setTimeout(() => {
       const error = new Error(this.#connected
-        ? `${this.#url}: nothing was heard within ${limit} ms (only a pool with reply=always in its URL answers every message)`
-        : `${this.#url}: no connection within ${limit} ms`);
+        ? `${this.#url}: nothing was heard within ${limit / 1000} s (only a pool with reply=always in its URL answers every message)`
+        : `${this.#url}: no connection within ${limit / 1000} s`);
       error.code = 'ETIMEDOUT';
       if (!this.#connected) {
         this.#lost(this.#socket, error);
@@ -973,13 +983,20 @@ class Client {
       const silent = this.#pending;
       this.#pending = [];
       this.#lost(this.#socket, error); // the others are sent again
-      for (const { reject } of silent) reject(error);
+      this.#reject(silent, error);
     }, limit);
   }
 
   #heard(chunk) {
     this.#listen(this.#timeout);
-    this.#frames.take(chunk, (body, failed) => this.#took(body, failed));
+    try {
+      this.#frames.take(chunk, (body, failed) => this.#took(body, failed));
+    } catch (e) {
+      this.#reject(this.#pending, e); // sent again they would be followed by the same
+      this.#pending = [];
+      this.#lost(this.#socket, e);
+      return;
+    }
     if (this.#socket === null) return;
     if (this.#pending.length > 0) return;
     clearTimeout(this.#silence);

@@ -469,14 +469,15 @@ class Pool:
     # The worker.
 
     def _work(self) -> NoReturn:
-        channel = self._channel = self._role.channel()
-        if channel is None and self._message is not None:
+        gets = "POOLINIT_DELIVER" in self._role.told
+        if self._message is not None and not gets:
             raise RuntimeError(
                 "poolinit gives this script no messages: run it by itself, or as in: "
                 "poolinit -n 4 --listen tcp://127.0.0.1:8089 -- python3 SCRIPT"
             )
-        if channel is not None and self._message is None:
+        if self._message is None and gets:
             raise RuntimeError("poolinit gives this script messages, and it has no on_message")
+        channel = self._channel = self._role.channel()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a pipe would be written when 8 KiB have gathered
         os.register_at_fork(after_in_child=self._forked)

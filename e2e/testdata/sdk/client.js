@@ -9,7 +9,9 @@ const { Client, Failure } = require('./poolinit.js');
 let client;
 try {
   const tls = process.env.CA ? { ca: fs.readFileSync(process.env.CA) } : undefined;
-  client = new Client(process.argv[2], { timeout: Number(process.env.TIMEOUT || 60) * 1000, tls });
+  client = new Client(process.argv[2], {
+    timeout: Number(process.env.TIMEOUT || 60) * 1000, connectTimeout: Number(process.env.CONNECT_TIMEOUT || 60) * 1000, tls,
+  });
 } catch (e) {
   console.error(e.message);
   process.exit(1);

@@ -10,7 +10,8 @@ tls = None
 if "CA" in os.environ:
     tls = ssl.create_default_context(cafile=os.environ["CA"])
 try:
-    client = poolinit.Client(sys.argv[1], timeout=float(os.environ.get("TIMEOUT", "60")), tls=tls)
+    client = poolinit.Client(sys.argv[1], timeout=float(os.environ.get("TIMEOUT", "60")),
+                             connect_timeout=float(os.environ.get("CONNECT_TIMEOUT", "60")), tls=tls)
 except ValueError as e:
     sys.exit(str(e))
 with client:

@@ -9,7 +9,7 @@ import time
 import poolinit
 
 pool = poolinit.Pool(2, healthy_after="0s", max_message=os.environ.get("MAX_MESSAGE"))
-if "POOL_URL" in os.environ:
+if os.environ.get("POOL_URL"):
     pool.listen(os.environ["POOL_URL"])
 
 

@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The first program of sdk/php/README.md does what is said below it.
+func TestSDKPHPReadme(t *testing.T) {
+	needPHPModules(t, "pcntl", "posix")
+	text, err := os.ReadFile(sdkPHP(t, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []string // their first line is the language
+	for _, m := range regexp.MustCompile("(?s)\n```([a-z]+\n.*?)```").FindAllStringSubmatch(string(text), 4) {
+		blocks = append(blocks, m[1])
+	}
+	program, ok1 := strings.CutPrefix(blocks[0], "php\n")
+	command, ok2 := strings.CutPrefix(blocks[1], "sh\n")
+	client, ok3 := strings.CutPrefix(blocks[2], "sh\n")
+	replies, ok4 := strings.CutPrefix(blocks[3], "text\n")
+	if !ok1 || !ok2 || !ok3 || !ok4 {
+		t.Fatalf("the blocks are not program, command, client and replies: %q", blocks)
+	}
+	dir := t.TempDir()
+	sdk, err := os.ReadFile(sdkPHP(t, "Pool.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	install(t, filepath.Join(dir, "Pool.php"), string(sdk))
+	install(t, filepath.Join(dir, "pool.php"), program)
+	path := "PATH=" + filepath.Dir(named(t, "poolinit")) + ":" + os.Getenv("PATH")
+
+	i := newIsland(t)
+	prog := i.program("sh", "-c", "cd "+dir+" && exec "+command)
+	prog.env = []string{path}
+	p := runPool{start(t, prog)}
+	p.stderr.expect(t, "taking messages")
+	p.stdout.expectTimes(t, " is up\n", 4)
+	out := i.run("sh", "-c", path+"; cd "+dir+"; { "+client+"} 2>said; exit 0")
+	said, _ := os.ReadFile(filepath.Join(dir, "said"))
+	if out != replies || !strings.Contains(string(text), "`"+strings.TrimPrefix(strings.TrimSpace(string(said)), "poolinit: ")+"`") {
+		t.Errorf("replies %q, want %q\nsaid %q", out, replies, said)
+	}
+	p.signal(syscall.SIGUSR1)
+	p.expectLog("reload done", nil)
+	p.stdout.expectTimes(t, " is down\n", 4)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	p.stdout.expectTimes(t, " is down\n", 8)
+}
+
+// composer.json is one, and what it names is there.
+func TestSDKPHPComposer(t *testing.T) {
+	text, err := os.ReadFile(sdkPHP(t, "composer.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var composer struct {
+		Name, License string
+		Require       map[string]string
+		Autoload      struct{ Classmap []string }
+	}
+	if err := json.Unmarshal(text, &composer); err != nil {
+		t.Fatal(err)
+	}
+	if composer.Name == "" || composer.License != "MIT" || composer.Require["php"] != ">=8.1" || len(composer.Autoload.Classmap) != 1 {
+		t.Errorf("%+v", composer)
+	}
+	for _, name := range composer.Autoload.Classmap {
+		if _, err := os.Stat(sdkPHP(t, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Each public method is in the README, and each file is one that PHP takes.
+func TestSDKPHPFiles(t *testing.T) {
+	need(t, "php")
+	readme, err := os.ReadFile(sdkPHP(t, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Pool.php", "swoole.php"} {
+		p, code := run(t, program{host: true, args: []string{"php", "-l", sdkPHP(t, name)}})
+		if code != 0 {
+			t.Errorf("%s%s", p.stdout.String(), p.stderr.String())
+		}
+	}
+	text, err := os.ReadFile(sdkPHP(t, "Pool.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`public function ([a-z]\w*)\(`).FindAllStringSubmatch(string(text), -1) {
+		if !strings.Contains(string(readme), "`"+m[1]+"(") {
+			t.Errorf("README.md does not have %s()", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile(`public readonly \S+ (\$\w+);`).FindAllStringSubmatch(string(text), -1) {
+		if !strings.Contains(string(readme), "`"+m[1]+"`") {
+			t.Errorf("README.md does not have %s", m[1])
+		}
+	}
+}
+
+// docs/swoole.md has a row for each method and property of Swoole's pool.
+func TestSDKPHPSwooleTable(t *testing.T) {
+	table, err := os.ReadFile("../docs/swoole.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(sdkPHP(t, "swoole.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, pool, _ := strings.Cut(string(text), "namespace Swoole\\Process {")
+	names := regexp.MustCompile(`public (?:function|\??\w+) (\$?\w+)`).FindAllStringSubmatch(pool, -1)
+	if len(names) < 17 {
+		t.Fatalf("found only %q", names)
+	}
+	for _, m := range names {
+		if name := "`" + m[1]; !strings.HasPrefix(m[1], "__") && !strings.Contains(string(table), name+"(") && !strings.Contains(string(table), name+"`") {
+			t.Errorf("docs/swoole.md does not have %s", m[1])
+		}
+	}
+}

@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The programs in an SDK's README, as they stand there.
+
+// example writes the nth program of the README beside the SDK's file.
+func (s scriptSDK) example(t testing.TB, n int, replace ...string) (path string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(s.file), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(string(text), "\n```"+map[string]string{".py": "python", ".js": "js"}[s.ext]+"\n")
+	if len(parts) <= n {
+		t.Fatalf("there are only %d programs", len(parts)-1)
+	}
+	code, _, _ := strings.Cut(parts[n], "\n```\n")
+	path = filepath.Join(s.dir(t), "program"+s.ext)
+	if err := os.WriteFile(path, []byte(strings.NewReplacer(replace...).Replace(code)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (s scriptSDK) startExample(i *island, path string) runPool {
+	i.t.Helper()
+	prog := i.program(s.needs, path)
+	prog.env = []string{"POOLINIT=" + poolinit(i.t), "PYTHONUNBUFFERED="}
+	return runPool{start(i.t, prog)}
+}
+
+func file(t testing.TB, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "message")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The first does what the seed's programs 3 and 4 do.
+func TestSDKScriptREADMEShort(t *testing.T) {
+	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+		i := newIsland(t)
+		for _, url := range []string{"tcp://127.0.0.1:8089", "sysv://0x7000001"} {
+			path := s.example(t, 1, "tcp://127.0.0.1:8089", url)
+			if text, err := os.ReadFile(path); err != nil || strings.Count(string(text), "\n")-strings.Count(string(text), "\n\n") > 15 || !strings.Contains(string(text), url) {
+				t.Errorf("%v\n%s", err, text)
+			}
+			p := s.startExample(i, path)
+			p.stdout.expectTimes(t, " is started\n", 2)
+			p.stderr.expect(t, "taking messages")
+			hello := file(t, "hello")
+			i.run(poolinit(t), "send", url, hello)
+			p.stdout.expect(t, "\nMessage: hello\n")
+			p.signal(syscall.SIGUSR1)
+			p.expectLog("reload done", nil)
+			p.stdout.expectTimes(t, " is started\n", 4)
+			i.run(poolinit(t), "send", url, hello, hello)
+			p.stdout.expectTimes(t, "Message: hello\n", 3)
+			p.signal(syscall.SIGTERM)
+			p.expectExit(0)
+		}
+	})
+}
+
+// The second shows everything, its own client too.
+func TestSDKScriptREADMELong(t *testing.T) {
+	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+		i := newIsland(t)
+		path, url := s.example(t, 2), "tcp://127.0.0.1:8089?reply=always"
+		p := s.startExample(i, path)
+		p.stdout.expectTimes(t, " of 4, generation 1\n", 4)
+		if got := i.run(s.needs, path, "send"); got != "hello, Swoole\n" {
+			t.Error(got)
+		}
+		if got := i.run(poolinit(t), "send", url, file(t, `{"uid": 1991, "stop": "worker"}`)); got != "hello, Swoole\n" {
+			t.Error(got)
+		}
+		p.stdout.expectTimes(t, " of 4, generation 1\n", 5)
+		if got := i.run("sh", "-c", "! "+poolinit(t)+" send '"+url+"' $0 $1 2>&1", file(t, "no JSON"), file(t, `{"uid": 7}`)); !strings.Contains(got, "message: refused: ") || !strings.Contains(got, "message: given-up: after 3 attempts: error: ") {
+			t.Error(got)
+		}
+		if got := i.run(poolinit(t), "send", url, file(t, `{"uid": 1991, "stop": "pool"}`)); got != "hello, Swoole\n" {
+			t.Error(got)
+		}
+		p.expectExit(0)
+		out := p.stdout.String()
+		if !strings.HasPrefix(out, "once, before poolinit runs\n") || !strings.HasSuffix(out, "\nonce, when no worker is left\n") ||
+			strings.Count(out, " has answered its last message\n") != 5 {
+			t.Error(out)
+		}
+	})
+}
+
+// The third has a loop of its own, and is stopped in its own way.
+func TestSDKScriptREADMELoop(t *testing.T) {
+	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+		p := s.startExample(newIsland(t), s.example(t, 3))
+		p.stdout.expectTimes(t, " is started\n", 2)
+		p.signal(syscall.SIGTERM)
+		p.expectExit(0)
+		if strings.Count(p.stdout.String(), " is stopped\n") != 2 {
+			t.Error(p.stdout.String())
+		}
+		for _, r := range p.records() {
+			if r.Message == "worker ended" && (r.Code != 0 || r.Signal != "") {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
