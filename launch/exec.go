@@ -191,6 +191,9 @@ func (w *execWorker) Gone() <-chan struct{} { return w.exited }
 // says of one that cannot be started.
 func (w *execWorker) Exit() reaper.Exit { return w.exit }
 
+// Exiting is never asked: only a process can close its channel and live on.
+func (w *execWorker) Exiting() bool { return false }
+
 // Notices yields nothing: what runs for one message has no state to tell of.
 func (w *execWorker) Notices() <-chan notify.Message { return nil }
 

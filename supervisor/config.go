@@ -94,6 +94,8 @@ type Process interface {
 	// ended. Gone is closed when its group is empty as well.
 	Exited() <-chan struct{}
 	Exit() reaper.Exit
+	// Exiting reports whether it has begun to end, which Exited tells a while later.
+	Exiting() bool
 	Gone() <-chan struct{}
 	// Notices yields what it says by sd_notify. It may be closed at any time.
 	Notices() <-chan notify.Message
@@ -112,9 +114,9 @@ type Process interface {
 // for a hung worker, before the pool stops waiting for it.
 const killGrace = time.Second
 
-// exitGrace is how long a worker that closed its channel may take to exit before
-// it counts as detached: the kernel closes files first, and tells of the exit a
-// moment later.
+// exitGrace is how long a worker that closed its channel may take to begin to
+// exit before it counts as detached: a program may close its files first. One
+// that is exiting is waited for, however long that takes.
 const exitGrace = 50 * time.Millisecond
 
 // lastPart is the part of StopTimeout that is kept for the workers to stop when

@@ -215,6 +215,7 @@ type fakeProc struct {
 	notices chan notify.Message
 	asks    chan ipc.Ask
 	served  atomic.Bool   // it is fed
+	exiting atomic.Bool   // it has begun to end
 	inHand  chan struct{} // closed by the test when it has answered; nil: it has nothing in hand
 	exited  chan struct{}
 	gone    chan struct{}
@@ -231,6 +232,7 @@ func (p *fakeProc) PID() int                       { return p.pid }
 func (p *fakeProc) Exited() <-chan struct{}        { return p.exited }
 func (p *fakeProc) Gone() <-chan struct{}          { return p.gone }
 func (p *fakeProc) Exit() reaper.Exit              { return p.exit }
+func (p *fakeProc) Exiting() bool                  { return p.exiting.Load() }
 func (p *fakeProc) Notices() <-chan notify.Message { return p.notices }
 
 func (p *fakeProc) Asks() <-chan ipc.Ask { return p.asks }

@@ -108,6 +108,21 @@ func TestChannelEndsBeforeExit(t *testing.T) {
 	})
 }
 
+// On a machine with much to do, the exit may be told long after the channel ended.
+func TestExitIsSlow(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.run()
+		w.last(0).exiting.Store(true)
+		w.last(0).ask(ipc.AskDetach)
+		w.pass(5 * time.Second)
+		w.want("detached", w.logged("detached"), false)
+		w.last(0).die(0, syscall.SIGKILL)
+		w.pass(time.Second)
+		w.want("crash", w.logged(`"why":"crash"`), true)
+		w.want("failures", w.pool.Stats().Workers[0].Failures, 1)
+	})
+}
+
 // A detached worker is replaced at once, may finish what it does, and still
 // hears of the stop.
 func TestDetach(t *testing.T) {

@@ -100,6 +100,10 @@ func (w *worker) serve() order {
 			}
 		case <-t.exiting:
 			t.exiting = nil
+			if w.proc.Exiting() {
+				t.exiting = time.After(exitGrace) // should it be mistaken, it looks again
+				continue
+			}
 			w.detached(t)
 		case <-t.settled:
 			t.settled, t.late = nil, nil
