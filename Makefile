@@ -11,12 +11,12 @@ BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
 PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
-	netcat-openbsd nodejs prometheus
-PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool
+	netcat-openbsd nodejs prometheus chromium
+PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool chromium
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build run test setup lint cross chaos bench clean
+.PHONY: build run test test-modules setup lint cross chaos bench clean
 
 build:
 	$(BUILD) bin/poolinit
@@ -38,8 +38,17 @@ define TRY
 endef
 export TRY
 
+# Tests with heavy libraries have modules of their own, so that the product's stays small.
+MODULES := e2e/browser e2e/kubernetes
+
+test-modules: build
+	@for m in $(MODULES); do \
+		echo "$(GO) test $$m"; \
+		(cd $$m && $(GO) vet ./... && POOLINIT_BINARY=$(CURDIR)/bin/poolinit $(GO) test -count=1 -timeout 10m ./...) || exit 1; \
+	done
+
 # The race detector needs a C compiler; all else is tested without one as well.
-test: setup lint cross
+test: setup lint cross test-modules
 	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; \
 	else echo "no gcc: testing without the race detector"; fi; \
 	$(GO) test $$race -count=1 -timeout 10m ./...

@@ -33,7 +33,7 @@ const phpDeeds = `
         case 'loop': while (true) { $pool->workerId; }
         case 'who': return "$pool->workerId of $pool->workers, generation $pool->generation";
         case 'env': return (string) shell_exec('env | grep -c -e ^POOLINIT_ -e ^NOTIFY_ -e ^WATCHDOG_; true');
-        case 'fork': $child = pcntl_fork(); if ($child > 0) pcntl_waitpid($child, $status); return $child > 0 ? 'forked' : 'twice';
+        case 'fork': $child = pcntl_fork(); if ($child > 0) pcntl_waitpid($child, $status); return $child > 0 ? 'forked' : str_repeat('twice', 100_000);
         case 'term': posix_kill(getmypid(), SIGTERM); usleep(1000); return $pool->running ? 'runs' : 'told';
         case 'stop': $pool->stop(); return 'stopping';
         case 'shutdown': $pool->shutdown(); return 'shutting down';

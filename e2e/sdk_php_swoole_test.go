@@ -161,13 +161,16 @@ $pool->on('workerStart', function (Pool $pool, int $workerId) {
     for ($i = 0; $i < 100; $i++) $pool->sendMessage(str_repeat('x', $i * 10000), 2);
     $pool->sendMessage('to myself', 0);
     echo $pool->getProcess()->read() . "\n";
-    if ($pool->getProcess()->read() === 'all is there') $pool->shutdown();
+    $done = [$pool->getProcess()->read(), $pool->getProcess()->read()];
+    sort($done);
+    if ($done === ['one is done', 'two is done']) $pool->shutdown();
 });
 $pool->on('message', function (Pool $pool, string $data) {
     static $n = 0;
     $n++;
     if ($pool->workerId === 1) echo 'one has ' . strlen($data) . "\n";
-    if ($pool->workerId === 2 && $n === 100) $pool->sendMessage('all is there', 0);
+    if ($pool->workerId === 1 && $n === 2) $pool->sendMessage('one is done', 0);
+    if ($pool->workerId === 2 && $n === 100) $pool->sendMessage('two is done', 0);
 });
 $pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
 $pool->start();`, "TMPDIR="+dir)

@@ -12,7 +12,7 @@
  * `poolinit run ... -- php this-script`, with the same PID; poolinit runs the
  * script again in each worker, where start() calls the handlers. See README.md.
  *
- * This file is all there is to it. It needs pcntl and, to stop gracefully, posix.
+ * This file is all there is to it. It needs pcntl, and for shutdown() posix.
  */
 
 declare(strict_types=1);
@@ -124,7 +124,7 @@ final class Pool
             $this->told[$name] = (string) getenv($name);
         }
         $id = $this->told['POOLINIT_WORKER_ID'];
-        $worker = ctype_digit($id);
+        $worker = preg_match('/^\d+$/D', $id) === 1;
         $this->workerId = $worker ? (int) $id : -1;
         $this->workers = $worker ? (int) $this->told['POOLINIT_WORKERS'] : $workers;
         $this->generation = $worker ? (int) $this->told['POOLINIT_GENERATION'] : 0;
@@ -211,9 +211,12 @@ final class Pool
         if ($this->told['POOLINIT_EVENT'] === '') {
             $this->launch();
         }
+        $event = $this->told['POOLINIT_EVENT'];
         $this->forget();
         $this->goesOn = false;
-        $this->call('shutdown', $this);
+        if ($event === 'shutdown') {
+            $this->call('shutdown', $this);
+        }
     }
 
     /**
@@ -267,7 +270,7 @@ final class Pool
             throw new \LogicException('detach() is for a worker that gets messages, and has not left the pool yet');
         }
         if ($this->written !== null) {
-            $this->answer($this->written . $reply);
+            $this->answer(self::limited($this->written . $reply));
             $this->written = null;
         }
         $this->flush();
@@ -606,23 +609,27 @@ final class Pool
                 $at = 0;
             }
             $this->written = '';
+            $failed = false;
             try {
-                $reply = $handler($this, $body);
-                $this->in === null || $this->answer($this->written . self::text($reply));
+                $reply = self::text($handler($this, $body));
+                $reply = self::limited($this->written === '' ? $reply : $this->written . $reply);
             } catch (\Throwable $e) {
-                $this->in === null || $this->answer(self::failure($e), true);
+                $failed = true;
+                $reply = self::failure($e);
                 $e instanceof Refuse || self::say("a message failed: $e");
             }
-            if (getmypid() !== $this->pid) {
+            $now = hrtime(true);
+            $slow = $now - $last > self::FAST;
+            if ($slow && getmypid() !== $this->pid) { // fork() alone takes longer
                 exit(0); // a child, that the handler has forked, and that has come back from it
             }
-            unset($body, $reply, $e);
             $this->written = null;
-            if ($this->in === null) {
+            if ($this->in === null) { // by detach(), which has answered
                 return;
             }
-            $now = hrtime(true);
-            if ($now - $last > self::FAST || $now - $first > self::HOLD || strlen($this->replies) > self::BATCH) {
+            $this->answer($reply, $failed);
+            unset($body, $reply, $e);
+            if ($slow || $now - $first > self::HOLD || strlen($this->replies) > self::BATCH) {
                 $this->flush();
                 $first = $now;
             }
@@ -675,9 +682,6 @@ final class Pool
     private function answer(string $reply, bool $failed = false): void
     {
         $length = strlen($reply);
-        if ($length > self::MAX_REPLY) {
-            throw new \LengthException("the reply has $length bytes, and poolinit takes " . self::MAX_REPLY);
-        }
         $header = pack('N', $failed ? $length | 0x80000000 : $length);
         if ($length < self::LARGE) {
             $this->replies .= $header . $reply;
@@ -721,6 +725,15 @@ final class Pool
             is_int($reply), is_float($reply), $reply instanceof \Stringable => (string) $reply,
             default => throw new \TypeError('a reply is a string or null, and not ' . get_debug_type($reply)),
         };
+    }
+
+    private static function limited(string $reply): string
+    {
+        if (strlen($reply) > self::MAX_REPLY) {
+            $size = strlen($reply);
+            throw new \LengthException("the reply has $size bytes, and poolinit takes " . self::MAX_REPLY);
+        }
+        return $reply;
     }
 
     /**
@@ -812,7 +825,9 @@ final class Pool
      */
     private function end(): never
     {
-        $this->finish();
+        if (getmypid() === $this->pid) { // and not a child that has come back from where it was forked
+            $this->finish();
+        }
         exit(0);
     }
 

@@ -575,7 +575,7 @@ namespace Swoole\Process {
                 }
                 if ($this->ipc_type === SWOOLE_IPC_UNIXSOCK && $launches) {
                     $count = (string) \getenv('POOLINIT_WORKERS'); // it outranks the program
-                    $count = \ctype_digit($count) ? (int) $count : $this->worker_num;
+                    $count = (int) $count > 0 ? (int) $count : $this->worker_num;
                     $this->pool->set(['share' => \Poolinit\Mailbox::shares($count)]);
                 }
                 if (!isset($this->handlers['message']) || $this->ipc_type === SWOOLE_IPC_UNIXSOCK) {

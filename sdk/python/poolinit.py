@@ -479,7 +479,9 @@ class Pool:
             raise RuntimeError("poolinit gives this script messages, and it has no on_message")
         channel = self._channel = self._role.channel()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(line_buffering=True)  # a pipe would be written when 8 KiB have gathered
+            # Else a pipe is written when 8 KiB have gathered, or with PYTHONUNBUFFERED a line
+            # is not written in one go, and those of other workers come in between.
+            sys.stdout.reconfigure(line_buffering=True, write_through=False)
         os.register_at_fork(after_in_child=self._forked)
         ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if ours:
