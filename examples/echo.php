@@ -11,6 +11,7 @@ if (function_exists('pcntl_signal')) {
     pcntl_signal(SIGTERM, SIG_IGN);
 }
 
+ini_set('default_socket_timeout', '-1'); // messages may be far apart; PHP would take 60 s of silence for the end
 $channel = fopen('php://fd/' . getenv('POOLINIT_FD'), 'r+b');
 stream_set_write_buffer($channel, 0);
 

@@ -143,7 +143,7 @@ func (c *Channel) starve() {
 // deathGrace is how long a channel that has ended waits to hear how its worker
 // died, which is a better reason for the records than that the channel ended. A
 // worker that lives on just closed it.
-const deathGrace = 50 * time.Millisecond
+const deathGrace = 500 * time.Millisecond
 
 // lost ends the channel: what is in flight goes back to the queue.
 func (c *Channel) lost(err error) {

@@ -1,4 +1,5 @@
 <?php
+ini_set('default_socket_timeout', '-1');
 $f = fopen('php://fd/3', 'r+');
 stream_set_read_buffer($f, 65536);
 stream_set_write_buffer($f, 0);
