@@ -383,9 +383,13 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-func readme(t *testing.T) string {
+func readme(t *testing.T) string { return document(t, "README.md") }
+
+func reference(t *testing.T) string { return document(t, "docs/reference.md") }
+
+func document(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,8 +428,8 @@ func TestREADMENamesVariables(t *testing.T) {
 		}
 	})
 	for _, name := range []string{"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "NOTIFY_SOCKET", "WATCHDOG_USEC"} {
-		if !strings.Contains(text, "`"+name+"`") {
-			t.Errorf("README.md does not name %s", name)
+		if !strings.Contains(reference(t), "`"+name+"`") {
+			t.Errorf("docs/reference.md does not name %s", name)
 		}
 	}
 }
@@ -460,12 +464,12 @@ func TestEveryLogLineIsExplained(t *testing.T) {
 
 var verb = regexp.MustCompile(`%(\.\d)?[a-z]`)
 
-// exitCodes are the rows of the README's table of that name.
+// exitCodes are the rows of the reference's table of that name.
 func exitCodes(t *testing.T) (codes []string) {
 	t.Helper()
-	_, table, ok := strings.Cut(readme(t), "\n## Exit codes\n")
+	_, table, ok := strings.Cut(reference(t), "\n## Exit codes\n")
 	if !ok {
-		t.Fatal("README.md has no section Exit codes")
+		t.Fatal("docs/reference.md has no section Exit codes")
 	}
 	table, _, _ = strings.Cut(table, "\n## ")
 	for line := range strings.Lines(table) {
@@ -476,7 +480,7 @@ func exitCodes(t *testing.T) (codes []string) {
 	return codes[min(2, len(codes)):] // without the head
 }
 
-// The README's table of exit codes has these rows, and they are true.
+// The reference's table of exit codes has these rows, and they are true.
 func TestExitCodes(t *testing.T) {
 	binary, err := builds[runtime.GOARCH]()
 	if err != nil {
@@ -518,7 +522,7 @@ func TestExitCodes(t *testing.T) {
 		}
 	}
 	if got := exitCodes(t); !slices.Equal(got, rows) {
-		t.Errorf("README.md has the rows %q, tested are %q", got, rows)
+		t.Errorf("docs/reference.md has the rows %q, tested are %q", got, rows)
 	}
 }
 
