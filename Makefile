@@ -2,6 +2,7 @@
 # make test    installs what the tests need (as root, on Debian), then runs all of them
 # make build   bin/poolinit, static and stripped
 # make chaos   ten minutes of kills and reloads under load
+# make e2e-k8s rollouts under load and more, in a real Kubernetes (K8S_KIT=directory)
 # make bench   measures it beside its peers
 # make clean
 
@@ -16,7 +17,7 @@ PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash p
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build run test test-modules setup lint cross chaos bench clean
+.PHONY: build run test test-modules setup lint cross chaos e2e-k8s bench clean
 
 build:
 	$(BUILD) bin/poolinit
@@ -79,6 +80,10 @@ cross:
 # The long run of e2e's chaos: ten minutes of kills and reloads for each case.
 chaos:
 	CHAOS=10m $(GO) test -count=1 -timeout 40m -run TestChaos -v ./e2e
+
+# K8S_KIT brings the cluster up; e2e/kubernetes/cluster_kit_test.go says what has to be in it.
+e2e-k8s:
+	cd e2e/kubernetes && K8S_KIT=$(abspath $(K8S_KIT)) $(GO) test -tags k8s -count=1 -timeout 60m -v .
 
 bench:
 	$(GO) test -run '^$$' -bench . -timeout 30m ./bench

@@ -93,6 +93,7 @@ func BenchmarkScrapeCost(b *testing.B) {
 	}
 	pid := startWorkers(b, p, 64, flags...).cmd.Process.Pid
 	scrape(b, looked)
+	quiet(b)
 	const batch = 20
 	least, size := time.Hour, 0 // of all batches the cheapest, as others use the machine, too
 	for b.Loop() {

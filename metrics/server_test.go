@@ -146,6 +146,7 @@ func TestBadRequests(t *testing.T) {
 // More connections than the limit wait until others are closed.
 func TestManyConnections(t *testing.T) {
 	s := serve(t, newFake(1))
+	began := time.Now()
 	var open []net.Conn
 	for range maxConnections {
 		nc := dial(t, s)
@@ -161,7 +162,7 @@ func TestManyConnections(t *testing.T) {
 	if err := late.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := late.Read(make([]byte, 1)); n > 0 {
+	if n, err := late.Read(make([]byte, 1)); n > 0 && time.Since(began) < headerTime { // then the first ones are cut off
 		t.Errorf("one connection more than %d is served: %v", maxConnections, err)
 	}
 	for _, nc := range open {
@@ -192,7 +193,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
-// Thousands of scrapes at once: each is answered, or told to come again.
+// A thousand scrapes at once: each is answered, or told to come again.
 func TestManyScrapes(t *testing.T) {
 	f := newFake(16, "tcp://a:1")
 	s := serve(t, f)
@@ -200,7 +201,7 @@ func TestManyScrapes(t *testing.T) {
 	defer client.CloseIdleConnections()
 	var scrapes sync.WaitGroup
 	var good, turned atomic.Int32
-	for range 3000 {
+	for range 1000 {
 		scrapes.Go(func() {
 			resp, err := client.Get("http://" + s.Addr().String() + "/metrics")
 			if err != nil {
@@ -390,27 +391,33 @@ func TestCloseWithClients(t *testing.T) {
 
 // An answer under way when the end comes is finished.
 func TestCloseFinishesAnswers(t *testing.T) {
-	f := newFake(1)
-	inside, leave := make(chan struct{}), make(chan struct{})
-	stats := f.pool
-	f.options.View.Pool = &fakePool{func() supervisor.Stats {
-		close(inside)
-		<-leave
-		return stats
-	}}
-	s := serve(t, f)
-	nc := dial(t, s)
-	write(t, nc, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-	<-inside
-	time.AfterFunc(closeTime/10, func() { close(leave) }) // while Close waits
-	s.Close()
-	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "poolinit_ready 1") {
-		t.Errorf("%v: %.100s", err, body)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1)
+		stats := f.pool
+		f.options.View.Pool = &fakePool{func() supervisor.Stats {
+			time.Sleep(closeTime / 2)
+			return stats
+		}}
+		pipes := newPipes()
+		s := newServer(pipes, &f.options)
+		s.Serve()
+		nc := pipes.dial()
+		write(t, nc, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "poolinit_ready 1") {
+				t.Errorf("%v: %.100s", err, body)
+			}
+		})
+		synctest.Wait() // it is under way
+		s.Close()
+		reader.Wait()
+	})
 }
 
 // What cannot be bound is an error that says so; what is bound can be closed

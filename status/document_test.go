@@ -205,11 +205,11 @@ func TestDocument(t *testing.T) {
 	}
 	text := readDocs(t)
 	before, rest, ok := strings.Cut(text, "\n```json\n")
-	was, after, ok2 := strings.Cut(rest, "\n```\n")
+	was, after, ok2 := strings.Cut(rest, "```\n")
 	switch {
 	case !ok || !ok2:
 		t.Error("docs/status.md has no block ```json")
-	case was == string(got):
+	case was == string(got)+"\n":
 	case *update:
 		if err := os.WriteFile(docs, []byte(before+"\n```json\n"+string(got)+"\n```\n"+after), 0o644); err != nil {
 			t.Error(err)
