@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"metrics": {modulePath + "/status", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
 	"tini":    {modulePath + "/reaper", modulePath + "/signals", "golang.org/x/sys/unix"},
 	"worker":  {}, // a program that uses it takes nothing else along
+	"client":  {}, // the same
 }
 
 // notProduct are directories whose Go code is not part of the binary, nor

@@ -70,7 +70,7 @@ func TestSDKPHPComposer(t *testing.T) {
 	if err := json.Unmarshal(text, &composer); err != nil {
 		t.Fatal(err)
 	}
-	if composer.Name == "" || composer.License != "MIT" || composer.Require["php"] != ">=8.1" || len(composer.Autoload.Classmap) != 1 {
+	if composer.Name == "" || composer.License != "MIT" || composer.Require["php"] != ">=8.1" || len(composer.Autoload.Classmap) != 2 {
 		t.Errorf("%+v", composer)
 	}
 	for _, name := range composer.Autoload.Classmap {
@@ -87,7 +87,7 @@ func TestSDKPHPFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"Pool.php", "swoole.php"} {
+	for _, name := range []string{"Pool.php", "Client.php", "swoole.php"} {
 		p, code := run(t, program{host: true, args: []string{"php", "-l", sdkPHP(t, name)}})
 		if code != 0 {
 			t.Errorf("%s%s", p.stdout.String(), p.stderr.String())
@@ -97,6 +97,11 @@ func TestSDKPHPFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	client, err := os.ReadFile(sdkPHP(t, "Client.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, client...)
 	for _, m := range regexp.MustCompile(`public function ([a-z]\w*)\(`).FindAllStringSubmatch(string(text), -1) {
 		if !strings.Contains(string(readme), "`"+m[1]+"(") {
 			t.Errorf("README.md does not have %s()", m[1])

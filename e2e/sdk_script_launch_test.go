@@ -125,7 +125,7 @@ func TestSDKScriptMistakes(t *testing.T) {
 			"worker, exec":    {[]string{s.needs, script}, "POOL_URL=\nPOOLINIT_WORKER_ID=0\nPOOLINIT_DELIVER=exec", "--deliver exec"},
 			"worker, bad fd":  {[]string{s.needs, script}, "POOLINIT_WORKER_ID=0\nPOOLINIT_DELIVER=frames\nPOOLINIT_FD=99", "POOLINIT_FD 99 is no socket"},
 			"worker, no id":   {[]string{s.needs, script}, "POOLINIT_WORKER_ID=x", "POOLINIT_WORKER_ID is 'x', which is no number"},
-			"worker, nothing": {[]string{s.needs, script}, "START=loops\nPOOLINIT_WORKER_ID=0\nPOOLINIT_DELIVER=frames\nPOOLINIT_FD=0", "gives this script messages"},
+			"worker, nothing": {[]string{s.needs, script}, "START=loops\nPOOLINIT_WORKER_ID=0\nPOOLINIT_DELIVER=frames", "gives this script messages"},
 		} {
 			p, code := run(t, program{args: tt.args, env: append(strings.Split(tt.env, "\n"), "POOLINIT="+poolinit(t), "PYTHONPATH="+dir)})
 			if code != 1 || !strings.Contains(p.stderr.String(), tt.says) || strings.Contains(p.stdout.String(), "start\n") {
@@ -178,7 +178,8 @@ func TestSDKScriptFlags(t *testing.T) {
 			slices.Sort(list)
 			return list
 		}
-		want := []string{"--healthy-after=0s", "--listen=unix:///x?reply=always", "--max-message=9MiB", "--ready=notify", "--run-at-exit=true", "--workers=2", "run", "start"}
+		want := []string{"--healthy-after=0s", "--listen=unix:///x?reply=always", "--max-message=9MiB", "--ready=notify",
+			"--run-at-exit=true", "--workers=2", "run", "start"}
 		if !s.notifies {
 			want = slices.Delete(want, 3, 4)
 		}

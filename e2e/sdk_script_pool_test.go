@@ -108,7 +108,7 @@ func TestSDKScriptTooBig(t *testing.T) {
 // A handler that does not return costs a worker, and its own message alone.
 func TestSDKScriptLoops(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		p := s.start(t, "POOLINIT_MESSAGE_TIMEOUT=1s", "POOLINIT_ATTEMPTS=1", "POOLINIT_WINDOW=10", "POOLINIT_WORKERS=1")
+		p := s.start(t, "POOLINIT_MESSAGE_TIMEOUT=4s", "POOLINIT_ATTEMPTS=1", "POOLINIT_WINDOW=10", "POOLINIT_WORKERS=1")
 		c := p.client()
 		var quick []string
 		for i := range 8 {
@@ -116,7 +116,7 @@ func TestSDKScriptLoops(t *testing.T) {
 		}
 		c.send(append(quick, "loop", "after")...)
 		c.want(quick...)
-		c.want("!given-up: no answer within 1s", "after")
+		c.want("!given-up: no answer within 4s", "after")
 		p.stop(strings.Count(p.stdout.String(), "looping\n"))
 	})
 }

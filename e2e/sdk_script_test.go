@@ -26,10 +26,10 @@ type scriptSDK struct {
 }
 
 var (
-	pythonSDK = scriptSDK{name: "python", needs: "python3", whoAmI: []string{"-c", "import sys; print(sys.executable)"}, file: "../sdk/python/poolinit.py", ext: ".py",
-		fails: "ValueError: now", notifies: true}
-	nodeSDK = scriptSDK{name: "node", needs: "node", whoAmI: []string{"-p", "process.execPath"}, file: "../sdk/node/poolinit.js", ext: ".js",
-		fails: "RangeError: now"}
+	pythonSDK = scriptSDK{name: "python", needs: "python3", whoAmI: []string{"-c", "import sys; print(sys.executable)"},
+		file: "../sdk/python/poolinit.py", ext: ".py", fails: "ValueError: now", notifies: true}
+	nodeSDK = scriptSDK{name: "node", needs: "node", whoAmI: []string{"-p", "process.execPath"},
+		file: "../sdk/node/poolinit.js", ext: ".js", fails: "RangeError: now"}
 )
 
 // eachScriptSDK runs a test for each language that is installed.

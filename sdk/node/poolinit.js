@@ -75,8 +75,16 @@ function complain(text) {
   }
 }
 
+function textOf(error) {
+  try {
+    return String(error);
+  } catch {
+    return '(something that has no text)';
+  }
+}
+
 function stackOf(error) {
-  return error instanceof Error && error.stack ? error.stack : `thrown: ${String(error)}`;
+  return error instanceof Error && error.stack ? error.stack : `thrown: ${textOf(error)}`;
 }
 
 // Cuts what arrives into frames.
@@ -360,6 +368,7 @@ class Pool {
   #flushing = false;
   #starting = true;
   #stopping = false;
+  #lullOver = false;
   #left = false;
   #leaving = null;
   #inputEnded = false;
@@ -460,7 +469,7 @@ class Pool {
     this.#stopping = true;
     setTimeout(() => {
       this.#socket.pause();
-      this.#inputEnded = true;
+      this.#lullOver = true;
       this.#settle();
     }, LULL).unref();
     this.#settle();
@@ -481,8 +490,13 @@ class Pool {
     this.#one('detach()');
     if (this.#socket === null) throw new Error('detach(): this worker gets no messages');
     if (this.#left) return;
-    if (this.#inHand > 0) this.#answer(Buffer.concat([...this.#written, toBuffer(reply, 'a reply')]));
-    else process.once('beforeExit', () => this.#end());
+    if (this.#inHand > 0) {
+      const last = Buffer.concat([...this.#written, toBuffer(reply, 'a reply')]);
+      this.#check(last);
+      this.#answer(last);
+    } else {
+      process.once('beforeExit', () => this.#end());
+    }
     this.#leave();
   }
 
@@ -516,12 +530,11 @@ class Pool {
       throw new Error('poolinit gives this script no messages: run it by itself, or as in: '
         + 'poolinit -n 4 --listen tcp://127.0.0.1:8089 -- node SCRIPT');
     }
-    if (deliver !== '' && !message) throw new Error('poolinit gives this script messages, and it has no message handler');
-    if (deliver !== '') {
-      this.#open(fd, deliver);
-    } else {
-      process.once('beforeExit', () => this.#end()); // when the script has nothing more to do
+    if (deliver !== '' && !message) {
+      throw new Error('poolinit gives this script messages, and it has no message handler');
     }
+    if (deliver !== '') this.#open(fd, deliver);
+    else process.once('beforeExit', () => this.#end()); // when the script has nothing more to do
     process.on('SIGTERM', () => this.#terminated());
     process.on('uncaughtExceptionMonitor', () => { this.#crashed = true; });
     process.on('exit', () => this.#exiting());
@@ -638,27 +651,30 @@ class Pool {
   // Ends the worker if there is nothing more for it to do.
   #settle() {
     const idle = () => this.#inHand === 0 && this.#next === this.#queue.length && !this.#starting && !this.#left;
-    const end = () => {
+    const leave = () => {
       if (!idle()) return;
       this.#leave(); // so that nothing comes while workerStop runs
       this.#end();
     };
     if (!idle()) return;
-    if (this.#inputEnded) end();
-    else if (this.#stopping) setImmediate(() => setImmediate(end)); // what has arrived is read in between
+    if (this.#inputEnded) this.#replies.drained().then(() => this.#end());
+    else if (this.#lullOver) leave();
+    else if (this.#stopping) setImmediate(() => setImmediate(leave)); // what has arrived is read in between
   }
 
   #begin(message) {
     this.#replies.hold();
     this.#inHand++;
     let reply;
+    let later;
     try {
       reply = this.#handlers.message.call(this, message);
+      later = typeof reply?.then === 'function';
     } catch (e) {
       this.#done(this.#slot(), undefined, e, true);
       return;
     }
-    if (typeof reply?.then !== 'function') {
+    if (!later) {
       this.#done(this.#slot(), reply, undefined, false);
       return;
     }
@@ -728,7 +744,7 @@ class Pool {
   #failure(e) {
     const refused = e instanceof Refuse;
     if (!refused) complain(`${stackOf(e)}\n`);
-    const text = refused ? e.message : String(e);
+    const text = refused ? e.message : textOf(e);
     if (this.#role.deliver === 'lines' && !this.#left) {
       complain(`poolinit: the message failed, which --deliver lines cannot tell: ${text}\n`);
       process.exit(1);
@@ -746,12 +762,16 @@ class Pool {
   #become() {
     const { message, workerStart } = this.#handlers;
     const listens = this.#urls.length > 0 || Boolean(this.#options.listen) || fromEnvironment('listen');
-    if (message && !listens) throw new Error('there is a message handler, and nowhere that messages come from: listen() is missing');
+    if (message && !listens) {
+      throw new Error('there is a message handler, and nowhere that messages come from: listen() is missing');
+    }
     if (!message && listens) throw new Error("messages are listened for, and on('message') is missing");
     if ((process.env.POOLINIT_DELIVER || this.#options.deliver) === 'exec') {
       throw new Error('--deliver exec is for commands that run once a message, and this script stays');
     }
-    if (!message && !workerStart) throw new Error("the workers have nothing to do: on('message') and listen(), or on('workerStart')");
+    if (!message && !workerStart) {
+      throw new Error("the workers have nothing to do: on('message') and listen(), or on('workerStart')");
+    }
     const { script, command } = thisScript();
     const program = find(script);
     const args = ['run', ...this.#flags(), '--', ...command];

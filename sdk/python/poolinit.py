@@ -80,6 +80,13 @@ def _bytes(what: object, name: str) -> bytes:
     raise TypeError(f"{name} is bytes or str, not {type(what).__name__}")
 
 
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(an exception that has no text)"
+
+
 def _failure(code: str, text: str) -> bytes:
     body = code.encode() + b": " + text.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore").encode()
     return _header.pack(len(body) | _FAILED) + body
@@ -574,13 +581,13 @@ class Pool:
                 reply = b"".join([*self._written, end])
             return self._frame(reply)
         except Refuse as e:
-            return self._failed("refused", str(e))
+            return self._failed("refused", _text(e))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as e:
             place = e.__traceback__.tb_next if e.__traceback__ else None  # without this function
             _complain("".join(traceback.format_exception(type(e), e, place)))
-            return self._failed("error", traceback.format_exception_only(type(e), e)[-1].strip())
+            return self._failed("error", f"{type(e).__name__}: {_text(e)}")
         finally:
             self._step += 1
             if self._written:
