@@ -240,7 +240,8 @@ func TestSendAndServers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, url := startFake(t, tt.scripts...)
-			code, stdout, stderr := sending(t, strings.ReplaceAll(all, " ", "\n"), append(strings.Fields(tt.flags), url)...)
+			stdin := strings.ReplaceAll(all, " ", "\n") + "\n" // whole lines, which are sent in one piece
+			code, stdout, stderr := sending(t, stdin, append(strings.Fields(tt.flags), url)...)
 			if got := strings.Join(strings.Fields(stdout), " "); got != tt.replies {
 				t.Errorf("replies %q, want %q", got, tt.replies)
 			}

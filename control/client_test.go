@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
@@ -55,6 +56,22 @@ func TestHealth(t *testing.T) {
 		if got, err := w.client().Health(); err != nil || got != tt.want {
 			t.Errorf("%+v, %v; want %+v", got, err, tt.want)
 		}
+	}
+}
+
+// stuckQueue has a message that waits beside a worker with nothing to do.
+type stuckQueue struct{}
+
+func (stuckQueue) Stats(workers int) ipc.QueueStats {
+	return ipc.QueueStats{Messages: 1, OldestID: 7, Oldest: time.Minute, Idle: 1, Workers: make([]ipc.WorkerStats, workers)}
+}
+
+func TestHealthOfAStuckPool(t *testing.T) {
+	w := newWorld(t)
+	w.server.view.Queue, w.server.view.Serving = stuckQueue{}, func() bool { return true }
+	want := Answer{Ready: true, Reason: "a message has waited for 1m0s while a ready worker has nothing to do"}
+	if got, err := w.client().Health(); err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,34 @@ func TestOnlyHere(t *testing.T) {
 	}
 	if got := onlyHere(self); got != (fields == 1) {
 		t.Errorf("of this process: %v, with %d PIDs", got, fields)
+	}
+}
+
+// docs/status.md has every field of an answer, and no other.
+func TestEveryFieldOfAnAnswerIsDescribed(t *testing.T) {
+	text, err := os.ReadFile("../docs/status.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(text), "\n| field of an answer | type | what |\n")
+	if !ok {
+		t.Fatal("docs/status.md has no table of the fields of an answer")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	var said, have []string
+	for line := range strings.Lines(table) {
+		if _, rest, ok := strings.Cut(line, "| `"); ok {
+			name, _, _ := strings.Cut(rest, "`")
+			said = append(said, name)
+		}
+	}
+	typ := reflect.TypeFor[Answer]()
+	for i := range typ.NumField() {
+		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		have = append(have, name)
+	}
+	if !slices.Equal(said, have) {
+		t.Errorf("described are %q, there are %q", said, have)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -117,7 +118,9 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		err = trusted(cred)
 	}
 	if err != nil {
-		s.refused(err)
+		if !errors.Is(err, fs.ErrNotExist) { // who has gone meanwhile, as one does who thinks that the pool hangs, is no news
+			s.refused(err)
+		}
 		c.say(Answer{Error: err.Error()})
 		return
 	}
