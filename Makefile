@@ -1,6 +1,8 @@
 # make run     builds poolinit and runs a pool of example workers
 # make test    installs what the tests need (as root, on Debian), then runs all of them
 # make build   bin/poolinit, static and stripped
+# make image   the container image poolinit:latest
+# make release dist/: binaries, packages, checksums (VERSION=v1.2.3, else git describe)
 # make chaos   ten minutes of kills and reloads under load
 # make e2e-k8s rollouts under load and more, in a real Kubernetes (K8S_KIT=directory)
 # make bench   measures it beside its peers
@@ -12,12 +14,12 @@ BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
 PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
-	netcat-openbsd nodejs prometheus chromium
-PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool chromium
+	netcat-openbsd nodejs prometheus chromium man-db mandoc zsh fish rpm
+PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool chromium man mandoc zsh fish rpm
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build run test test-modules setup lint cross chaos e2e-k8s bench clean
+.PHONY: build run image release test test-modules test-release setup lint cross chaos e2e-k8s bench clean
 
 build:
 	$(BUILD) bin/poolinit
@@ -38,6 +40,18 @@ define TRY
   php -r '$$f = stream_socket_client("tcp://127.0.0.1:8089"); fwrite($$f, pack("N", 5)."hello"); echo substr(fread($$f, 99), 4), "\n";'
 endef
 export TRY
+
+# deploy/docker's images take the binary from it. For both architectures at once see CONTRIBUTING.md.
+image:
+	docker build -t poolinit:latest --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+release:
+	rm -rf dist
+	GO=$(GO) VERSION=$(VERSION) tools/release/release.sh dist
+
+# With the packages, which make test leaves to CI: the tools that make them take a minute to compile.
+test-release:
+	RELEASE=1 $(GO) test -count=1 -timeout 10m -run TestRelease ./e2e
 
 # Tests with heavy libraries have modules of their own, so that the product's stays small.
 MODULES := e2e/browser e2e/kubernetes
@@ -72,6 +86,7 @@ lint:
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:" $$files; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(GO) -C tools/release vet ./...
 
 cross:
 	GOARCH=arm64 $(BUILD) bin/poolinit-arm64
@@ -89,4 +104,4 @@ bench:
 	$(GO) test -run '^$$' -bench . -timeout 30m ./bench
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

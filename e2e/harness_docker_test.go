@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // The image is called by the test's PID, so that two runs do not meet.
@@ -97,9 +98,15 @@ type container struct {
 // dockerRun starts a container: docker run -d, the options, the image, the command.
 func dockerRun(t testing.TB, options []string, command ...string) *container {
 	t.Helper()
+	return dockerRunImage(t, dockerImage(t), options, command...)
+}
+
+// dockerRunImage is dockerRun with another image.
+func dockerRunImage(t testing.TB, image string, options []string, command ...string) *container {
+	t.Helper()
 	c := &container{t, containerName(t)}
 	args := append([]string{"run", "-d", "--name", c.name}, options...)
-	docker(t, append(append(args, dockerImage(t)), command...)...)
+	docker(t, append(append(args, image), command...)...)
 	return c
 }
 
@@ -151,7 +158,8 @@ func packImage(poolinit, self string) ([]byte, error) {
 type imageWriter struct {
 	tar  *tar.Writer
 	done map[string]bool
-	err  error // the first one
+	time time.Time // of the files
+	err  error     // the first one
 }
 
 // program adds an executable and the libraries that ldd finds for it.
@@ -199,6 +207,7 @@ func (w *imageWriter) add(h *tar.Header, content io.Reader) {
 		return
 	}
 	w.done["/"+h.Name] = true
+	h.ModTime = w.time
 	if w.err = w.tar.WriteHeader(h); w.err == nil {
 		_, w.err = io.Copy(w.tar, content)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The images that Dockerfiles begin with cannot be pulled where there is no
@@ -59,6 +60,11 @@ func (s *standIn) image(t testing.TB) string {
 		_ = exec.Command("docker", "rmi", name).Run() // half of one
 		t.Fatalf("cannot make %s: %v\n%s", name, err, out.String())
 	}
+	for other := range strings.FieldsSeq(docker(t, "images", "--format", "{{.Repository}}:{{.Tag}}", "poolinit-e2e/"+s.name)) {
+		if other != name {
+			_ = exec.Command("docker", "rmi", other).Run()
+		}
+	}
 	return name
 }
 
@@ -91,13 +97,13 @@ func (w *imageWriter) tree(path, source string, skip func(name string, d fs.DirE
 	w.err = errors.Join(w.err, err)
 }
 
-// goImage stands for golang:1.26. It has what the real one has and the
+// goBase stands for golang:1.26. It has what the real one has and the
 // Dockerfiles use, the modules, so that nothing is downloaded, and the packages
 // that the host has compiled already.
-func goImage(t testing.TB) *standIn {
+func goBase(t testing.TB) *standIn {
 	t.Helper()
 	goroot, version := goEnv(t, "GOROOT"), goEnv(t, "GOVERSION")
-	made := []string{version, goEnv(t, "GOARCH")}
+	made := []string{version, goEnv(t, "GOARCH"), "2"}
 	for _, name := range []string{"../go.sum", "../tools/build.sh"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -111,7 +117,7 @@ func goImage(t testing.TB) *standIn {
 		made: strings.Join(made, "\n"),
 		conf: []string{
 			"ENV PATH=/usr/local/go/bin:/usr/bin:/bin", "ENV GOPATH=/go", "ENV GOTOOLCHAIN=local",
-			"ENV GOPROXY=file:///proxy", "ENV GOCACHE=/cache", "WORKDIR /go",
+			"ENV GOPROXY=file:///stand-in/proxy", "ENV GOCACHE=/stand-in/cache", "WORKDIR /go",
 		},
 		pack: func(w *imageWriter) error {
 			w.programs("sh", "dirname", "realpath", "cat")
@@ -120,7 +126,8 @@ func goImage(t testing.TB) *standIn {
 			if err != nil {
 				return err
 			}
-			w.tree("/cache", cache, func(string, fs.DirEntry) bool { return false })
+			w.time = time.Now().AddDate(50, 0, 0) // what is old the go command removes
+			w.tree("/stand-in/cache", cache, func(string, fs.DirEntry) bool { return false })
 			return w.modules(t)
 		},
 	}
@@ -168,7 +175,7 @@ func (w *imageWriter) modules(t testing.TB) error {
 		for _, ext := range []string{".info", ".mod", ".zip"} {
 			source := filepath.Join(cache, base+ext)
 			if _, err := os.Stat(source); err == nil && !(modOnly && ext == ".zip") {
-				w.file(filepath.Join("/proxy", base+ext), source)
+				w.file(filepath.Join("/stand-in/proxy", base+ext), source)
 			}
 		}
 	}

@@ -15,45 +15,54 @@ import (
 // imageVersion is what the image under test calls itself.
 const imageVersion = "v0.0.0-test"
 
-// productImage builds the Dockerfile as it is, once, and returns the image's ID.
+// productImage builds the Dockerfile as it is, once, and returns the image's name.
 func productImage(t testing.TB) string {
 	t.Helper()
 	needDocker(t)
-	id, err := buildOnce("Dockerfile", func() []tag { return standIns(t, goImage(t)) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	return buildOnce(t, "Dockerfile", func() []tag { return standIns(t, goBase(t)) })
+}
+
+// workerImage builds an image of deploy/docker, once, from the image under test.
+func workerImage(t testing.TB, dockerfile string, base func(testing.TB) *standIn) string {
+	t.Helper()
+	product := productImage(t)
+	return buildOnce(t, dockerfile, func() []tag {
+		return append(standIns(t, base(t)), tag{name: "poolinit:latest", image: product, replace: true})
+	})
 }
 
 // images are those that were built already, by their Dockerfiles.
 var images struct {
-	mu sync.Mutex
-	id map[string]string
+	mu   sync.Mutex
+	name map[string]string
 }
 
 // buildOnce builds a Dockerfile, which needs these names while it is built.
-func buildOnce(dockerfile string, tags func() []tag) (id string, err error) {
+func buildOnce(t testing.TB, dockerfile string, tags func() []tag) string {
+	t.Helper()
 	images.mu.Lock()
 	defer images.mu.Unlock()
-	if id := images.id[dockerfile]; id != "" {
-		return id, nil
+	if name := images.name[dockerfile]; name != "" {
+		return name
 	}
-	id, err = dockerBuild(tags(), dockerfile, "--build-arg", "VERSION="+imageVersion)
-	if err == nil {
-		if images.id == nil {
-			images.id = map[string]string{}
-			atEnd.add(pruneImages)
-		}
-		images.id[dockerfile] = id
-		atEnd.add(func() { _ = exec.Command("docker", "rmi", "-f", "--no-prune", id).Run() })
+	name := fmt.Sprintf("poolinit-e2e/built:%d-%d", os.Getpid(), len(images.name))
+	if err := dockerBuild(tags(), dockerfile, name); err != nil {
+		t.Fatal(err)
 	}
-	return id, err
+	if images.name == nil {
+		images.name = map[string]string{}
+		atEnd.add(pruneImages)
+	}
+	images.name[dockerfile] = name
+	return name
 }
 
-// pruneImages removes what earlier runs' builds left behind. What is younger
-// makes the next build faster.
+// pruneImages takes the names of what was built away. What the builds of earlier
+// days left behind is removed; the last ones make the next build faster.
 func pruneImages() {
+	for _, name := range images.name {
+		_ = exec.Command("docker", "rmi", "--no-prune", name).Run()
+	}
 	_ = exec.Command("docker", "image", "prune", "-f", "--filter", "label="+imageLabel, "--filter", "until=24h").Run()
 }
 
@@ -71,25 +80,17 @@ func standIns(t testing.TB, images ...*standIn) (tags []tag) {
 }
 
 // dockerBuild builds one of the repository's Dockerfiles, as a user would from
-// its root, and returns the image's ID.
-func dockerBuild(tags []tag, dockerfile string, args ...string) (id string, err error) {
-	err = withTags(tags, func() error {
-		out, err := os.CreateTemp("", "poolinit-e2e-image")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(out.Name())
-		out.Close()
-		build := exec.Command("docker", append([]string{"build", "-f", dockerfile, "--iidfile", out.Name()}, append(args, ".")...)...)
+// its root.
+func dockerBuild(tags []tag, dockerfile, name string) error {
+	return withTags(tags, func() error {
+		build := exec.Command("docker", "build", "--force-rm", "-f", dockerfile, "-t", name,
+			"--label", imageLabel+"=yes", "--build-arg", "VERSION="+imageVersion, ".")
 		build.Dir = ".."
 		if text, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("docker build -f %s: %w\n%s", dockerfile, err, text)
 		}
-		text, err := os.ReadFile(out.Name())
-		id = string(bytes.TrimSpace(text))
-		return err
+		return nil
 	})
-	return id, err
 }
 
 // A tag is a name that an image has while something is built.
@@ -118,7 +119,7 @@ func withTags(tags []tag, do func() error) error {
 		if out, err := exec.Command("docker", "tag", tag.image, tag.name).CombinedOutput(); err != nil {
 			return fmt.Errorf("docker tag: %w\n%s", err, out)
 		}
-		restore := []string{"rmi", "--no-prune", tag.name}
+		restore := []string{"rmi", "-f", "--no-prune", tag.name}
 		if err == nil {
 			restore = []string{"tag", string(bytes.TrimSpace(was)), tag.name}
 		}

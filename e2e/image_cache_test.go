@@ -11,17 +11,24 @@ import (
 	"testing"
 )
 
-// compiled builds poolinit once more and returns a build cache that has just
-// what that took. What the host has in its own one is copied, so that this takes
-// a second and not a minute.
+// compiled builds what the Dockerfiles build, and returns a build cache that has
+// just what that took. What the host has in its own one is copied, so that this
+// takes a second and not a minute.
 func compiled(t testing.TB) (dir string, err error) {
 	t.Helper()
 	dir = t.TempDir()
-	build := exec.Command("../tools/build.sh", filepath.Join(t.TempDir(), "poolinit"))
-	build.Env = append(os.Environ(), "GOCACHEPROG="+self(t), "E2E_CHILD="+cacheCopier,
-		"E2E_CACHE_FROM="+goEnv(t, "GOCACHE"), "E2E_CACHE_TO="+dir)
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	out := filepath.Join(t.TempDir(), "out")
+	for _, command := range [][]string{
+		{"tools/build.sh", out},
+		{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./deploy/docker/go"},
+	} {
+		build := exec.Command(command[0], command[1:]...)
+		build.Dir = ".."
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOCACHEPROG="+self(t), "E2E_CHILD="+cacheCopier,
+			"E2E_CACHE_FROM="+goEnv(t, "GOCACHE"), "E2E_CACHE_TO="+dir)
+		if text, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build: %w\n%s", err, text)
+		}
 	}
 	return dir, nil
 }
@@ -79,14 +86,14 @@ func (c copier) do(in *json.Decoder, r *cacheRequest) cacheAnswer {
 		if answer.OutputID, answer.Size, ok = c.get(r.ActionID); !ok {
 			return cacheAnswer{ID: r.ID, Miss: true}
 		}
-		answer.DiskPath = file(c.to, answer.OutputID, "d")
+		answer.DiskPath = cacheFile(c.to, answer.OutputID, "d")
 	case "put":
 		var body []byte
 		if r.BodySize > 0 {
 			err = in.Decode(&body)
 		}
 		err = errors.Join(err, c.put(r.ActionID, r.OutputID, body))
-		answer.DiskPath = file(c.to, r.OutputID, "d")
+		answer.DiskPath = cacheFile(c.to, r.OutputID, "d")
 	}
 	if err != nil {
 		answer.Err = err.Error()
@@ -94,8 +101,8 @@ func (c copier) do(in *json.Decoder, r *cacheRequest) cacheAnswer {
 	return answer
 }
 
-// file is where a cache keeps an action or its output.
-func file(cache string, id []byte, kind string) string {
+// cacheFile is where a cache keeps an action or its output.
+func cacheFile(cache string, id []byte, kind string) string {
 	name := fmt.Sprintf("%x-%s", id, kind)
 	return filepath.Join(cache, name[:2], name)
 }
@@ -103,7 +110,7 @@ func file(cache string, id []byte, kind string) string {
 // get copies an action and its output, if they are there.
 func (c copier) get(action []byte) (output []byte, size int64, ok bool) {
 	for _, cache := range []string{c.to, c.from} {
-		entry, err := os.ReadFile(file(cache, action, "a"))
+		entry, err := os.ReadFile(cacheFile(cache, action, "a"))
 		if err != nil {
 			continue
 		}
@@ -114,7 +121,7 @@ func (c copier) get(action []byte) (output []byte, size int64, ok bool) {
 		if _, err := fmt.Sscanf(fields[2], "%x", &output); err != nil {
 			continue
 		}
-		body, err := os.ReadFile(file(cache, output, "d"))
+		body, err := os.ReadFile(cacheFile(cache, output, "d"))
 		if err != nil || fmt.Sprint(len(body)) != fields[3] {
 			continue
 		}
@@ -125,7 +132,7 @@ func (c copier) get(action []byte) (output []byte, size int64, ok bool) {
 
 func (c copier) put(action, output, body []byte) error {
 	entry := fmt.Sprintf("v1 %x %x %20d %20d\n", action, output, len(body), 0)
-	return errors.Join(c.write(file(c.to, output, "d"), body), c.write(file(c.to, action, "a"), []byte(entry)))
+	return errors.Join(c.write(cacheFile(c.to, output, "d"), body), c.write(cacheFile(c.to, action, "a"), []byte(entry)))
 }
 
 func (c copier) write(path string, content []byte) error {

@@ -30,7 +30,7 @@ func TestSDKNodeSignals(t *testing.T) {
 	p.stop(0)
 
 	p = nodeSDK.start(t)
-	child := p.waitFor("poolinit", func(q procInfo) bool { return q.Name == "poolinit" })
+	child := p.waitFor("poolinit", func(q procInfo) bool { return q.Name == filepath.Base(poolinit(t)) })
 	if child.PID != p.pid {
 		if err := syscall.Kill(child.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 func TestSDKPythonBecomesPoolinit(t *testing.T) {
 	need(t, "python3")
 	p := pythonSDK.start(t)
-	if q, ok := readProc(p.pid); !ok || q.Inside != 1 || q.Name != "poolinit" {
+	if q, ok := readProc(p.pid); !ok || q.Inside != 1 || q.Name != filepath.Base(poolinit(t)) {
 		t.Errorf("PID 1 is %v", q)
 	}
 	p.stop(0)

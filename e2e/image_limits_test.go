@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// What docker run can do to a container, beside memory (TestRunDockerOOM).
+
+// A limit of processes: what cannot be started is tried again, and succeeds when
+// there is room. poolinit itself goes on, and so do the other workers.
+func TestImagePidsLimit(t *testing.T) {
+	c := dockerRun(t, []string{"--pids-limit", "200"}, "/poolinit", "-n", "3", "--restart-delay", "10ms", "--restart-delay-max", "300ms", "--", "sleep", "1000")
+	c.expectLog(`"message":"worker started"`, 3)
+	c.exec("/poolinit", "reload", "--wait") // then it has the threads that it needs
+	c.expectLog("reload done", 1)
+
+	docker(t, "update", "--pids-limit", "4", c.name) // less than there are
+	victim := firstChild(c.pid())
+	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.expectLog(": resource temporarily unavailable", 3)
+	c.expectLog(`"message":"worker not started"`, 3)
+	docker(t, "update", "--pids-limit", "200", c.name)
+	c.expectLog(`"message":"worker started"`, 7)
+	c.stop(dockerPatience)
+	c.expectLog("stopped: ", 1)
+	if code := c.wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.logs())
+	}
+}
+
+// pid is that of the container's PID 1, as the host has it.
+func (c *container) pid() int {
+	c.t.Helper()
+	pid, err := strconv.Atoi(c.inspect("{{.State.Pid}}"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return pid
+}
+
+var orphan = regexp.MustCompile(`(?m) sleep 0\.1$`)
+
+// docker run --init makes another program PID 1. poolinit reaps what its workers
+// abandon all the same, and is stopped and reloaded through it.
+func TestImageInit(t *testing.T) {
+	abandons := `(sleep 0.1 &); echo abandoned; exec sleep 1000`
+	c := dockerRun(t, []string{"--init"}, "/poolinit", "-n", "2", "--", "sh", "-c", abandons)
+	c.expectLog("abandoned", 2)
+	ps := func() string { return c.exec("ps", "-eo", "pid,ppid,stat,args") }
+	eventually(t, "no zombie, no orphan", func() (any, bool) {
+		list := ps()
+		return list, !orphan.MatchString(list) && !strings.Contains(list, "defunct")
+	})
+	if list := ps(); !regexp.MustCompile(`(?m)^ +1 .*docker-init`).MatchString(list) {
+		t.Errorf("PID 1 is not docker's:\n%s", list)
+	}
+	if strings.Contains(c.logs(), "orphans will not be reaped") {
+		t.Errorf("it is no subreaper:\n%s", c.logs())
+	}
+	c.kill("USR1")
+	c.expectLog("reload done", 1)
+	if health := c.exec("/poolinit", "health"); health != "ok" {
+		t.Errorf("health says %q", health)
+	}
+	c.stop(dockerPatience)
+	c.expectLog("stopped: ", 1)
+	if code := c.wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.logs())
+	}
+}
+
+// With the host's PIDs poolinit ends its own processes, and no others.
+func TestImageHostPIDs(t *testing.T) {
+	needDocker(t)
+	bystander := exec.Command("sleep", "1000")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1) // nobody may be there any more to hear of it
+	go func() { ended <- bystander.Wait() }()
+	t.Cleanup(func() { _ = bystander.Process.Kill() })
+
+	c := dockerRun(t, []string{"--pid", "host"}, "/poolinit", "-n", "2", "--", "sleep", "1000")
+	c.expectLog("worker started", 2)
+	if list := c.exec("ps", "-e", "-o", "pid"); !strings.Contains(list, fmt.Sprintf(" %d\n", bystander.Process.Pid)) {
+		t.Errorf("it does not see the host's processes:\n%s", list)
+	}
+	if health := c.exec("/poolinit", "health"); health != "ok" {
+		t.Errorf("health says %q", health)
+	}
+	workers := []int{}
+	for _, r := range parseLog(strings.Split(c.logs(), "\n")) {
+		if r.Message == "worker started" {
+			workers = append(workers, r.PID)
+		}
+	}
+	c.stop(dockerPatience)
+	c.expectLog("stopped: ", 1)
+	if code := c.wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.logs())
+	}
+	for _, pid := range workers {
+		if p, ok := readProc(pid); ok && strings.Contains(p.String(), "sleep") {
+			t.Errorf("a worker is left: %v", p)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("a process of the host's was ended: %v", err)
+	default:
+	}
+}
