@@ -2,6 +2,7 @@ package reaper
 
 import (
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -51,9 +52,32 @@ func (r *Reaper) EndRest(grace time.Duration) (found bool) {
 	return true
 }
 
-// alone reports whether this is the only process of its namespace. Zombies
-// count, so that the reap loop gets to see them all.
-func (r *Reaper) alone() bool { return unix.Kill(-1, 0) == unix.ESRCH }
+// alone reports whether this is the only process of its namespace, but for those
+// that it may not signal, such as root's in a container that runs as somebody
+// else: to wait for these would be in vain. Zombies count, so that the reap loop
+// gets to see them all.
+func (r *Reaper) alone() bool {
+	if unix.Kill(-1, 0) == unix.ESRCH {
+		return true
+	}
+	return os.Geteuid() != 0 && !anyToSignal()
+}
+
+// anyToSignal asks for each process by itself: kill(-1) succeeds also if it may
+// signal none of them.
+func anyToSignal() bool {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return true
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err == nil && pid > 1 && pid != os.Getpid() && unix.Kill(pid, 0) == nil {
+			return true
+		}
+	}
+	return false
+}
 
 func (r *Reaper) waitAlone(limit time.Duration) bool {
 	deadline := time.Now().Add(limit)
