@@ -9,9 +9,11 @@
 
 ARG BASE=golang:1.26
 
-# The compiler runs on the machine that builds, and makes code for the one that
-# the image is for. A builder that does not tell the two apart has one.
-FROM --platform=${BUILDPLATFORM:-linux} ${BASE} AS build
+# Where the compiler runs, for builders that do not say so themselves.
+ARG HOST=linux/amd64
+
+# It runs on the machine that builds, and makes code for the one that the image is for.
+FROM --platform=${BUILDPLATFORM:-$HOST} ${BASE} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

@@ -122,3 +122,21 @@ func TestRunDockerOOM(t *testing.T) {
 		t.Errorf("exit code %s\n%s", code, other.logs())
 	}
 }
+
+// What root has begun in the container of a pool that is not root is not the
+// pool's to stop, nor to wait for.
+func TestRunDockerDoesNotWaitForRoot(t *testing.T) {
+	const long = time.Minute
+	pool := dockerPool(t, []string{"--user", "65532"}, []string{"--stop-timeout", long.String()}, "obey")
+	pool.expectLog("up worker", 1)
+	docker(t, "exec", "-d", "-u", "0", "-e", "E2E_CHILD="+workerChild, pool.name, "/e2e.test", "ignore")
+	eventually(t, "root's process", func() (any, bool) {
+		ps := docker(t, "top", pool.name, "-eo", "pid,args")
+		return ps, strings.Contains(ps, "/e2e.test ignore")
+	})
+	began := time.Now()
+	pool.stop(50)
+	if code, took := pool.wait(), time.Since(began); code != "0" || took > long/2 {
+		t.Errorf("exit code %s after %v\n%s", code, took, pool.logs())
+	}
+}
