@@ -9,11 +9,9 @@
 
 ARG BASE=golang:1.26
 
-# Where the compiler runs, for builders that do not say so themselves.
-ARG HOST=linux/amd64
-
-# It runs on the machine that builds, and makes code for the one that the image is for.
-FROM --platform=${BUILDPLATFORM:-$HOST} ${BASE} AS build
+# The compiler runs on the machine that builds, and makes code for the one that
+# the image is for. Builders that do not tell the two apart are taken for amd64.
+FROM --platform=${BUILDPLATFORM:-linux/amd64} ${BASE} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

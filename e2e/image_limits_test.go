@@ -1,9 +1,9 @@
 package e2e
 
 import (
-	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -90,7 +90,7 @@ func TestImageHostPIDs(t *testing.T) {
 
 	c := dockerRun(t, []string{"--pid", "host"}, "/poolinit", "-n", "2", "--", "sleep", "1000")
 	c.expectLog("worker started", 2)
-	if list := c.exec("ps", "-e", "-o", "pid"); !strings.Contains(list, fmt.Sprintf(" %d\n", bystander.Process.Pid)) {
+	if list := c.exec("ps", "-e", "-o", "pid"); !slices.Contains(strings.Fields(list), strconv.Itoa(bystander.Process.Pid)) {
 		t.Errorf("it does not see the host's processes:\n%s", list)
 	}
 	if health := c.exec("/poolinit", "health"); health != "ok" {
