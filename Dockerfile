@@ -20,8 +20,15 @@ ARG TARGETARCH VERSION
 RUN GOARCH=$TARGETARCH VERSION=$VERSION tools/build.sh /out/poolinit \
 	&& tools/licenses.sh /out/poolinit >/out/LICENSES
 
+# What changes least comes first: it is not done again.
 FROM scratch
-COPY --from=build /out/ /
+# What docker run -e sets POOLINIT_LISTEN or POOLINIT_HTTP to counts; empty, there is none.
+ENV POOLINIT_LISTEN=tcp://:8089 POOLINIT_HTTP=:9090
+EXPOSE 8089 9090
+USER 65532:65532
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/poolinit", "health"]
+ENTRYPOINT ["/poolinit"]
 ARG VERSION REVISION
 LABEL org.opencontainers.image.title="poolinit" \
 	org.opencontainers.image.description="Keeps a pool of worker processes alive, as PID 1 of a container" \
@@ -31,10 +38,4 @@ LABEL org.opencontainers.image.title="poolinit" \
 	org.opencontainers.image.licenses="MIT" \
 	org.opencontainers.image.version="${VERSION}" \
 	org.opencontainers.image.revision="${REVISION}"
-# What POOLINIT_LISTEN or POOLINIT_HTTP is set to by docker run -e counts; empty, there is none.
-ENV POOLINIT_LISTEN=tcp://:8089 POOLINIT_HTTP=:9090
-EXPOSE 8089 9090
-USER 65532:65532
-STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/poolinit", "health"]
-ENTRYPOINT ["/poolinit"]
+COPY --from=build /out/ /

@@ -66,7 +66,7 @@ test-modules: build
 test: setup lint cross test-modules
 	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; \
 	else echo "no gcc: testing without the race detector"; fi; \
-	$(GO) test $$race -count=1 -timeout 10m ./...
+	$(GO) test $$race -count=1 -timeout 13m ./...
 
 setup:
 	@missing() { \

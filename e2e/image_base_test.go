@@ -103,7 +103,7 @@ func (w *imageWriter) tree(path, source string, skip func(name string, d fs.DirE
 func goBase(t testing.TB) *standIn {
 	t.Helper()
 	goroot, version := goEnv(t, "GOROOT"), goEnv(t, "GOVERSION")
-	made := []string{version, goEnv(t, "GOARCH"), "2"}
+	made := []string{version, goEnv(t, "GOARCH"), "3"}
 	for _, name := range []string{"../go.sum", "../tools/build.sh"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -122,6 +122,7 @@ func goBase(t testing.TB) *standIn {
 		pack: func(w *imageWriter) error {
 			w.programs("sh", "dirname", "realpath", "cat")
 			w.tree("/usr/local/go", goroot, notForBuilding)
+			w.packages(t, goroot)
 			cache, err := compiled(t)
 			if err != nil {
 				return err
@@ -142,17 +143,37 @@ func goEnv(t testing.TB, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// notForBuilding is most of Go's directory.
+// notForBuilding is most of Go's directory, and the packages, which are added one
+// by one: docker's builder looks at every file after every step.
 func notForBuilding(name string, d fs.DirEntry) bool {
 	switch d.Name() {
-	case "api", "doc", "misc", "test", "testdata", ".git":
+	case "api", "doc", "misc", "src", "test", ".git":
 		return true
 	case "gofmt", "cgo", "cover", "fix", "preprofile", "vet":
 		return !d.IsDir() // programs
-	case "cmd":
-		return d.IsDir()
 	}
-	return strings.HasSuffix(name, "_test.go")
+	return false
+}
+
+// packages adds those of the standard library that are needed.
+func (w *imageWriter) packages(t testing.TB, goroot string) {
+	t.Helper()
+	list := exec.Command("go", "list", "-deps", "-tags", "nethttpomithttp2", "-f", "{{if .Standard}}{{.Dir}}{{end}}", ".", "./deploy/docker/go")
+	list.Dir = ".."
+	list.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := list.Output()
+	if err != nil {
+		w.err = errors.Join(w.err, fmt.Errorf("go list: %w", err))
+		return
+	}
+	for dir := range strings.FieldsSeq(string(out)) {
+		w.tree(filepath.Join("/usr/local/go", strings.TrimPrefix(dir, goroot)), dir, func(name string, d fs.DirEntry) bool {
+			return d.IsDir() && name != dir || strings.HasSuffix(name, "_test.go")
+		})
+	}
+	for _, name := range []string{"go.mod", "go.sum", "vendor/modules.txt"} {
+		w.file("/usr/local/go/src/"+name, filepath.Join(goroot, "src", name))
+	}
 }
 
 // modules adds a module proxy's directory of what go.sum names.
