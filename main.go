@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/poolinit/poolinit/launch"
 	"github.com/poolinit/poolinit/tini"
@@ -68,7 +69,7 @@ func buildVersion() string {
 	if v == "" || v == "(devel)" {
 		v = "devel"
 	}
-	if commit := revision(); commit != "" {
+	if commit := revision(); !strings.Contains(v, commit) { // Go names a build between two tags by it already
 		v += " " + commit
 	}
 	return v

@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -18,44 +19,45 @@ func handledBy(t *testing.T, last string) (n int) {
 	return n
 }
 
-// feed sends messages to the sidecar, one after the other, until told to stop or
-// that many were taken; it returns how many.
+// feed sends messages to the sidecar, one after the other, until so many were
+// taken, it is told to stop, or nobody listens. It returns how many were taken.
 func (s *space) feed(address string, count int, stop <-chan struct{}) (taken int) {
 	s.t.Helper()
-	y := newTally("to the sidecar")
-	for taken < count {
-		select {
-		case <-stop:
+	for attempts := 0; taken < count; attempts++ {
+		if attempts > 100 {
+			s.t.Error("the sidecar takes nothing")
 			return taken
-		default:
 		}
 		conn, err := dial(address)
 		if err != nil {
 			return taken
 		}
 		for over := false; !over && taken < count; {
-			_, err := conn.Write(appendFrame(nil, fmt.Sprintf("message %d", taken)))
-			if err == nil {
-				var body []byte
-				var failure bool
-				body, failure, err = readFrame(conn)
-				switch {
-				case err == nil && !failure && len(body) == 0:
-					taken++
-				case err == nil && failure:
-					over = true
-				case err == nil:
-					s.t.Errorf("the sidecar says %q", body)
-				}
+			select {
+			case <-stop:
+				conn.Close()
+				return taken
+			default:
 			}
-			over = over || err != nil
+			if over = !s.feedOne(conn, taken); !over {
+				taken++
+			}
 		}
 		conn.Close()
-		if y.refused++; y.refused > 100 {
-			s.t.Fatal("the sidecar takes nothing")
-		}
 	}
 	return taken
+}
+
+// feedOne reports whether the sidecar has put a message into the queue.
+func (s *space) feedOne(conn net.Conn, n int) bool {
+	if _, err := conn.Write(appendFrame(nil, fmt.Sprintf("message %d", n))); err != nil {
+		return false
+	}
+	body, failure, err := readFrame(conn)
+	if err == nil && !failure && len(body) > 0 {
+		s.t.Errorf("the sidecar says %q", body)
+	}
+	return err == nil && !failure
 }
 
 // The queue is shared by the containers of a pod. It outlives the container that
@@ -65,6 +67,12 @@ func TestSysVSidecar(t *testing.T) {
 	s.apply(choice{on: "overlays/sysv"}, 1, "POOLINIT_WORKERS=2")
 	pod := s.settled(1)[0]
 	address := s.address()
+	// The control sockets are in one network namespace, and do not mix.
+	for container, source := range map[string]string{"pool": "sysv://0x7000001", "feeder": "tcp://:8089"} {
+		if status := s.kubectl("exec", pod.Name, "-c", container, "--", "/poolinit", "status"); !strings.Contains(status, "\n"+source+" ") {
+			t.Errorf("%s shows\n%s", container, status)
+		}
+	}
 	never := make(chan struct{})
 	if n := s.feed(address, 300, never); n != 300 {
 		t.Fatalf("%d taken", n)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -207,33 +208,34 @@ type record struct {
 	Text    string // all of it
 }
 
-// watchLog collects the log of a container until it ends; records returns what
-// is there, after the end if there is one.
+// watchLog collects the log of a container until that ends.
 func (s *space) watchLog(pod, container string) *podLog {
 	s.t.Helper()
-	l := &podLog{lines: make(chan record, 1<<16)}
+	l := new(podLog)
 	l.wait = follow(s.t, func(line string) {
 		r := record{Text: line}
-		_ = json.Unmarshal([]byte(line), &r) // a worker's line has no Message
-		l.lines <- r
+		_ = json.Unmarshal([]byte(line), &r) // else it is no record of poolinit's
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.list = append(l.list, r)
 	}, "--namespace", s.name, "logs", "-f", pod, "-c", container)
 	return l
 }
 
-// A podLog is the log of a container. Its channel is deep enough for a test.
+// A podLog is the log of a container.
 type podLog struct {
-	lines chan record
-	wait  func()
-	list  []record
+	wait func()
+
+	mu   sync.Mutex
+	list []record
 }
 
 // all returns the whole log, when the container has ended.
 func (l *podLog) all() []record {
 	l.wait()
-	for len(l.lines) > 0 {
-		l.list = append(l.list, <-l.lines)
-	}
-	return l.list
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list)
 }
 
 // last returns poolinit's last line, or "".
