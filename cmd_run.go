@@ -45,6 +45,7 @@ func cmdRun(args []string) int {
 
 // supervise runs the pool and ends what it leaves.
 func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
+	reserveThreads()
 	reaper.SealFiles()
 	oom := cgroup.NewOOM()
 	onOrphan := func(_ int, exit reaper.Exit) { oom.Orphan(exit.Signal) }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -60,8 +62,13 @@ func buildOnce(t testing.TB, dockerfile string, tags func() []tag) string {
 // pruneImages takes the names of what was built away. What the builds of earlier
 // days left behind is removed; the last ones make the next build faster.
 func pruneImages() {
-	for _, name := range images.name {
-		_ = exec.Command("docker", "rmi", "--no-prune", name).Run()
+	built, _ := exec.Command("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "poolinit-e2e/built").Output()
+	for name := range strings.FieldsSeq(string(built)) {
+		_, tag, _ := strings.Cut(name, ":")
+		pid, _, _ := strings.Cut(tag, "-")
+		if _, err := os.Stat("/proc/" + pid); err != nil || pid == strconv.Itoa(os.Getpid()) { // a run's that was killed, or our own
+			_ = exec.Command("docker", "rmi", "--no-prune", name).Run()
+		}
 	}
 	_ = exec.Command("docker", "image", "prune", "-f", "--filter", "label="+imageLabel, "--filter", "until=24h").Run()
 }
