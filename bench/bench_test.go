@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, echoServer(os.Args[1]))
 		os.Exit(1)
 	}
+	if os.Getenv("BENCH_METRICS") != "" {
+		fmt.Fprintln(os.Stderr, plainMetrics(os.Args[1]))
+		os.Exit(1)
+	}
 	code := m.Run()
 	for _, f := range cleanup {
 		f()

@@ -3,11 +3,18 @@ package bench
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // scrape asks for the metrics as a server does that takes native histograms.
@@ -84,6 +91,23 @@ func BenchmarkScraped(b *testing.B) {
 	b.ReportMetric(median(ratios), "of-unscraped")
 }
 
+// plainMetrics is the peer: a program that keeps about as many samples as
+// poolinit has with 64 workers and 4 sources, in the usual way, and does nothing
+// else. It reads nothing of other processes, as poolinit does for each worker.
+func plainMetrics(addr string) error {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for k := range 12 {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: fmt.Sprintf("poolinit_worker_%d_seconds", k), Help: "A sentence about it."}, []string{"worker"})
+		for i := range 64 {
+			v.WithLabelValues(strconv.Itoa(i)).Set(rand.Float64())
+		}
+		r.MustRegister(v)
+	}
+	http.Handle("/metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{DisableCompression: true}))
+	return http.ListenAndServe(addr, nil)
+}
+
 // The CPU time of one scrape, all that PID 1 does for it included.
 func BenchmarkScrapeCost(b *testing.B) {
 	p, looked := built(b), unused(b)
@@ -92,21 +116,28 @@ func BenchmarkScrapeCost(b *testing.B) {
 		flags = append(flags, "--listen", fmt.Sprintf("unix://%s/%d.sock", b.TempDir(), i))
 	}
 	pid := startWorkers(b, p, 64, flags...).cmd.Process.Pid
-	scrape(b, looked)
+	peer, plain := serve(b, []string{"BENCH_METRICS=1"}, func(addr string) []string { return []string{os.Args[0], addr} })
+	size, plainSize := scrape(b, looked), scrape(b, plain)
 	quiet(b)
 	const batch = 20
-	least, size := time.Hour, 0 // of all batches the cheapest, as others use the machine, too
+	cost := func(pid int, addr string) time.Duration {
+		before := ownCPU(pid)
+		for range batch {
+			scrape(b, addr)
+		}
+		return (ownCPU(pid) - before) / batch
+	}
+	least := time.Hour // of all batches the cheapest, as others use the machine, too
+	var ratios []float64
 	for b.Loop() {
 		for range 20 {
-			before := ownCPU(pid)
-			for range batch {
-				size = scrape(b, looked)
-			}
-			least = min(least, (ownCPU(pid)-before)/batch)
+			ours := cost(pid, looked)
+			least = min(least, ours)
+			ratios = append(ratios, float64(ours)/float64(cost(peer, plain)))
 		}
 	}
 	noNsPerOp(b)
-	b.ReportMetric(float64(size), "bytes")
+	b.Logf("%d bytes, the peer's %d; %.2f of the peer's CPU", size, plainSize, median(ratios))
 	limit(b, milliseconds(least), "ms-CPU/scrape", 2)
 }
 

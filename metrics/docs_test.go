@@ -37,7 +37,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("%s: the table does not say what it means", name)
 		}
 	}
-	list, err := newGatherer(&newFake(1, "tcp://a:1").options, newReloadTime()).Gather()
+	list, _, err := newGatherer(&newFake(1, "tcp://a:1").options, newReloadTime()).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

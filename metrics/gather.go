@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -36,17 +37,42 @@ type gatherer struct {
 	rest    prometheus.Gatherer // what others count
 }
 
-// Gather implements prometheus.Gatherer.
-func (g *gatherer) Gather() ([]*dto.MetricFamily, error) {
-	list, err := g.rest.Gather()
-	out := output{list}
-	g.pool(&out)
+// Gather implements prometheus.TransactionalGatherer: what it returns is used again
+// when done was called.
+func (g *gatherer) Gather() (list []*dto.MetricFamily, done func(), err error) {
+	out := outputs.Get().(*output)
+	rest, err := g.rest.Gather()
+	out.list = append(out.list, rest...)
+	g.pool(out)
 	slices.SortFunc(out.list, func(a, b *dto.MetricFamily) int { return cmp.Compare(*a.Name, *b.Name) })
-	return out.list, err
+	return out.list, out.done, err
 }
 
-// An output collects metrics.
-type output struct{ list []*dto.MetricFamily }
+// An output collects metrics. The samples are most of what a scrape allocates, and
+// with them anew each time the garbage collector is a quarter of its cost.
+type output struct {
+	list    []*dto.MetricFamily
+	samples []sample
+	used    int // of samples
+}
+
+var outputs = sync.Pool{New: func() any { return new(output) }}
+
+func (o *output) done() {
+	clear(o.list)
+	clear(o.samples[:o.used])
+	o.list, o.used = o.list[:0], 0
+	outputs.Put(o)
+}
+
+// take returns so many samples that are empty.
+func (o *output) take(n int) []sample {
+	if o.used+n > len(o.samples) {
+		o.samples, o.used = make([]sample, max(n, 2*len(o.samples))), 0 // those before stay with the list
+	}
+	o.used += n
+	return o.samples[o.used-n : o.used]
+}
 
 // Labels are those of one sample, in the order of their names.
 type labels = []*dto.LabelPair
@@ -72,7 +98,7 @@ func (o *output) add(families []family, all []labels, values func(i int) []float
 		f := &families[k]
 		o.list = append(o.list, &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &f.kind, Metric: make([]*dto.Metric, 0, len(all))})
 	}
-	samples := make([]sample, len(all)*len(families))
+	samples := o.take(len(all) * len(families))
 	for i, labels := range all {
 		for k, v := range values(i) {
 			if math.IsNaN(v) {

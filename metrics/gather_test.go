@@ -227,7 +227,7 @@ func pedantic(t *testing.T, f *fake) {
 	if err != nil {
 		t.Error(err)
 	}
-	direct, err := g.Gather()
+	direct, _, err := g.Gather()
 	if err != nil {
 		t.Error(err)
 	}
@@ -244,8 +244,8 @@ func pedantic(t *testing.T, f *fake) {
 	}
 }
 
-// A recollector is a Collector of what a Gatherer tells.
-type recollector struct{ from prometheus.Gatherer }
+// A recollector is a Collector of what a gatherer tells.
+type recollector struct{ from *gatherer }
 
 type recollected struct {
 	desc *prometheus.Desc
@@ -253,7 +253,7 @@ type recollected struct {
 }
 
 func (r recollector) each(do func(*prometheus.Desc, *dto.MetricFamily)) {
-	families, _ := r.from.Gather() // pedantic looks at the error
+	families, _, _ := r.from.Gather() // pedantic looks at the error
 	for _, f := range families {
 		var names []string
 		for _, l := range f.Metric[0].Label {
@@ -280,6 +280,44 @@ func (r recollected) Desc() *prometheus.Desc { return r.desc }
 func (r recollected) Write(out *dto.Metric) error {
 	out.Label, out.Gauge, out.Counter, out.Histogram = r.from.Label, r.from.Gauge, r.from.Counter, r.from.Histogram
 	return nil
+}
+
+// What a scrape leaves to the next one is room, not numbers.
+func TestRoomIsUsedAgain(t *testing.T) {
+	type told map[string][]string
+	gather := func(f *fake) told {
+		all := told{}
+		list, done, err := newGatherer(&f.options, newReloadTime()).Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+		for _, family := range list {
+			for _, m := range family.Metric {
+				switch name := family.GetName(); {
+				case !strings.HasPrefix(name, "poolinit_"), name == "poolinit_reload_duration_seconds", name == "poolinit_worker_uptime_seconds":
+				default:
+					all[family.GetName()] = append(all[family.GetName()], m.String())
+				}
+			}
+		}
+		return all
+	}
+	small := newFake(2, "a")
+	want := gather(small)
+	for range 5 {
+		gather(eventful())
+		gather(newFake(64, "a", "b", "c", "d"))
+		got := gather(small)
+		for name := range want {
+			if !slices.Equal(got[name], want[name]) {
+				t.Errorf("%s: after others %v, at first %v", name, got[name], want[name])
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d families after others, %d at first", len(got), len(want))
+		}
+	}
 }
 
 // How many samples there are is bounded by workers and sources, as docs/metrics.md
@@ -349,7 +387,7 @@ func TestMetricsOfAProcessThatEnded(t *testing.T) {
 
 // The numbers of a family are in the order of the workers, and none is NaN.
 func TestNumbers(t *testing.T) {
-	list, err := newGatherer(&newFake(12, "tcp://a:1").options, newReloadTime()).Gather()
+	list, _, err := newGatherer(&newFake(12, "tcp://a:1").options, newReloadTime()).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (s *Server) Close() {
 }
 
 func (s *Server) metrics() http.Handler {
-	return promhttp.HandlerFor(newGatherer(s.options, s.reloadTime), promhttp.HandlerOpts{
+	return promhttp.HandlerForTransactional(newGatherer(s.options, s.reloadTime), promhttp.HandlerOpts{
 		ErrorLog:            errorLog(s.options.Errors),
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: maxScrapes,

@@ -3,57 +3,64 @@ package status
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// statLine is one of proc_pid_stat(5), of a process with that name: fields 3 to 52.
-func statLine(name, utime, stime, rss string) string {
-	fields := strings.Fields("S 1 12 12 0 -1 4194304 100 200 0 0 U T 7 8 20 0 1 0 5000 1000000 R 18446744073709551615 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0")
-	for i, f := range fields {
-		switch f {
-		case "U":
-			fields[i] = utime
-		case "T":
-			fields[i] = stime
-		case "R":
-			fields[i] = rss
-		}
-	}
-	return "12 (" + name + ") " + strings.Join(fields, " ") + "\n"
-}
-
-func TestParseStat(t *testing.T) {
-	page := uint64(os.Getpagesize())
-	for _, name := range []string{"php", "", "a b", "a) b", ") R 1 (", "(((", "x) S 1 2 3 4 5 6 7 8 9 10 11", "a\nb", "\xff\xfe", strings.Repeat(")", 15)} {
-		got, err := parseStat([]byte(statLine(name, "250", "7", "300")))
-		if want := (Usage{RSS: 300 * page, CPU: 2570 * time.Millisecond}); err != nil || got != want {
-			t.Errorf("%q: %+v, %v; want %+v", name, got, err, want)
-		}
-	}
-	whole := statLine("x", "1", "2", "3")
-	for _, line := range []string{
-		"", "12", "12 (x", "12 (x)", "12 (x) S", statLine("x", "1", "2", "-3"), statLine("x", "-1", "2", "3"),
-		statLine("x", "1", "two", "3"), statLine("x", "18446744073709551616", "2", "3"), statLine("x", "1", "2", "18446744073709551615"),
-		whole[:strings.Index(whole, " 1000000 ")], // up to field 22
+func TestResidentPages(t *testing.T) {
+	for _, test := range []struct {
+		line string
+		want uint64
+		good bool
+	}{
+		{"2450 310 290 5 0 120 0\n", 310, true},
+		{"0 0 0 0 0 0 0\n", 0, true}, // a zombie
+		{"1 274877906943 ", 1<<38 - 1, true},
+		{"1 274877906944 3\n", 0, false}, // the sum of many would overflow
+		{"1 -3 3\n", 0, false},
+		{"1 x 3\n", 0, false},
+		{"1  3\n", 0, false},
+		{"1 23", 0, false}, // cut off
+		{"12\n", 0, false},
+		{"", 0, false},
 	} {
-		if got, err := parseStat([]byte(line)); err == nil || got != (Usage{}) {
-			t.Errorf("%q: %+v, %v", line, got, err)
+		if got, err := residentPages([]byte(test.line)); got != test.want || (err == nil) != test.good {
+			t.Errorf("%q: %d, %v", test.line, got, err)
 		}
 	}
 }
 
-func FuzzParseStat(f *testing.F) {
-	f.Add(statLine("php", "250", "7", "300"))
-	f.Add(statLine(") R (", "0", "0", "99999999999"))
-	f.Add("1 () 1 2 3")
+func FuzzResidentPages(f *testing.F) {
+	f.Add("2450 310 290 5 0 120 0\n")
+	f.Add("1 99999999999 ")
+	f.Add(" ")
 	f.Fuzz(func(t *testing.T, line string) {
-		got, err := parseStat([]byte(line))
-		if err != nil && got != (Usage{}) || got.CPU < 0 {
-			t.Errorf("%+v, %v", got, err)
+		if got, err := residentPages([]byte(line)); err != nil && got != 0 || got >= 1<<38 {
+			t.Errorf("%d, %v", got, err)
 		}
 	})
+}
+
+// A child that uses the CPU, and is not waited for yet.
+func TestUsageOfZombie(t *testing.T) {
+	child := exec.Command("sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, child.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := usageOf(child.Process.Pid, make([]byte, 1024))
+	_ = child.Wait() // it ran, which is all
+	ended := child.ProcessState.UserTime() + child.ProcessState.SystemTime()
+	if err != nil || got.RSS != 0 || got.CPU < ended*9/10 || got.CPU > ended*11/10+20*time.Millisecond {
+		t.Errorf("%+v, %v; it used %v", got, err, ended)
+	}
 }
 
 func TestUsageOf(t *testing.T) {
