@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -55,5 +56,25 @@ func BenchmarkHistogram(b *testing.B) {
 	var h Histogram
 	for i := 0; b.Loop(); i++ {
 		h.Observe(time.Duration(i&0xfffff), 1)
+	}
+}
+
+// A run falls into the buckets that its durations would fall into one by one.
+func TestObserveRun(t *testing.T) {
+	for range 2000 {
+		first := time.Duration(rand.Int64N(1 << rand.IntN(40)))
+		step := time.Duration(rand.Int64N(1<<rand.IntN(30))) * time.Duration(1-2*rand.IntN(2))
+		n := 1 + rand.IntN(70)
+		var run, single Histogram
+		run.ObserveRun(first, first+step*time.Duration(n-1), n)
+		for i := range n {
+			single.Observe(first+step*time.Duration(i), 1)
+		}
+		if run.native != single.native || run.Classic != single.Classic || run.Count != single.Count {
+			t.Fatalf("%d from %v, %v apart: %+v, one by one %+v", n, first, step, run, single)
+		}
+		if diff := math.Abs(run.Seconds - single.Seconds); first+step*time.Duration(n-1) > 0 && diff > 1e-9*max(1, single.Seconds) {
+			t.Fatalf("%d from %v, %v apart: %v s, one by one %v s", n, first, step, run.Seconds, single.Seconds)
+		}
 	}
 }

@@ -88,10 +88,15 @@ func (c *Channel) measured(batch []*Delivery, replies [][]byte, at time.Duration
 	each := (at - max(c.since, batch[0].given)) / time.Duration(len(batch))
 	c.q.took.Observe(each, len(batch))
 	failed := 0
+	first := 0 // of those that arrived together
 	for i, d := range batch {
-		c.q.waited.Observe(at-d.arrived-each*time.Duration(len(batch)-i), 1)
 		if isFailure(replies[i]) {
 			failed++
+		}
+		if i+1 == len(batch) || batch[i+1].arrived != d.arrived {
+			waited := at - d.arrived - each*time.Duration(len(batch)-i)
+			c.q.waited.ObserveRun(waited-each*time.Duration(i-first), waited, i+1-first)
+			first = i + 1
 		}
 	}
 	c.totals.handled += uint64(len(batch) - failed)
