@@ -36,7 +36,7 @@ func commands() []command {
 		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main},
 		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main},
 		{"health", "[--ready] [--pid N]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main},
-		{"version", "", "print the version", cmdVersion},
+		{"version", "", "print the version; so does --version", cmdVersion},
 	}
 }
 
@@ -49,7 +49,7 @@ func dispatch(args []string) int {
 	}
 	if len(args) > 1 {
 		for _, c := range commands() {
-			if args[1] == c.name {
+			if args[1] == c.name || args[1] == "--version" && c.name == "version" {
 				return c.run(args[2:])
 			}
 		}

@@ -94,11 +94,13 @@ func dispatched(t *testing.T, args ...string) (code int, stdout, stderr string) 
 }
 
 func TestVersion(t *testing.T) {
-	code, stdout, stderr := dispatched(t, "poolinit", "version")
-	if code != 0 || !strings.HasPrefix(stdout, "poolinit ") || strings.Count(stdout, "\n") != 1 || stderr != "" {
-		t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
+	for _, word := range []string{"version", "--version"} {
+		code, stdout, stderr := dispatched(t, "poolinit", word)
+		if code != 0 || !strings.HasPrefix(stdout, "poolinit ") || strings.Count(stdout, "\n") != 1 || stderr != "" {
+			t.Errorf("%s: code %d, stdout %q, stderr %q", word, code, stdout, stderr)
+		}
 	}
-	code, stdout, stderr = dispatched(t, "poolinit", "version", "x")
+	code, stdout, stderr := dispatched(t, "poolinit", "version", "x")
 	if code != exitUsage || stdout != "" || !strings.Contains(stderr, `"x"`) {
 		t.Errorf("with an argument: code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
