@@ -36,6 +36,7 @@ func commands() []command {
 		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main},
 		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main},
 		{"health", "[--ready] [--pid N]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main},
+		{"notify", "VARIABLE=VALUE...", "tell the pool how this worker is: READY=1 (sd_notify)", cmdNotify},
 		{"version", "", "print the version; so does --version", cmdVersion},
 	}
 }

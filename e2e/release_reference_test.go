@@ -29,7 +29,7 @@ func reference(t *testing.T) string {
 // longFlags are all that --help lists, of all subcommands.
 func longFlags(t *testing.T) (flags []string) {
 	t.Helper()
-	for _, command := range []string{"run", "send", "status", "reload", "stop", "health"} {
+	for _, command := range []string{"run", "send", "status", "reload", "stop", "health", "notify"} {
 		out, err := exec.Command(poolinit(t), command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)

@@ -117,3 +117,27 @@ func TestRunMaxMemory(t *testing.T) {
 		}
 	}
 }
+
+// A shell has no datagrams: poolinit notify says it for it. The second worker's
+// helper is of another session, and is not heard.
+func TestRunNotifyCommand(t *testing.T) {
+	t.Parallel() // it waits for the --ready-timeout
+	script := `case $POOLINIT_WORKER_ID in
+0) "$0" notify READY=1 'STATUS=said by a shell' || exit 3;;
+1) setsid -w "$0" notify READY=1;;
+esac
+exec sleep 600`
+	p := runPool{start(t, program{args: []string{
+		poolinit(t), "-n", "2", "--ready", "notify", "--ready-timeout", "3s", "--", "/bin/sh", "-c", script, poolinit(t),
+	}})}
+	p.expectLog("worker says", func(r record) bool { return *r.Worker == 0 && r.Status == "said by a shell" })
+	p.expectLog("ignoring a notify message", func(r record) bool { return *r.Worker == 1 && strings.Contains(r.Error, "not of this worker") })
+	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "not-ready" })
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	for _, r := range p.records() {
+		if r.Message == "worker ended" && *r.Worker == 0 && r.Why != "stop" {
+			t.Errorf("worker 0 ended: %s", r.Why)
+		}
+	}
+}

@@ -1,5 +1,6 @@
-// Package notify is the receiving end of sd_notify(3): what a service tells the
-// manager that started it, in datagrams to the socket named by NOTIFY_SOCKET.
+// Package notify is sd_notify(3): what a service tells the manager that started
+// it, in datagrams to the socket named by NOTIFY_SOCKET. It is both ends: that of
+// the manager is Socket, that of the service Send.
 package notify
 
 import (

@@ -139,7 +139,7 @@ func (s *Socket) understand(data, oob []byte, flags int) (Message, error) {
 		return Message{}, errStranger
 	case flags&unix.MSG_TRUNC != 0:
 		return Message{}, errTooLong
-	case string(data) == "BARRIER=1":
+	case string(data) == barrier:
 		return Message{}, nil // its descriptor has been closed, which is the answer: all before it was read
 	}
 	return Parse(data)

@@ -7,6 +7,7 @@
 # -l: what is not on a message's way is not inlined, which saves 0.7 MB of code
 # that runs once a scrape or once a handshake. The packages named after it are on
 # its way, and are compiled as usual.
+# -funcalign: every 16 bytes, as C compilers do, instead of 32 saves 0.1 MB.
 set -eu
 output=$1
 cd "$(dirname "$0")/.."
@@ -16,4 +17,4 @@ for package in $hot; do
 	set -- "$@" "-gcflags=$package="
 done
 export CGO_ENABLED=0
-exec "${GO:-go}" build -trimpath -tags nethttpomithttp2 "$@" -ldflags "-s -w -X main.version=${VERSION:-}" -o "$output" .
+exec "${GO:-go}" build -trimpath -tags nethttpomithttp2 "$@" -ldflags "-s -w -funcalign=16 -X main.version=${VERSION:-}" -o "$output" .
