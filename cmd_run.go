@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -96,18 +97,18 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 		mail.serve()
 	}
 	cfg.OnReload = look.reloadEnded()
-	pool := supervisor.New(cfg, starter.Launch, log)
+	pool := newStoppable(supervisor.New(cfg, starter.Launch, log))
 	look.view.Workers, look.view.Reaper = cfg.Workers, reap
 	look.serve(pool)
 	var began time.Time // of the stop
-	result := runWithSignals(pool, func(hurried context.Context, result supervisor.Result) {
+	result := runWithSignals(pool, func(result supervisor.Result) {
 		began = time.Now().Add(-result.Took)
-		mail.close(hurried, began.Add(o.stopTimeout))
+		mail.close(pool.hurried, began.Add(o.stopTimeout))
+		if o.runAtExit {
+			runAtExit(pool.hurried, starter, cfg.Workers, began.Add(o.stopTimeout), log)
+		}
+		reap.EndRest(pool.hurried, max(o.stopTimeout-time.Since(began), leastGrace))
 	})
-	if o.runAtExit {
-		runAtExit(starter, cfg.Workers, began.Add(o.stopTimeout), log)
-	}
-	reap.EndRest(max(o.stopTimeout-time.Since(began), leastGrace))
 	_ = relay.Close(lastLines) // what keeps a stream open is nobody's worker any more
 	if lost := relay.Lost(); lost > 0 {
 		log.Warn().Uint64("lost", lost).Msg("workers' lines lost: writing them failed")
@@ -118,36 +119,46 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 	return result.Code
 }
 
-// runWithSignals runs the pool, and then end, while signals act on both. end is
-// told to hurry by the second stop signal, and by any that comes after the pool's
-// own end.
-func runWithSignals(pool *supervisor.Pool, end func(hurried context.Context, result supervisor.Result)) supervisor.Result {
+// A stoppable is a pool together with what comes after it: the second request to
+// stop, and any that comes after the pool's own end, hurries that as well.
+type stoppable struct {
+	*supervisor.Pool
+	hurried context.Context
+	hurry   context.CancelFunc
+	stops   atomic.Int32 // requests; the pool's own end counts as one
+}
+
+func newStoppable(pool *supervisor.Pool) *stoppable {
+	s := &stoppable{Pool: pool}
+	s.hurried, s.hurry = context.WithCancel(context.Background())
+	return s
+}
+
+// Stop asks the pool to stop; why is for the log.
+func (s *stoppable) Stop(why string) {
+	s.Pool.Stop(why)
+	if s.stops.Add(1) > 1 {
+		s.hurry()
+	}
+}
+
+// runWithSignals runs the pool, and then end, while signals act on both.
+func runWithSignals(pool *stoppable, end func(supervisor.Result)) supervisor.Result {
 	var listeners sync.WaitGroup
-	done, ended := make(chan struct{}), make(chan struct{})
-	hurried, hurry := context.WithCancel(context.Background())
+	done := make(chan struct{})
 	mailbox := signals.Early()
-	listeners.Go(func() {
-		defer hurry()
-		stops := 0
-		mailbox.Each(done, func(sig syscall.Signal) {
-			dispatchSignal(pool, sig)
-			if signals.Stop[sig] {
-				if stops++; stops > 1 || isClosed(ended) {
-					hurry()
-				}
-			}
-		})
-	})
+	listeners.Go(func() { mailbox.Each(done, func(sig syscall.Signal) { dispatchSignal(pool, sig) }) })
 	listeners.Go(mailbox.CatchRest)
 	result := pool.Run()
-	close(ended)
-	end(hurried, result)
+	pool.stops.CompareAndSwap(0, 1)
+	end(result)
 	close(done)
 	listeners.Wait()
+	pool.hurry() // nobody is left to hear it: it frees the context
 	return result
 }
 
-func dispatchSignal(pool *supervisor.Pool, sig syscall.Signal) {
+func dispatchSignal(pool *stoppable, sig syscall.Signal) {
 	switch {
 	case signals.Stop[sig]:
 		pool.Stop(signals.Name(sig))

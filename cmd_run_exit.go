@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"syscall"
 	"time"
@@ -16,7 +17,7 @@ import (
 const eventVariable = "POOLINIT_EVENT"
 
 // leastAtExit is what the command at the exit gets even when --stop-timeout is
-// used up.
+// used up, or somebody asks a second time to stop.
 const leastAtExit = time.Second
 
 // lastAtExit is how long its end is waited for after SIGKILL. What is left then
@@ -26,9 +27,8 @@ const lastAtExit = time.Second
 // runAtExit runs COMMAND once more, as --run-at-exit has it, for what is to be
 // done once for all workers when none is left. It returns when that has ended,
 // or is killed because time is up. How it ended is for the log alone.
-func runAtExit(l *launch.Launcher, workers int, until time.Time, log zerolog.Logger) {
-	limit := time.NewTimer(max(time.Until(until), leastAtExit))
-	defer limit.Stop()
+func runAtExit(hurried context.Context, l *launch.Launcher, workers int, until time.Time, log zerolog.Logger) {
+	least := time.Now().Add(leastAtExit)
 	p, err := startAtExit(l, workers)
 	if err != nil {
 		log.Warn().Err(err).Msg("the command at exit cannot be started")
@@ -37,8 +37,12 @@ func runAtExit(l *launch.Launcher, workers int, until time.Time, log zerolog.Log
 	log.Debug().Int("pid", p.PID()).Msg("running the command at exit")
 	select {
 	case <-p.Exited():
+	case <-hurried.Done():
+	case <-time.After(time.Until(until)):
+	}
+	if within(time.Until(least), p.Exited()) {
 		_ = p.SignalGroup(syscall.SIGTERM) // what it has left: nobody else would
-	case <-limit.C:
+	} else {
 		log.Warn().Int("pid", p.PID()).Msg("the command at exit does not end in time: killing it")
 		_ = p.SignalGroup(syscall.SIGKILL)
 		if !within(lastAtExit, p.Exited()) {
@@ -80,6 +84,6 @@ func within(limit time.Duration, done <-chan struct{}) bool {
 	case <-done:
 		return true
 	case <-timer.C:
-		return false
+		return isClosed(done) // both were ready
 	}
 }

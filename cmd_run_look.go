@@ -61,8 +61,8 @@ func (l *lookout) reloadEnded() func(supervisor.ReloadResult) {
 }
 
 // serve begins to show a pool, which need not run yet.
-func (l *lookout) serve(pool *supervisor.Pool) {
-	l.view.Pool = pool
+func (l *lookout) serve(pool *stoppable) {
+	l.view.Pool = pool.Pool
 	complain := sometimes(l.log)
 	refused := func(err error) { complain.Warn().Err(err).Msg("somebody was turned away from the control socket") }
 	var err error

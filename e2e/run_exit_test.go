@@ -76,6 +76,15 @@ func TestRunAtExitHangs(t *testing.T) {
 	p.expectLog("the command at exit failed", func(r record) bool { return r.Code == 137 })
 }
 
+// The second stop signal is not for the workers alone.
+func TestRunAtExitSecondSignal(t *testing.T) {
+	p := startAtExit(t, `trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "5m")
+	p.stdout.expect(t, "at exit\n")
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0) // long before the five minutes are over
+	p.expectLog("the command at exit does not end in time: killing it", nil)
+}
+
 // Its lines are marked, and none is lost.
 func TestRunAtExitOutput(t *testing.T) {
 	need(t, "id")

@@ -127,6 +127,23 @@ func TestRunLeavesNothing(t *testing.T) {
 	}
 }
 
+// Who asks a second time does not wait for what the workers have left behind.
+func TestRunSecondStopForTheRest(t *testing.T) {
+	for name, again := range map[string]func(p runPool){
+		"signal":  func(p runPool) { p.signal(syscall.SIGINT) },
+		"command": func(p runPool) { p.inside("stop") }, // it is one of those that end then
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startRun(t, program{}, "--stop-timeout", "5m", "--", daemonDeed)
+			p.stdout.expect(t, "deaf\n")
+			p.signal(syscall.SIGTERM)
+			p.expectLog("worker ended", nil)
+			again(p)
+			p.expectExit(0) // long before the five minutes are over
+		})
+	}
+}
+
 // A stopped worker obeys as well.
 func TestRunStopsWhatIsStopped(t *testing.T) {
 	p := startRun(t, program{}, "--", "obey")

@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"context"
 	"os"
 	"strconv"
 	"syscall"
@@ -36,19 +37,19 @@ const pollRest = 2 * time.Millisecond
 const lastWait = time.Second
 
 // EndRest ends every process that is left in the PID namespace: SIGTERM, and
-// after grace SIGKILL. It returns when nobody is left, and whether anybody was.
-// It does nothing unless OwnsNamespace.
-func (r *Reaper) EndRest(grace time.Duration) (found bool) {
+// SIGKILL after grace or when it is told to hurry. It returns when nobody is left,
+// and whether anybody was. It does nothing unless OwnsNamespace.
+func (r *Reaper) EndRest(hurried context.Context, grace time.Duration) (found bool) {
 	if !OwnsNamespace() || r.alone() {
 		return false
 	}
 	_ = unix.Kill(-1, unix.SIGTERM) // nobody left meanwhile: what is wanted
 	_ = unix.Kill(-1, unix.SIGCONT) // a stopped process cannot end
-	if r.waitAlone(grace) {
+	if r.waitAlone(hurried, grace) {
 		return true
 	}
 	_ = unix.Kill(-1, unix.SIGKILL)
-	r.waitAlone(lastWait)
+	r.waitAlone(context.Background(), lastWait)
 	return true
 }
 
@@ -79,10 +80,10 @@ func anyToSignal() bool {
 	return false
 }
 
-func (r *Reaper) waitAlone(limit time.Duration) bool {
+func (r *Reaper) waitAlone(hurried context.Context, limit time.Duration) bool {
 	deadline := time.Now().Add(limit)
 	for !r.alone() {
-		if time.Now().After(deadline) {
+		if hurried.Err() != nil || time.Now().After(deadline) {
 			return false
 		}
 		time.Sleep(pollRest)
