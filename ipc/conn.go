@@ -27,6 +27,7 @@ type conn struct {
 	// The reader's own.
 	in       inbox
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
+	armed    bool          // a deadline is set
 	draining bool          // it has heard of the drain
 	allowed  int           // bytes that had arrived before the drain began
 	unseen   int           // as many bytes as TLS may hold beside those
@@ -99,8 +100,12 @@ func (c *conn) wait() error {
 	}
 	at := now()
 	c.heard.Store(int64(at))
-	if limit > 0 {
+	switch {
+	case limit > 0:
 		c.setAlarm(at+limit, limit, inFrame)
+	case c.armed: // by the other limit, which does not hold now
+		c.armed, c.alarm = false, 0
+		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	if c.dead.Load() { // else kill comes later, and its deadline stays
 		return errKilled
@@ -128,6 +133,7 @@ func (c *conn) setAlarm(at, limit time.Duration, inFrame bool) {
 	if inFrame {
 		c.alarm = -1
 	}
+	c.armed = true
 	_ = c.nc.SetReadDeadline(epoch.Add(at)) // closed meanwhile: the read says so
 }
 
@@ -213,11 +219,16 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 			return n, err
 		}
 		c.alarm = max(c.alarm, 0) // the frame that the deadline was for is there
+		if c.draining && n > 0 && len(frame) > c.allowed {
+			c.in.start -= len(frame) // not before those of the batch are expected: replies go in the order of messages
+			return n, nil
+		}
 		if c.draining && !c.inTime(len(frame)) {
 			if c.listener.url.once {
 				return n, errOnce // closed without a byte, as every failure there
 			}
 			c.turnAway()
+			c.awaitReader()
 			continue
 		}
 		d := newDelivery(c, &c.listener.stats)
@@ -235,9 +246,7 @@ func (c *conn) submit(batch []*Delivery) {
 	c.listener.stats.Received.Add(uint64(len(batch)))
 	c.expect(batch)
 	c.handOver(batch)
-	if slow := c.slowReader(); slow != nil {
-		<-slow
-	}
+	c.awaitReader()
 }
 
 // room returns an empty buffer for a frame of so many bytes, d's own if it is

@@ -29,6 +29,13 @@ func (c *conn) expect(batch []*Delivery) {
 	c.owed += len(batch)
 }
 
+// awaitReader waits while too many replies wait for the client.
+func (c *conn) awaitReader() {
+	if slow := c.slowReader(); slow != nil {
+		<-slow
+	}
+}
+
 // slowReader returns nil, or, if too many replies wait for the client, a channel
 // that is closed when it has read them.
 func (c *conn) slowReader() <-chan struct{} {

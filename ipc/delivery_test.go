@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,27 @@ func TestAnswersOfTheDeadCount(t *testing.T) {
 	c.send("a", "b", "c")
 	dying <- first
 	c.want("a", "b", "!given-up: the worker died")
+}
+
+// What a worker failed is delivered again before what is newer, to that worker as well.
+func TestFailureComesBackFirst(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Window = 1 })
+	c := w.dial()
+	c.send("a", "F", "b", "c")
+	eventually(t, "all wait", func() bool { n, _, _ := w.q.Depth(); return n == 4 })
+	order, failed := "", 0
+	w.worker(answering(func(b []byte) []byte {
+		order += string(b)
+		if string(b) == "F" && failed < 2 {
+			failed++
+			return AppendFailure(nil, "busy", "not yet")
+		}
+		return echo(b)
+	}))
+	c.want("a", "F", "b", "c")
+	if order != "aFFFbc" {
+		t.Errorf("delivered in the order %s", order)
+	}
 }
 
 func TestFailureOfTheWorker(t *testing.T) {
@@ -261,6 +283,36 @@ func TestRecycling(t *testing.T) {
 			c.want("z")
 			return
 		default:
+		}
+	}
+}
+
+// Each process has a share of its own, so that workers that began together are
+// not replaced together.
+func TestRecyclingIsSpread(t *testing.T) {
+	const draws = 200
+	w := newWorld(t, "", func(c *Config) { c.Recycle = 1000 })
+	shares := map[string][]int{}
+	for range draws {
+		shares["around"] = append(shares["around"], around(1000))
+		c, file, err := w.q.NewChannel(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+		shares["channel"] = append(shares["channel"], c.due)
+		c.Close("the test is over")
+	}
+	for name, got := range shares {
+		slices.Sort(got)
+		lowest, highest, different := got[0], got[draws-1], len(slices.Compact(slices.Clone(got)))
+		if lowest < 900 || highest > 1100 || lowest > 950 || highest < 1050 || different < draws/4 {
+			t.Errorf("%s: from %d to %d, %d different ones of %d", name, lowest, highest, different, draws)
+		}
+	}
+	for n, want := range map[int]int{0: 0, 1: 1, 2: 2} { // off stays off, and few stay what they are
+		if got := around(n); got != want {
+			t.Errorf("around(%d) = %d, want %d", n, got, want)
 		}
 	}
 }

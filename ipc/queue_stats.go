@@ -79,15 +79,14 @@ func (q *Queue) totals(worker int) *workerTotals {
 	return q.workers[worker]
 }
 
-// measured counts messages that a worker has just answered, all at once. With the
-// queue's mutex held.
-func (c *Channel) measured(batch []*Delivery, replies [][]byte, at time.Duration) {
+// measured counts messages that a worker has just answered, all at once, and
+// returns how many of the answers are failures. With the queue's mutex held.
+func (c *Channel) measured(batch []*Delivery, replies [][]byte, at time.Duration) (failed int) {
 	if len(batch) == 0 {
-		return
+		return 0
 	}
 	each := (at - max(c.since, batch[0].given)) / time.Duration(len(batch))
 	c.q.took.Observe(each, len(batch))
-	failed := 0
 	first := 0 // of those that arrived together
 	for i, d := range batch {
 		if isFailure(replies[i]) {
@@ -102,6 +101,7 @@ func (c *Channel) measured(batch []*Delivery, replies [][]byte, at time.Duration
 	c.totals.handled += uint64(len(batch) - failed)
 	c.totals.failed += uint64(failed)
 	c.rested(at)
+	return failed
 }
 
 // rested notes the end of work, if that is what has come. With the queue's mutex

@@ -83,17 +83,49 @@ func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (
 			q.flying--
 		}
 	}
-	c.measured(batch, replies, at)
+	failures := c.measured(batch, replies, at)
 	if len(batch) > 0 {
 		c.win.observe(len(batch), at-c.since)
 	}
 	c.since = at
 	c.count(len(batch))
-	q.refill(c, at)
+	if failures == 0 || !c.takeFailures(batch, replies) {
+		q.refill(c, at)
+	}
 	c.settle()
 	c.finishIfDone()
 	c.out.flush()
 	return len(batch), err
+}
+
+// takeFailures takes those out of a batch that are to be delivered again, leaving
+// nil, and puts them in front of all that wait: before this worker gets more, as that
+// is newer. It reports whether there were any. With the queue's mutex held.
+func (c *Channel) takeFailures(batch []*Delivery, replies [][]byte) bool {
+	q := c.q
+	if q.closed {
+		return false // retry settles them
+	}
+	var retried list
+	for i, d := range batch {
+		if !isFailure(replies[i]) || d.attempts+1 >= q.cfg.Attempts {
+			continue
+		}
+		failure := body(replies[i])
+		if code, _ := ParseFailure(failure); code == Refused {
+			continue
+		}
+		q.failed(d, string(failure))
+		batch[i] = nil
+		retried.push(d)
+		q.flying--
+	}
+	if retried.n == 0 {
+		return false
+	}
+	c.settle()
+	q.again(&retried)
+	return true
 }
 
 // count notices when the worker has handled its share.
@@ -108,13 +140,16 @@ func (c *Channel) count(n int) {
 // finish settles messages with their replies, and flushes each origin once.
 func (c *Channel) finish(batch []*Delivery, replies [][]byte) {
 	for i, d := range batch {
+		if d == nil {
+			continue // it is on its way again
+		}
 		origin := d.origin
 		if !isFailure(replies[i]) {
 			c.q.finish(d, replies[i])
 		} else {
 			c.refused(d, body(replies[i]))
 		}
-		if i+1 == len(batch) || batch[i+1].origin != origin {
+		if i+1 == len(batch) || batch[i+1] == nil || batch[i+1].origin != origin {
 			origin.Flush()
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,4 +258,81 @@ func (c *Channel) hasTimer() bool {
 	c.q.mu.Lock()
 	defer c.q.mu.Unlock()
 	return c.timer != nil
+}
+
+// A stop in the middle of a pipeline: what is turned away is told so after the replies
+// of what came before it. Else a client would take those for the answers to others.
+func TestStopKeepsTheOrder(t *testing.T) {
+	for range 20 {
+		w := newWorld(t, "?reply=always", func(c *Config) { c.Messages = 16 })
+		stopping := make(chan bool)
+		w.worker(answering(func(b []byte) []byte { <-stopping; return echo(b) }))
+		c := w.dial()
+		go func() { // ends when the connection is closed
+			for i := 0; ; i += 50 {
+				var b []byte
+				for k := range 50 {
+					b = AppendFrame(b, fmt.Append(nil, i+k))
+				}
+				if _, err := c.Write(b); err != nil {
+					return
+				}
+			}
+		}()
+		eventually(t, "the queue is full", func() bool { n, _, _ := w.q.Depth(); return n == 16 })
+		stopped := make(chan bool)
+		go func() { // ends with the drain
+			w.stopWithin(t, patience)
+			close(stopped)
+		}()
+		eventually(t, "the stop has begun", w.src.isDraining)
+		close(stopping)
+		turnedAway := 0
+		for i := 0; turnedAway < 200; i++ { // more than come at a time
+			got := c.next()
+			if strings.HasPrefix(got, "!stopping") {
+				turnedAway++
+			} else if got != fmt.Sprint(i) || turnedAway > 0 {
+				t.Fatalf("reply %d is %q, after %d messages were turned away", i, got, turnedAway)
+			}
+		}
+		c.Close()
+		<-stopped
+	}
+}
+
+// One that sends on behind a slow message, and is turned away, is not read for ever.
+func TestStopHoldsFewRefusals(t *testing.T) {
+	w := newWorld(t, "?reply=always&idle=0s", nil)
+	slow := make(chan bool)
+	w.worker(answering(func(b []byte) []byte { <-slow; return echo(b) }))
+	c := w.dial()
+	c.send("slow")
+	eventually(t, "the worker has it", func() bool { _, _, n := w.q.Depth(); return n == 1 })
+	stopped := make(chan bool)
+	go func() { // ends with the drain
+		w.stopWithin(t, patience)
+		close(stopped)
+	}()
+	eventually(t, "the stop has begun", w.src.isDraining)
+	go func() { // ends when the connection is closed
+		frames := make([]byte, 64<<10) // empty messages
+		for {
+			if _, err := c.Write(frames); err != nil {
+				return
+			}
+		}
+	}()
+	eventually(t, "it is not read any more", func() bool {
+		all := w.src.all()
+		if len(all) != 1 {
+			t.Fatalf("%d connections", len(all))
+		}
+		all[0].mu.Lock()
+		defer all[0].mu.Unlock()
+		return all[0].drained != nil
+	})
+	close(slow)
+	c.Close()
+	<-stopped
 }
