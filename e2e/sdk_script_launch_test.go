@@ -180,9 +180,6 @@ func TestSDKScriptFlags(t *testing.T) {
 		}
 		want := []string{"--healthy-after=0s", "--listen=unix:///x?reply=always", "--max-message=9MiB", "--ready=notify",
 			"--run-at-exit=true", "--workers=2", "run", "start"}
-		if !s.notifies {
-			want = slices.Delete(want, 3, 4)
-		}
 		if got := flags("MAX_MESSAGE=9MiB"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}

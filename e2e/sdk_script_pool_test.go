@@ -139,10 +139,10 @@ func TestSDKScriptStopInHandler(t *testing.T) {
 }
 
 // SIGTERM from somebody else, in a handler: it ends, its reply goes out, and then
-// the worker ends. It costs no message an attempt, if it can ask for no more.
+// the worker ends. It asks for no more, so that costs no message an attempt.
 func TestSDKScriptTermInHandler(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		p := s.start(t, s.attempts(), "POOLINIT_WORKERS=1")
+		p := s.start(t, "POOLINIT_ATTEMPTS=1", "POOLINIT_WORKERS=1")
 		c := p.client()
 		for i := range 3 {
 			file := filepath.Join(t.TempDir(), fmt.Sprint("go-on-", i))
@@ -164,12 +164,55 @@ func TestSDKScriptTermInHandler(t *testing.T) {
 // stop() ends a worker under load, and loses nothing.
 func TestSDKScriptStop(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		p := s.start(t, s.attempts())
+		p := s.start(t, "POOLINIT_ATTEMPTS=1")
 		want := seq(1000) + "stop\n" + seq(1000) + "stop\n" + seq(1000)
 		send(t, strings.NewReader(want), p.url).want(t, want, 0)
 		p.stdout.expectTimes(t, "down worker=", 2)
 		p.awaitUps(4)
 		p.stop(0)
+	})
+}
+
+// A worker counts as ready when workerStart is through: a reload stops at the first
+// one where it fails, and the other workers go on as they are.
+func TestSDKScriptReloadFails(t *testing.T) {
+	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+		p := s.start(t, "START=fails 2", "POOLINIT_RESTART_DELAY=1h", "POOLINIT_RESTART_DELAY_MAX=1h")
+		c := p.client()
+		if got := c.ask("fine"); got != "fine" { // all are ready, or the reload would wait for them
+			t.Error(got)
+		}
+		p.signal(syscall.SIGUSR1)
+		failed := p.expectLog("reload failed", nil)
+		if !strings.Contains(failed.Error, "new worker 0 is not ready: ") || p.count("worker replaced") != 0 {
+			t.Errorf("%+v\n%s", failed, p.stderr.String())
+		}
+		if got := c.ask("pid"); got != fmt.Sprint(p.upOf(1).pid) {
+			t.Errorf("%s has answered: %v", got, p.ups())
+		}
+		p.stop(0)
+	})
+}
+
+// What a worker says of itself.
+func TestSDKScriptNotify(t *testing.T) {
+	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+		p := s.start(t, "POOLINIT_WORKERS=1")
+		c := p.client()
+		if got := c.ask("notify X=y\nSTATUS=warm and well"); got != "true" {
+			t.Error(got)
+		}
+		p.expectLog("worker says", func(r record) bool { return r.Status == "warm and well" })
+		if got := c.ask("child"); strings.Contains(got, "NOTIFY_SOCKET") {
+			t.Error(got)
+		}
+		p.stop(0)
+
+		w := s.worker(t, "NOTIFY_SOCKET=")
+		w.write(frames("notify STATUS=alone"))
+		w.want("false")
+		w.end()
+		w.wantEnd(0, "")
 	})
 }
 

@@ -22,12 +22,11 @@ type scriptSDK struct {
 	whoAmI      []string // arguments that make it print its own path
 	file, ext   string
 	fails       string // what "fail now" fails with
-	notifies    bool   // it speaks sd_notify
 }
 
 var (
 	pythonSDK = scriptSDK{name: "python", needs: "python3", whoAmI: []string{"-c", "import sys; print(sys.executable)"},
-		file: "../sdk/python/poolinit.py", ext: ".py", fails: "ValueError: now", notifies: true}
+		file: "../sdk/python/poolinit.py", ext: ".py", fails: "ValueError: now"}
 	nodeSDK = scriptSDK{name: "node", needs: "node", whoAmI: []string{"-p", "process.execPath"},
 		file: "../sdk/node/poolinit.js", ext: ".js", fails: "RangeError: now"}
 )
@@ -56,14 +55,6 @@ func (s scriptSDK) dir(t testing.TB) string {
 		}
 	}
 	return dir
-}
-
-// attempts are as many as are needed where workers end by their own wish.
-func (s scriptSDK) attempts() string {
-	if s.notifies {
-		return "POOLINIT_ATTEMPTS=1"
-	}
-	return "POOLINIT_ATTEMPTS=5"
 }
 
 // A scriptPool is the tests' program as a pool, run by hand.
@@ -117,6 +108,17 @@ func (p scriptPool) awaitUps(n int) (list []up) {
 		return fmt.Sprint(list, p.stdout.String(), p.stderr.String()), len(list) >= n
 	})
 	return list
+}
+
+// upOf returns the first start of a worker.
+func (p scriptPool) upOf(worker int) (u up) {
+	p.t.Helper()
+	ups := p.ups()
+	i := slices.IndexFunc(ups, func(u up) bool { return u.worker == worker })
+	if i < 0 {
+		p.t.Fatalf("worker %d has not started: %v", worker, ups)
+	}
+	return ups[i]
 }
 
 // outside returns the PID that a worker has for the test.

@@ -18,7 +18,7 @@ import (
 type workerEnd struct {
 	scriptClient
 	*process
-	notify *net.UnixConn
+	notices chan string
 }
 
 func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
@@ -49,14 +49,30 @@ func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
 	})
 	p := start(t, program{args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)}, files: []*os.File{theirs},
 		env: append([]string{"POOLINIT_FD=3", "POOLINIT_DELIVER=frames", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
-			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
-	for _, c := range []net.Conn{conn, notify} {
-		if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
-			t.Fatal(err)
+			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "POOLINIT=" + poolinit(t), "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
+	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+		t.Fatal(err)
+	}
+	w := workerEnd{scriptClient{t, conn}, p, make(chan string, 1000)}
+	go w.listen(notify)
+	p.stdout.expect(t, "up worker=5 of=8 generation=2")
+	return w
+}
+
+// listen reads what the worker says until the socket is closed. A BARRIER has been
+// answered when it has been read.
+func (w workerEnd) listen(notify *net.UnixConn) {
+	defer close(w.notices)
+	buf := make([]byte, 5000)
+	for {
+		n, err := notify.Read(buf)
+		if err != nil {
+			return
+		}
+		if notice := string(buf[:n]); notice != "BARRIER=1" {
+			w.notices <- notice
 		}
 	}
-	p.stdout.expect(t, "up worker=5 of=8 generation=2")
-	return workerEnd{scriptClient{t, conn}, p, notify}
 }
 
 // end ends the worker's input.
@@ -69,10 +85,23 @@ func (w workerEnd) end() {
 
 func (w workerEnd) wantNotice(want string) {
 	w.process.t.Helper()
-	buf := make([]byte, 100)
-	n, err := w.notify.Read(buf)
-	if got := string(buf[:n]); err != nil || got != want {
-		w.process.t.Fatalf("notice %q, %v, want %q", got, err, want)
+	select {
+	case got := <-w.notices:
+		if got != want {
+			w.process.t.Fatalf("notice %q, want %q\n%s", got, want, w.stderr.String())
+		}
+	case <-time.After(patience):
+		w.process.t.Fatalf("no notice, want %q\n%s", want, w.stderr.String())
+	}
+}
+
+// wantNoNotice checks that nothing has been said that was not wanted.
+func (w workerEnd) wantNoNotice() {
+	w.process.t.Helper()
+	select {
+	case got := <-w.notices:
+		w.process.t.Errorf("notice %q", got)
+	default:
 	}
 }
 
@@ -105,9 +134,7 @@ func (w workerEnd) write(bytes string) {
 func TestSDKScriptWorkerFrames(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		w := s.worker(t)
-		if s.notifies {
-			w.wantNotice("READY=1")
-		}
+		w.wantNotice("READY=1")
 		long := strings.Repeat("long", 3<<20)
 		var bodies []string
 		for i := range 2000 {
@@ -192,26 +219,25 @@ func TestSDKScriptWorkerBrokenOutput(t *testing.T) {
 	})
 }
 
-// On SIGTERM an idle worker ends. It asks for no more where it can, and serves
-// what comes until then.
+// On SIGTERM an idle worker ends. It asks for no more, and serves what comes until
+// then. If it cannot ask, it serves what is there.
 func TestSDKScriptWorkerSIGTERM(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		w := s.worker(t)
 		w.write(frames("a"))
 		w.want("a")
 		w.signal(syscall.SIGTERM)
-		if s.notifies {
-			w.wantNotice("READY=1")
-			w.wantNotice("STOPPING=1")
-			w.write(frames("b"))
-			w.want("b")
-			w.signal(syscall.SIGTERM)
-			w.write(frames("c"))
-			w.want("c")
-			w.end()
-		}
+		w.wantNotice("READY=1")
+		w.wantNotice("STOPPING=1")
+		w.write(frames("b"))
+		w.want("b")
+		w.signal(syscall.SIGTERM)
+		w.write(frames("c"))
+		w.want("c")
+		w.end()
 		w.want("EOF")
 		w.wantEnd(0, "")
+		w.wantNoNotice()
 
 		w = s.worker(t, "NOTIFY_SOCKET=") // it cannot be told
 		file := filepath.Join(t.TempDir(), "go-on")

@@ -11,6 +11,8 @@ export type Option = string | number | boolean | null | undefined | readonly (st
 
 /** Flags of `poolinit run`: maxMessages is --max-messages. The environment outranks them. */
 export interface PoolOptions {
+  /** When a worker counts as ready: notify is when workerStart has resolved, the default with messages. */
+  ready?: 'started' | 'notify' | null;
   /** How many messages one worker handles at a time; their replies go in order all the same. Default 1. */
   concurrency?: number;
   [flag: string]: Option;
@@ -19,7 +21,7 @@ export interface PoolOptions {
 export interface Handlers {
   /** Once, before poolinit is run. Not where poolinit has run the script. */
   start: (this: Pool) => unknown;
-  /** In each worker, before its first message. Without messages it is the worker. */
+  /** In each worker, before its first message; it is ready when this has resolved. Without messages it is the worker. */
   workerStart: (this: Pool, workerId: number) => unknown;
   /** When a worker ends by itself, or is asked to: after its last message. */
   workerStop: (this: Pool, workerId: number) => unknown;
@@ -55,6 +57,11 @@ export class Pool {
   shutdown(): void;
   /** Answers the message in hand and leaves the pool; another worker takes this one's place at once. */
   detach(reply?: Body): void;
+  /**
+   * Tells poolinit by sd_notify, as in notify('STATUS=loading'), by a process of its own. True when that has been
+   * read, false if it could not be told; it never rejects. READY=1 is said by start().
+   */
+  notify(state: string): Promise<boolean>;
 }
 
 /** Thrown by a message handler: the message is not delivered again, and the text goes to its client. */

@@ -308,7 +308,8 @@ class Replies {
   #unlock() { Atomics.store(this.#state, Replies.LOCK, 0); }
 }
 
-const TOLD = ['EVENT', 'WORKER_ID', 'WORKERS', 'GENERATION', 'DELIVER', 'FD'];
+const TOLD = ['POOLINIT_EVENT', 'POOLINIT_WORKER_ID', 'POOLINIT_WORKERS', 'POOLINIT_GENERATION', 'POOLINIT_DELIVER',
+  'POOLINIT_FD', 'NOTIFY_SOCKET'];
 
 // What poolinit told this process. It is taken out of the environment, or the
 // process's children would believe that they are workers.
@@ -319,24 +320,25 @@ function myRole() {
   const told = {};
   if ('POOLINIT_WORKER_ID' in process.env || 'POOLINIT_EVENT' in process.env) {
     for (const name of TOLD) {
-      const value = process.env[`POOLINIT_${name}`];
+      const value = process.env[name];
       if (value !== undefined) told[name] = value;
-      delete process.env[`POOLINIT_${name}`];
+      delete process.env[name];
     }
   }
   const number = (name, otherwise) => {
     if (told[name] === undefined) return otherwise;
-    if (!/^\d+$/.test(told[name])) throw new Error(`POOLINIT_${name} is '${told[name]}', which is no number`);
+    if (!/^\d+$/.test(told[name])) throw new Error(`${name} is '${told[name]}', which is no number`);
     return Number(told[name]);
   };
   role = {
-    event: told.EVENT ?? '',
-    isWorker: told.WORKER_ID !== undefined,
-    workerId: number('WORKER_ID', -1),
-    workers: number('WORKERS', 0),
-    generation: number('GENERATION', 0),
-    deliver: told.DELIVER ?? '',
-    fd: number('FD', -1),
+    event: told.POOLINIT_EVENT ?? '',
+    isWorker: told.POOLINIT_WORKER_ID !== undefined,
+    workerId: number('POOLINIT_WORKER_ID', -1),
+    workers: number('POOLINIT_WORKERS', 0),
+    generation: number('POOLINIT_GENERATION', 0),
+    deliver: told.POOLINIT_DELIVER ?? '',
+    fd: number('POOLINIT_FD', -1),
+    notify: told.NOTIFY_SOCKET ?? '',
     parent: process.ppid,
   };
   return role;
@@ -344,8 +346,8 @@ function myRole() {
 
 const EVENTS = ['start', 'workerStart', 'workerStop', 'message', 'shutdown'];
 
-// How long a worker that was told to stop by somebody else than poolinit waits
-// for a moment without a message in hand, in ms. It has no way to ask for no more.
+// How long a worker that wants to stop, and cannot ask poolinit for no more messages,
+// waits for a moment without one in hand, in ms.
 const LULL = 1000;
 
 // A pool of workers, and in each of its processes the worker.
@@ -368,7 +370,12 @@ class Pool {
   #flushing = false;
   #starting = true;
   #stopping = false;
+  #lull = false; // it waits for one
   #lullOver = false;
+  #program; // poolinit's path, when it has been needed
+  #telling = Promise.resolve(''); // what poolinit is told, one after the other
+  #teller = null; // the process that tells it
+  #dismissed = false;
   #left = false;
   #leaving = null;
   #inputEnded = false;
@@ -467,6 +474,14 @@ class Pool {
     }
     if (this.#stopping) return;
     this.#stopping = true;
+    // poolinit ends the input when all is answered, if it can be told.
+    this.#tell('STOPPING=1').then((problem) => {
+      if (problem) this.#awaitLull();
+    });
+  }
+
+  #awaitLull() {
+    this.#lull = true;
     setTimeout(() => {
       this.#socket.pause();
       this.#lullOver = true;
@@ -510,6 +525,43 @@ class Pool {
     });
   }
 
+  // Tells poolinit by sd_notify, as in notify('STATUS=loading'). It resolves with true
+  // when that has been read, with false if it could not be told, and never rejects.
+  // Node has no unix datagrams, so each call runs `poolinit notify`. READY=1 is said
+  // by start().
+  async notify(state) {
+    return await this.#tell(String(state)) === '';
+  }
+
+  // Resolves with what was the matter, '' if nothing was.
+  #tell(state) {
+    if (this.#role.notify === '') return Promise.resolve('nobody listens: NOTIFY_SOCKET is not set');
+    this.#telling = this.#telling.then(() => new Promise((resolve) => {
+      if (this.#dismissed) {
+        resolve('poolinit stops this worker, and listens no more');
+        return;
+      }
+      this.#program ??= placesOf(process.argv[1], this.#role.parent).find(isProgram);
+      if (this.#program === undefined) {
+        resolve(`cannot find the program poolinit: ${whyNotFound(process.argv[1])}`);
+        return;
+      }
+      const cannot = (e) => resolve(`cannot run ${this.#program}: ${e.message}`);
+      try {
+        // It is of this process's group, or poolinit would not listen to it.
+        this.#teller = spawn(this.#program, ['notify', '--', ...state.split('\n').filter(Boolean)], {
+          stdio: ['ignore', 'ignore', 'inherit'],
+          env: { ...process.env, NOTIFY_SOCKET: this.#role.notify },
+        });
+        this.#teller.on('error', cannot);
+        this.#teller.on('exit', (code, signal) => resolve(code === 0 ? '' : `poolinit notify ended with ${signal ?? code}`));
+      } catch (e) {
+        cannot(e);
+      }
+    }));
+    return this.#telling;
+  }
+
   #one(what) {
     if (this.#concurrency > 1) throw new Error(`${what} cannot tell which message is meant, with concurrency above 1`);
   }
@@ -541,8 +593,19 @@ class Pool {
     this.#run(async () => {
       await this.#handlers.workerStart?.call(this, this.#role.workerId);
       this.#starting = false;
-      if (this.#socket !== null) this.#pump();
+      if (this.#socket === null) return;
+      this.#pump(); // what is here does not wait
+      await this.#ready();
     });
+  }
+
+  // A pool with --ready notify sends messages only after this.
+  async #ready() {
+    const useless = () => this.#stopping || this.#left || this.#inputEnded || this.#ending;
+    if (useless() || this.#role.notify === '' || !mayAwaitReady(this.#role.parent)) return;
+    const problem = await this.#tell('READY=1');
+    if (problem === '' || useless()) return;
+    complain(`poolinit: worker ${this.workerId} cannot say READY=1, and with --ready notify it gets no messages: ${problem}\n`);
   }
 
   #open(fd, deliver) {
@@ -565,6 +628,7 @@ class Pool {
         return;
       }
       this.#inputEnded = true;
+      if (!this.#stopping) this.#dismiss();
       this.#pump();
     });
     this.#socket.on('error', (e) => this.#broke(e));
@@ -579,9 +643,23 @@ class Pool {
   }
 
   #terminated() {
-    if (this.#ending || process.listenerCount('SIGTERM') > 1) return; // one of the script's own decides
-    if (this.#socket !== null && !this.#left) this.stop();
-    else this.#end();
+    const ours = process.listenerCount('SIGTERM') === 1; // else one of the script's own decides
+    if (this.#socket === null || this.#left) {
+      if (ours) this.#end();
+      return;
+    }
+    // poolinit ends the input before its SIGTERM, which may be read in between.
+    setImmediate(() => setImmediate(() => {
+      if (this.#inputEnded) this.#dismiss();
+      else if (ours && !this.#left && !this.#ending) this.stop();
+    }));
+  }
+
+  // poolinit stops this worker, and listens no more: what is being told, and what would
+  // be, is given up.
+  #dismiss() {
+    this.#dismissed = true;
+    this.#teller?.kill('SIGKILL');
   }
 
   // Ends the worker.
@@ -591,6 +669,7 @@ class Pool {
     this.#run(async () => {
       await this.#leaving;
       await this.#handlers.workerStop?.call(this, this.#role.workerId);
+      await this.#telling; // else poolinit would have to end the one who tells
       process.exit(code);
     });
   }
@@ -659,7 +738,7 @@ class Pool {
     if (!idle()) return;
     if (this.#inputEnded) this.#replies.drained().then(() => this.#end());
     else if (this.#lullOver) leave();
-    else if (this.#stopping) setImmediate(() => setImmediate(leave)); // what has arrived is read in between
+    else if (this.#lull) setImmediate(() => setImmediate(leave)); // what has arrived is read in between
   }
 
   #begin(message) {
@@ -783,6 +862,7 @@ class Pool {
 
   #flags() {
     const options = { ...this.#options };
+    if (this.#handlers.message) options.ready ??= 'notify'; // workers say so when workerStart has resolved
     if (this.#concurrency > 1) options.window ??= this.#concurrency;
     if (this.#handlers.shutdown) options.runAtExit ??= true;
     options.listen = [...[options.listen ?? []].flat(), ...this.#urls];
@@ -824,22 +904,70 @@ function isProgram(file) {
   }
 }
 
+// Where the program poolinit may be. In a worker that is also where its parent has it
+// from.
+function placesOf(script, parent) {
+  const named = process.env.POOLINIT;
+  const inPath = (name) => (process.env.PATH ?? '').split(':').filter(Boolean).map((dir) => path.resolve(dir, name));
+  const places = !named ? [...inPath('poolinit'), beside(script)]
+    : named.includes('/') ? [path.resolve(named)] : inPath(named);
+  if (parent === undefined || !isChildOf(parent)) return places;
+  const [name] = wordsOf(parent, 'cmdline') ?? [''];
+  if (path.isAbsolute(name)) places.push(name); // with --user, exe is not for this process
+  return [...places, `/proc/${parent}/exe`];
+}
+
+function beside(script) { return path.join(path.dirname(script ?? '.'), 'poolinit'); }
+
+function whyNotFound(script) {
+  const named = process.env.POOLINIT;
+  return named
+    ? `POOLINIT is '${named}', and that is no program.\nLet it be the path of the program, or unset it.`
+    : `it is not in PATH (${process.env.PATH ?? ''}), there is no ${beside(script)}, and POOLINIT is not set.\n`
+      + 'Put it into a directory of PATH or beside the script, or set POOLINIT to its path.';
+}
+
 // The program poolinit. If there is none, that is the end.
 function find(script) {
-  const named = process.env.POOLINIT;
-  const PATH = process.env.PATH ?? '';
-  const inPath = (name) => PATH.split(':').filter(Boolean).map((dir) => path.resolve(dir, name));
-  const beside = path.join(path.dirname(script), 'poolinit');
-  let places = [...inPath('poolinit'), beside];
-  if (named) places = named.includes('/') ? [path.resolve(named)] : inPath(named);
-  const found = places.find(isProgram);
+  const found = placesOf(script).find(isProgram);
   if (found !== undefined) return found;
-  complain(named
-    ? `poolinit: cannot find the program poolinit: POOLINIT is '${named}', and that is no program.\n`
-      + 'Let it be the path of the program, or unset it.\n'
-    : `poolinit: cannot find the program poolinit: it is not in PATH (${PATH}), there is no ${beside}, and POOLINIT is not set.\n`
-      + 'Put it into a directory of PATH or beside the script, or set POOLINIT to its path.\n');
+  complain(`poolinit: cannot find the program poolinit: ${whyNotFound(script)}\n`);
   return process.exit(127);
+}
+
+// Whether the parent is poolinit, and no shell or other wrapper: workers lead their
+// process groups.
+function isChildOf(parent) {
+  const [pid, , ppid, group] = myStat();
+  return pid === String(process.pid) && group === pid && ppid === String(parent);
+}
+
+// PID, state, parent, group, session, terminal, the terminal's foreground group; []
+// where there is no /proc.
+function myStat() {
+  try {
+    const stat = fs.readFileSync('/proc/self/stat', 'latin1');
+    return [stat.slice(0, stat.indexOf(' ')), ...stat.slice(stat.lastIndexOf(')') + 2).split(' ')];
+  } catch {
+    return [];
+  }
+}
+
+// Whether the pool may wait for READY=1. To say it costs a process, so a pool that
+// surely does not is not told.
+function mayAwaitReady(parent) {
+  if (!isChildOf(parent)) return true;
+  const [words, environ] = [wordsOf(parent, 'cmdline'), wordsOf(parent, 'environ')];
+  if (words === null || environ === null) return true; // another user's
+  return / --ready[= ]notify /.test(` ${words.join(' ')} `) || environ.includes('POOLINIT_READY=notify');
+}
+
+function wordsOf(pid, what) {
+  try {
+    return fs.readFileSync(`/proc/${pid}/${what}`, 'latin1').split('\0');
+  } catch {
+    return null;
+  }
 }
 
 // Becomes poolinit where Node can (from 22.15 and 23.11 on). Else poolinit is a
@@ -870,13 +998,8 @@ function become(program, args) {
 const fromTerminal = ['SIGINT', 'SIGQUIT', 'SIGWINCH'];
 
 function inForeground() {
-  try {
-    const stat = fs.readFileSync('/proc/self/stat', 'latin1');
-    const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return group === foreground;
-  } catch {
-    return false;
-  }
+  const [, , , group, , , foreground] = myStat();
+  return group !== undefined && group === foreground;
 }
 
 // A client of a pool that listens with reply=always.

@@ -26,8 +26,9 @@ pool.on('start', async () => {
 
 pool.on('workerStart', async (workerId) => {
   await null;
-  if (process.env.START === 'fails') throw new Error('no database');
+  if (process.env.START === 'fails' || process.env.START === `fails ${pool.generation}`) throw new Error('no database');
   console.log(`up worker=${workerId} of=${pool.workers} generation=${pool.generation} pid=${process.pid}`);
+  if (process.env.WATCHDOG_USEC) setInterval(() => pool.notify('WATCHDOG=1'), process.env.WATCHDOG_USEC / 3000).unref();
   while (process.env.START === 'loops') await setTimeout(3600_000);
   if (process.env.START === 'again') pool.start();
 });
@@ -35,6 +36,7 @@ pool.on('workerStart', async (workerId) => {
 pool.on('workerStop', async (workerId) => {
   if (workerId !== pool.workerId) throw new Error(workerId);
   console.log(`down worker=${workerId}`);
+  if (process.env.BYE) pool.notify('STATUS=bye');
 });
 
 pool.on('shutdown', () => console.log('shutdown', pool.workerId));
@@ -82,6 +84,10 @@ function message(body) {
       for (;;);
     case 'child':
       return spawnSync('sh', ['-c', 'env; ls -l /proc/self/fd']).stdout;
+    case 'notify':
+      return pool.notify(rest).then(String);
+    case 'statuses':
+      return Promise.all(rest.split(' ').map((text) => pool.notify(`STATUS=${text}`))).then(String);
     case 'async':
       return setTimeout(1).then(() => body);
     default:

@@ -26,7 +26,7 @@ def start():
 
 @pool.on_worker_start
 def worker_start(worker_id):
-    if os.environ.get("START") == "fails":
+    if os.environ.get("START") in ("fails", f"fails {pool.generation}"):
         raise ValueError("no database")
     print(f"up worker={worker_id} of={pool.workers} generation={pool.generation} pid={os.getpid()}")
     while os.environ.get("START") == "loops":
@@ -80,6 +80,8 @@ def message(body):
         print("looping")
         while True:
             pass
+    if word == "notify":
+        return str(pool.notify(rest)).lower()
     if word == "child":
         return subprocess.run(["sh", "-c", "env; ls -l /proc/self/fd"], stdout=subprocess.PIPE, check=True).stdout
     if word == "fork":
