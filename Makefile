@@ -29,7 +29,7 @@ build:
 run: build
 	@CGO_ENABLED=0 $(GO) build -o bin/echo ./examples/echo
 	@printf '%s\n' "A pool of four workers (examples/echo) that take messages. From another terminal:" "$$TRY"; \
-	printf '  %-22s %s\n' "kill -USR1 $$$$" "replaces the workers one by one" \
+	printf '  %-26s %s\n' "kill -USR1 $$$$" "replaces the workers one by one" \
 		"kill -9 WORKER-PID" "shows that it comes back" \
 		"kill $$$$, Ctrl-C here" "stops the pool"; \
 	exec bin/poolinit -n 4 --ready notify --output prefix --listen 'tcp://127.0.0.1:8089?reply=always' -- bin/echo

@@ -118,6 +118,34 @@ var_dump($pool->start());`)
 	}
 }
 
+// What cannot be had is told once, with its place in the program, by the process
+// that becomes poolinit: not by the workers, and not at the end.
+func TestSDKPHPSwooleWarnings(t *testing.T) {
+	p := startSwoole(t, `
+ini_set('log_errors', '0'); // or it is said twice
+$pool = new Pool(2);
+$pool->set(['daemonize' => true, 'max_package_size' => -1]);
+var_dump($pool->on('workerReady', 'strlen'));
+$pool->on('workerStart', function (Pool $pool, int $workerId) { $pool->on('x', 'strlen'); echo "up\n"; sleep(60); });
+$pool->on('shutdown', fn () => print("shutdown\n"));
+$pool->start();`)
+	p.stdout.expectTimes(t, "up\n", 2)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+	p.stdout.expect(t, "shutdown\n")
+	for place, times := range map[string]int{
+		`option "daemonize" is unknown without ext-swoole, and has no effect, called in %s on line 6`: 1,
+		"max_package_size must be greater than or equal to 0, got -1, called in %s on line 6":         1,
+		"unknown event type[workerReady], called in %s on line 7":                                     1,
+		"unable to register event callback function, called in %s on line 8":                          2, // in each worker
+	} {
+		want := fmt.Sprintf(place, p.cmd.Args[len(p.cmd.Args)-1])
+		if got := strings.Count(p.stderr.String(), want); got != times {
+			t.Errorf("%d times %q, want %d:\n%s", got, want, times, p.stderr.String())
+		}
+	}
+}
+
 // A worker that looks whether it goes on is left to end by itself.
 func TestSDKPHPSwooleRunning(t *testing.T) {
 	p := startSwoole(t, `

@@ -854,7 +854,7 @@ final class Pool
         if ($this->written !== null && $this->in !== null) {
             $this->flush();
             self::say(($fatal ? 'a fatal error' : 'exit()') . ' in the message handler ends this worker: '
-                . 'its message counts as failed, and goes to another');
+                . 'its message counts as failed, and is delivered again if it has attempts left');
         }
         if (!$fatal && $this->begun) {
             $this->finish();

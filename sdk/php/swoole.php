@@ -391,7 +391,7 @@ namespace Swoole\Process {
                         case 'max_package_size':
                             $size = self::size($value);
                             if ($size < 0) {
-                                self::warn("max_package_size must be greater than or equal to 0, got $size");
+                                $this->warnOnce("max_package_size must be greater than or equal to 0, got $size");
                             } else {
                                 $this->pool->set(['max-message' => (string) \max(1, \min($size, 0x7fffffff))]);
                             }
@@ -405,7 +405,7 @@ namespace Swoole\Process {
                         case 'enable_message_bus': // there is no limit here that it would lift
                             break;
                         default:
-                            self::warn("option \"$name\" is unknown without ext-swoole, and has no effect");
+                            $this->warnOnce("option \"$name\" is unknown without ext-swoole, and has no effect");
                     }
                 }
             }
@@ -418,7 +418,7 @@ namespace Swoole\Process {
                     return false;
                 }
                 if (!\in_array($event, self::EVENTS, true)) {
-                    self::warn("unknown event type[$name]");
+                    $this->warnOnce("unknown event type[$name]");
                     return false;
                 }
                 if ($event === 'message' && $this->ipc_type === SWOOLE_IPC_NONE) {
@@ -565,7 +565,7 @@ namespace Swoole\Process {
              */
             private function prepare(): void
             {
-                $launches = $this->pool->workerId < 0 && (string) \getenv('POOLINIT_EVENT') === '';
+                $launches = $this->launches();
                 $this->private = $this->ipc_type === SWOOLE_IPC_MSGQUEUE && $this->msgqueue_key === 0;
                 if ($this->private) {
                     // A private queue, which workers that are no children of this process could not find: a key that
@@ -587,6 +587,14 @@ namespace Swoole\Process {
                     $this->pool->listen(\sprintf('sysv://0x%x?mode=%s', $this->msgqueue_key & 0xffffffff, $mode));
                 }
                 $this->pool->on('message', $this->onMessage(...));
+            }
+
+            /**
+             * Whether this process is the one that becomes poolinit.
+             */
+            private function launches(): bool
+            {
+                return $this->pool->workerId < 0 && (string) \getenv('POOLINIT_EVENT') === '';
             }
 
             private function onStart(): void
@@ -682,8 +690,25 @@ namespace Swoole\Process {
                 }
             }
 
+            /**
+             * A warning of what each process of the pool does on its way to start(): one of them is enough to tell it.
+             */
+            private function warnOnce(string $text): void
+            {
+                $this->launches() && self::warn($text);
+            }
+
+            /**
+             * PHP adds where this file calls trigger_error(), which helps nobody.
+             */
             private static function warn(string $text): void
             {
+                foreach (\debug_backtrace(DEBUG_BACKTRACE_IGNORE_ARGS) as $call) {
+                    if (isset($call['file']) && $call['file'] !== __FILE__) {
+                        $text .= ", called in $call[file] on line $call[line]";
+                        break;
+                    }
+                }
                 \trigger_error("Swoole\\Process\\Pool: $text", E_USER_WARNING);
             }
         }
