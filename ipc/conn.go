@@ -26,6 +26,7 @@ type conn struct {
 
 	// The reader's own.
 	in       inbox
+	claimed  int           // bytes that are claimed from the queue's arrivals, for a large frame
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
 	armed    bool          // a deadline is set
 	draining bool          // it has heard of the drain
@@ -53,7 +54,7 @@ type conn struct {
 // newConn returns a connection; raw is nil for TLS, which cannot be read past.
 func newConn(l *listener, nc socket, raw, control syscall.RawConn) *conn {
 	c := &conn{listener: l, nc: nc, control: control}
-	c.in.raw, c.in.conn, c.in.size = raw, nc, requestBuffer
+	c.in.raw, c.in.conn, c.in.size, c.in.exact = raw, nc, requestBuffer, true
 	c.out.init(&c.mu, nc, raw, keepReplies)
 	c.out.onIdle, c.out.stall = c.wrote, l.url.idle
 	return c
@@ -61,7 +62,7 @@ func newConn(l *listener, nc socket, raw, control syscall.RawConn) *conn {
 
 // serve reads until the client ends, breaks a rule or is told to go.
 func (c *conn) serve() {
-	defer c.in.release()
+	defer c.letGo()
 	var err error
 	for err == nil {
 		if err = c.wait(); err == nil {
@@ -94,6 +95,7 @@ func (c *conn) tooLong() {
 // wait waits for bytes, within the time that the client has for them: idle
 // while it owes nothing, partial in the middle of a frame.
 func (c *conn) wait() error {
+	c.claim()
 	limit, inFrame := c.listener.url.idle, len(c.in.buf) > c.in.start
 	if inFrame {
 		limit = c.listener.url.partial
@@ -232,7 +234,9 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 			continue
 		}
 		d := newDelivery(c, &c.listener.stats)
-		d.frame = append(d.room(len(frame)), frame...)
+		if d.frame = c.in.give(frame); d.frame == nil {
+			d.frame = append(d.room(len(frame)), frame...)
+		}
 		d.frame[0] &^= 0x80 // a client's top bit means nothing
 		batch[n] = d
 		n++
@@ -246,6 +250,9 @@ func (c *conn) submit(batch []*Delivery) {
 	c.listener.stats.Received.Add(uint64(len(batch)))
 	c.expect(batch)
 	c.handOver(batch)
+	if cap(c.in.buf) == 0 { // it was a large one, and is in the queue
+		c.letGo()
+	}
 	c.awaitReader()
 }
 

@@ -19,7 +19,9 @@ type inbox struct {
 	raw   syscall.RawConn // nil: conn is read by waiting, with a buffer held (TLS)
 	conn  io.Reader
 	size  int
+	exact bool   // a frame larger than size gets a buffer of its own, which give hands over
 	want  int    // bytes of the frame that has begun, if the buffer is too small for it
+	most  int    // bytes that may be in buf; 0: as many as there is room for
 	buf   []byte // what has been read
 	start int    // of what has not been consumed
 	n     int
@@ -62,7 +64,7 @@ func (in *inbox) fillNow() bool {
 func (in *inbox) fillSlowly() error {
 	in.hold()
 	have := len(in.buf)
-	in.n, in.err = in.conn.Read(in.buf[have:cap(in.buf)])
+	in.n, in.err = in.conn.Read(in.buf[have:in.end()])
 	in.buf = in.buf[:have+in.n]
 	if in.n > 0 || in.err == io.EOF {
 		in.err = nil // what comes with data comes again
@@ -74,6 +76,14 @@ func (in *inbox) hold() {
 	if cap(in.buf) == 0 {
 		in.buf = getBuffer(in.size)
 	}
+}
+
+// end is up to where the buffer may be filled.
+func (in *inbox) end() int {
+	if in.most > 0 {
+		return in.most
+	}
+	return cap(in.buf)
 }
 
 func (in *inbox) outcome() error {
@@ -97,7 +107,7 @@ func (in *inbox) makeRoom() {
 	}
 	switch {
 	case in.start == len(in.buf):
-		in.buf, in.start = in.buf[:0], 0
+		in.buf, in.start, in.most = in.buf[:0], 0, 0
 	case in.start > 0:
 		n := copy(in.buf, in.buf[in.start:])
 		in.buf, in.start = in.buf[:n], 0
@@ -110,7 +120,7 @@ func (in *inbox) attempt(fd uintptr) bool {
 	in.starved.Store(false)
 	in.hold()
 	have := len(in.buf)
-	in.n, in.err = readNow(int(fd), in.buf[have:cap(in.buf)])
+	in.n, in.err = readNow(int(fd), in.buf[have:in.end()])
 	if in.err == unix.EAGAIN {
 		in.n, in.err = 0, nil
 		if have == 0 {
@@ -129,7 +139,27 @@ func (in *inbox) release() {
 	if cap(in.buf) > 0 {
 		putBuffer(in.buf)
 	}
-	in.buf, in.start = nil, 0
+	in.buf, in.start, in.most = nil, 0, 0
+}
+
+// missing returns how many bytes the next fill makes room for, if that is more than
+// the buffer has.
+func (in *inbox) missing() int {
+	if in.want > cap(in.buf) {
+		return in.want
+	}
+	return 0
+}
+
+// give returns the buffer if this frame is all that is in it, and it was made for
+// it: then it need not be copied. It is the caller's from then on.
+func (in *inbox) give(frame []byte) []byte {
+	if in.most == 0 || len(frame) != in.most {
+		return nil
+	}
+	whole := in.buf
+	in.buf, in.start, in.most = nil, 0, 0
+	return whole
 }
 
 // frame cuts a whole frame off, or returns nil if there is none yet. The frame
@@ -175,4 +205,7 @@ func (in *inbox) reserve(n int) {
 	grown := append(getBuffer(n), in.buf[in.start:]...)
 	putBuffer(in.buf)
 	in.buf, in.start = grown, 0
+	if in.exact {
+		in.most = n
+	}
 }

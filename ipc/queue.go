@@ -44,7 +44,8 @@ type Queue struct {
 	blocked []chan struct{} // submitters that wait for room, first come first served
 	watch   []chan struct{} // who waits for the queue to be empty, or for a worker with room
 
-	nextID atomic.Uint64
+	nextID   atomic.Uint64
+	arriving arrivals
 
 	waited, took Histogram       // see QueueStats
 	workers      []*workerTotals // by worker
@@ -52,7 +53,7 @@ type Queue struct {
 
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
-	return &Queue{cfg: cfg, log: log}
+	return &Queue{cfg: cfg, log: log, arriving: arrivals{limit: cfg.Bytes}}
 }
 
 // Submit takes as many of a batch, in order, as there is room for, and returns
