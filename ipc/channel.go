@@ -36,6 +36,7 @@ type Channel struct {
 	due       int           // messages after which the worker is to be replaced; 0: never
 	trouble   string        // why its messages come back
 	timer     *time.Timer   // of the message timeout; nil: it is not running
+	late      *Delivery     // for which it ran out
 
 	asks   chan Ask      // 1: only the first matters
 	told   chan struct{} // closed by Close: trouble says how the worker ended
@@ -192,6 +193,7 @@ func (c *Channel) checkTimeout() {
 		c.timer.Reset(c.q.cfg.Timeout - held)
 	default:
 		c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.Timeout)
+		c.late = c.flight.head
 		c.serving = false
 		c.settle()
 		c.ask(AskTimeout)

@@ -203,6 +203,31 @@ func TestMessageTimeout(t *testing.T) {
 	c.want("!given-up: no answer within 20ms")
 }
 
+// One that was late, and was answered before the worker's end, is not why the next one
+// fails.
+func TestLateAnswer(t *testing.T) {
+	w := newWorld(t, "?reply=always", func(c *Config) { c.Attempts = 1; c.Window = 2; c.Timeout = 20 * time.Millisecond })
+	late := make(chan bool)
+	hang := w.worker(func(sock net.Conn) {
+		body, _, _ := readFrame(sock)
+		readFrame(sock)
+		<-late
+		sock.Write(echo(body))
+		readFrame(sock) // until the channel is closed
+	})
+	c := w.dial()
+	c.send("slow", "next")
+	select {
+	case <-hang.Asks():
+	case <-time.After(patience):
+		t.Fatal("nobody noticed")
+	}
+	close(late)
+	c.want("slow")
+	hang.Close("the worker died of SIGKILL")
+	c.want("!given-up: the worker died of SIGKILL")
+}
+
 func TestWorkerMisbehaves(t *testing.T) {
 	for name, tt := range map[string]struct {
 		answer []byte

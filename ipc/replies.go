@@ -83,6 +83,9 @@ func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (
 			q.flying--
 		}
 	}
+	if c.late != nil && c.late != c.flight.head { // it was answered after all: the next ones come back for another reason
+		c.late, c.trouble = nil, ""
+	}
 	failures := c.measured(batch, replies, at)
 	if len(batch) > 0 {
 		c.win.observe(len(batch), at-c.since)
