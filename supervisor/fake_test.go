@@ -183,6 +183,24 @@ func (w *world) last(slot int) *fakeProc {
 	return nil
 }
 
+// nth returns a process of a slot; 0 is its first.
+func (w *world) nth(slot, n int) *fakeProc {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.procs {
+		if p.id.ID != slot {
+			continue
+		}
+		if n == 0 {
+			return p
+		}
+		n--
+	}
+	w.t.Fatalf("slot %d had fewer processes\n%s", slot, w.log.String())
+	return nil
+}
+
 // count returns how many processes a slot has had.
 func (w *world) count(slot int) int {
 	w.mu.Lock()
@@ -227,6 +245,9 @@ type fakeProc struct {
 	children bool             // somebody else is in its group
 	released bool
 }
+
+// fakePeak is the peak memory of every fake process, in KiB: 12.5 MiB.
+const fakePeak = 12<<10 + 512
 
 func (p *fakeProc) PID() int                       { return p.pid }
 func (p *fakeProc) Exited() <-chan struct{}        { return p.exited }
@@ -306,11 +327,18 @@ func (p *fakeProc) die(code int, sig syscall.Signal) {
 	if !p.alive() {
 		return
 	}
-	p.exit = reaper.Exit{Code: code, Signal: sig}
+	p.exit = reaper.Exit{Code: code, Signal: sig, Rusage: syscall.Rusage{Maxrss: fakePeak}}
 	close(p.exited)
 	if !p.children {
 		close(p.gone)
 	}
+}
+
+// getChildren has somebody else in its group.
+func (p *fakeProc) getChildren() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.children = true
 }
 
 // childrenGo ends what is left of the group.
@@ -347,6 +375,12 @@ func obedient(p *fakeProc, sig syscall.Signal) {
 		p.die(0, sig)
 		p.childrenGo()
 	})
+}
+
+// prompt dies of what it is sent at once.
+func prompt(p *fakeProc, sig syscall.Signal) {
+	p.die(0, sig)
+	p.childrenGo()
 }
 
 // deaf dies of SIGKILL only.

@@ -48,6 +48,7 @@ type Pool struct {
 	code     int              // the exit code, but for killed
 	decided  bool             // code is a failure's, and stays
 	killed   int              // workers that the stop had to kill
+	helpless bool             // the stop began, or goes on, without workers
 
 	mu     sync.Mutex // guards public
 	public public
@@ -59,6 +60,8 @@ type event struct {
 	kind     eventKind
 	end      ending // with workerEnded
 	failures int    // the slot's, in a row
+
+	successor bool // with workerEnded: the slot has another worker
 }
 
 type eventKind int
@@ -206,15 +209,15 @@ func (p *Pool) commandBroken(end ending) {
 func (p *Pool) workerEnded(e event) {
 	p.failures[e.slot] = e.failures
 	switch end := e.end; {
-	case p.isHalting():
+	case isClosed(p.stopping): // before that nobody was asked to stop, and who fails is restarted
 		p.stoppedWorker(end)
 	case !end.cause.failure():
 	case p.cfg.Restart == RestartNever, p.cfg.Interactive && end.interrupted():
 		p.decide(end.code())
-	case p.hasGivenUp():
+	case !e.successor && p.hasGivenUp():
 		p.decide(end.code())
 		p.stopFor("every worker failed too often in a row")
-	case end.reloaded && !end.healthy && p.reload != nil && end.generation == p.reload.generation:
+	case end.reloaded && !end.healthy && p.reload != nil && !p.isHalting() && end.generation == p.reload.generation:
 		p.reload.abort(e)
 	}
 }

@@ -1,14 +1,17 @@
 package supervisor
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/notify"
 )
 
@@ -134,6 +137,74 @@ func TestBackoffIsBounded(t *testing.T) {
 	}
 	if d := cfg.backoff(50); d < 24*time.Second {
 		t.Errorf("backoff(50) = %s, want about 30s", d)
+	}
+}
+
+// Workers that end together come back apart: each draws its own delay or limit,
+// from all of what the flags promise, and from no more.
+func TestJitter(t *testing.T) {
+	const workers = 100
+	endAll := func(code int) func(*world) {
+		return func(w *world) {
+			for slot := range workers {
+				w.last(slot).die(code, 0)
+			}
+		}
+	}
+	for name, tt := range map[string]struct {
+		config func(*Config)
+		end    func(*world)  // has all of them end, unless time does
+		whole  time.Duration // until the next start, without jitter
+		part   float64
+	}{
+		"first failure": {nil, endAll(1), 100 * time.Millisecond, 0.2},
+		"third failure": {nil, func(w *world) {
+			for range 2 {
+				endAll(1)(w)
+				w.pass(time.Second)
+			}
+			endAll(1)(w)
+		}, 400 * time.Millisecond, 0.2},
+		"longest delay": {func(c *Config) { c.RestartDelay, c.RestartDelayMax = time.Minute, time.Minute }, endAll(1), time.Minute, 0.2},
+		"exit 0":        {nil, endAll(0), 100 * time.Millisecond, 0.2},
+		"max-lifetime":  {func(c *Config) { c.MaxLifetime = time.Hour }, nil, time.Hour, 0.1},
+		"max-memory":    {func(c *Config) { c.MaxMemory = 1000 << 20 }, nil, 250 * time.Second, 0.1}, // 4 MiB a second
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) {
+				c.Workers = workers
+				if tt.config != nil {
+					tt.config(c)
+				}
+			}, func(w *world) {
+				w.obey = prompt
+				start := time.Now()
+				w.pool.cfg.Memory = func(pid int) (uint64, error) {
+					if pid >= 100+workers {
+						return 0, nil // a second process
+					}
+					return uint64(time.Since(start) / time.Second << 22), nil
+				}
+				w.run()
+				if tt.end != nil {
+					tt.end(w)
+				}
+				n, began := w.count(0), time.Now()
+				w.pass(tt.whole * 3 / 2)
+				var delays []float64 // as parts of the whole
+				for slot := range workers {
+					delays = append(delays, float64(w.nth(slot, n).began.Sub(began))/float64(tt.whole))
+				}
+				slices.Sort(delays)
+				lowest, highest, different := delays[0], delays[workers-1], len(slices.Compact(slices.Clone(delays)))
+				if lowest < 1-tt.part-0.001 || highest > 1+tt.part+0.001 {
+					t.Errorf("from %.3f to %.3f of %s, want +-%.1f at most", lowest, highest, tt.whole, tt.part)
+				}
+				if lowest > 1-tt.part/2 || highest < 1+tt.part/2 || different < workers/4 {
+					t.Errorf("from %.3f to %.3f of %s, %d different ones of %d: not spread", lowest, highest, tt.whole, different, workers)
+				}
+			})
+		})
 	}
 }
 
@@ -318,6 +389,163 @@ func TestOOMIsToldApart(t *testing.T) {
 	})
 }
 
+// Every exit is logged, once, with its code or signal, the uptime and the peak
+// memory.
+func TestEveryExitIsLogged(t *testing.T) {
+	ready := func(w *world) { w.last(0).say(notify.Message{Ready: true}) }
+	for name, tt := range map[string]struct {
+		config func(*Config)
+		end    func(w *world) // what happens 1.5 s after the start
+		nth    int            // whose exit it is
+		want   string         // why, code, signal, uptime, peak memory
+	}{
+		"exit 0":     {nil, func(w *world) { w.last(0).crash(0) }, 0, "done 0 <nil> 1.5s 12.5MiB"},
+		"exit 3":     {nil, func(w *world) { w.last(0).crash(3) }, 0, "crash 3 <nil> 1.5s 12.5MiB"},
+		"signal":     {nil, func(w *world) { w.last(0).die(0, syscall.SIGSEGV) }, 0, "crash <nil> SIGSEGV 1.5s 12.5MiB"},
+		"last one":   {func(c *Config) { c.Restart = RestartNever }, func(w *world) { w.last(0).crash(4) }, 0, "crash 4 <nil> 1.5s 12.5MiB"},
+		"no restart": {func(c *Config) { c.Restart = RestartOnFailure }, func(w *world) { w.last(0).crash(0) }, 0, "done 0 <nil> 1.5s 12.5MiB"},
+		"pool stops": {nil, func(w *world) { w.pool.Stop("SIGTERM") }, 0, "stop <nil> SIGTERM 1.51s 12.5MiB"},
+		"reload":     {nil, func(w *world) { w.pool.Reload("SIGHUP") }, 0, "reload <nil> SIGTERM 1.51s 12.5MiB"},
+		"reload, start-first": {func(c *Config) { c.StartFirst = true }, func(w *world) { w.pool.Reload("SIGHUP") }, 0,
+			"reload <nil> SIGTERM 1.51s 12.5MiB"},
+		"old one, before its successor is ready": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+			ready(w)
+			w.pool.Reload("SIGHUP")
+			w.pass(500 * time.Millisecond)
+			w.nth(0, 0).crash(5)
+		}, 0, "crash 5 <nil> 2s 12.5MiB"},
+		"successor": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+			ready(w)
+			w.pool.Reload("SIGHUP")
+			w.pass(500 * time.Millisecond)
+			w.last(0).crash(6)
+		}, 1, "crash 6 <nil> 500ms 12.5MiB"},
+		"successor, while the pool stops": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+			ready(w)
+			w.pool.Reload("SIGHUP")
+			w.pass(500 * time.Millisecond)
+			w.pool.Stop("SIGTERM")
+		}, 1, "stop <nil> SIGTERM 510ms 12.5MiB"},
+		"detached": {nil, func(w *world) {
+			w.last(0).ask(ipc.AskDetach)
+			w.pass(500 * time.Millisecond)
+			w.nth(0, 0).crash(7)
+		}, 0, "detach 7 <nil> 2s 12.5MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) {
+				c.Workers = 1
+				if tt.config != nil {
+					tt.config(c)
+				}
+			}, func(w *world) {
+				w.run()
+				w.pass(1500 * time.Millisecond)
+				tt.end(w)
+				w.pass(time.Second)
+				var got []string
+				for line := range strings.Lines(w.log.String()) {
+					var m map[string]any
+					if err := json.Unmarshal([]byte(line), &m); err != nil {
+						t.Fatalf("%v: %s", err, line)
+					}
+					if m["pid"] == float64(w.nth(0, tt.nth).pid) && m["why"] != nil {
+						got = append(got, fmt.Sprint(m["why"], " ", m["code"], " ", m["signal"], " ", m["uptime"], " ", m["peak_memory"]))
+					}
+				}
+				w.want("logged", strings.Join(got, "; "), tt.want)
+			})
+		})
+	}
+}
+
+// Whatever a worker is stopped for, its group is sent the stop signal, once, and
+// SIGKILL after the stop timeout. What a worker left behind is stopped the same way.
+func TestStopSignal(t *testing.T) {
+	for name, tt := range map[string]struct {
+		config func(*Config)
+		stop   func(w *world, p *fakeProc)
+	}{
+		"pool stops":   {nil, func(w *world, p *fakeProc) { w.pool.Stop("SIGTERM") }},
+		"reload":       {nil, func(w *world, p *fakeProc) { w.pool.Reload("SIGHUP") }},
+		"not ready":    {func(c *Config) { c.ReadyNotify = true }, func(w *world, p *fakeProc) { w.pass(30 * time.Second) }},
+		"bad protocol": {nil, func(w *world, p *fakeProc) { p.ask(ipc.AskBroken) }},
+		"exit":         {nil, func(w *world, p *fakeProc) { p.crash(0) }},
+		"crash":        {nil, func(w *world, p *fakeProc) { p.die(0, syscall.SIGSEGV) }},
+		"detached": {nil, func(w *world, p *fakeProc) {
+			p.ask(ipc.AskDetach)
+			w.pass(time.Minute)
+			p.crash(0)
+		}},
+	} {
+		for who, obey := range map[string]func(*fakeProc, syscall.Signal){
+			"all are deaf": deaf,
+			"its children are": func(p *fakeProc, sig syscall.Signal) {
+				time.AfterFunc(3*time.Second, func() { p.die(0, sig) }) // their time goes on
+				deaf(p, sig)
+			},
+		} {
+			t.Run(name+", "+who, func(t *testing.T) {
+				inWorld(t, func(c *Config) {
+					c.Workers, c.StopSignal = 1, syscall.SIGINT
+					if tt.config != nil {
+						tt.config(c)
+					}
+				}, func(w *world) {
+					w.obey = obey
+					w.run()
+					p := w.last(0)
+					p.getChildren()
+					tt.stop(w, p)
+					synctest.Wait()
+					w.want("at first", p.got(), "[interrupt]")
+					w.pass(8*time.Second - time.Millisecond)
+					w.want("just before the timeout", p.got(), "[interrupt]")
+					w.pass(time.Millisecond)
+					w.want("after it", p.got(), "[interrupt killed]")
+				})
+			})
+		}
+	}
+}
+
+// What a worker left behind is not waited for longer than the pool has time.
+func TestStopWhileGroupIsSwept(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before, after int // stops, 5 s before and 2 s after the worker ended
+		took          time.Duration
+	}{
+		"one stop":           {0, 1, 6 * time.Second}, // of the eight that the sweep has, two are over
+		"two stops":          {0, 2, 0},
+		"a stop before":      {1, 0, 8 * time.Second}, // not eight from the end of the worker
+		"another stop after": {1, 1, 7 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) {
+				c.Workers, c.StopSignal = 1, syscall.SIGINT
+				c.DrainDelay = time.Duration(tt.before) * 6 * time.Second
+			}, func(w *world) {
+				w.obey = deaf
+				w.run()
+				p := w.last(0)
+				p.getChildren()
+				for range tt.before {
+					w.pool.Stop("SIGTERM")
+					w.pass(5 * time.Second)
+				}
+				p.crash(1)
+				w.pass(2 * time.Second)
+				for range tt.after {
+					w.pool.Stop("SIGTERM")
+				}
+				w.want("took", w.wait(time.Minute).Took, tt.took)
+				w.want("signals", p.got(), "[interrupt killed]")
+				w.want("processes", w.procsCount(), 1)
+			})
+		})
+	}
+}
+
 func TestGroupIsSwept(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.run()
@@ -375,6 +603,47 @@ func TestForward(t *testing.T) {
 		for slot := range 3 {
 			w.want("to the process", w.last(slot).alone, []syscall.Signal{syscall.SIGUSR2})
 			w.want("to the group", w.last(slot).got(), "[]")
+		}
+	})
+}
+
+// A slot may have several processes: detached ones, and a successor that gets
+// ready. All of them hear of a signal; none that has ended does.
+func TestForwardToAllOfASlot(t *testing.T) {
+	inWorld(t, func(c *Config) { c.StartFirst, c.ReadyNotify, c.Workers = true, true, 2 }, func(w *world) {
+		w.run()
+		w.pass(shortLife)
+		for range 2 {
+			w.last(0).say(notify.Message{Ready: true})
+			w.last(0).ask(ipc.AskDetach)
+			w.pass(exitGrace + shortLife)
+		}
+		w.last(1).crash(1)
+		w.pass(time.Second)
+		for slot := range 2 {
+			w.last(slot).say(notify.Message{Ready: true})
+		}
+		w.pool.Reload("SIGHUP")
+		w.pass(time.Millisecond)
+		w.pool.Forward(syscall.SIGUSR2)
+		synctest.Wait()
+		w.want("processes", []int{w.count(0), w.count(1)}, []int{4, 2})
+		usr2 := []syscall.Signal{syscall.SIGUSR2}
+		for _, tt := range []struct {
+			what    string
+			slot, n int
+			want    []syscall.Signal
+		}{
+			{"detached first", 0, 0, usr2},
+			{"detached next", 0, 1, usr2},
+			{"in its place", 0, 2, usr2},
+			{"its successor", 0, 3, usr2},
+			{"ended", 1, 0, nil},
+			{"in another place", 1, 1, usr2},
+		} {
+			p := w.nth(tt.slot, tt.n)
+			w.want(tt.what, p.alone, tt.want)
+			w.want(tt.what+", its group", p.got(), "[]")
 		}
 	})
 }

@@ -14,7 +14,12 @@ type replacement struct {
 
 	old    *worker // whom it replaces, while he is there
 	handed bool    // start-first: the new one is ready, and the old one was told to stop
+	spoilt error   // start-first: why the new one, which still runs, is told to stop; or nil
 }
+
+// errLoose is why a new worker cannot replace anybody: nothing can tell any more
+// whether it gets ready.
+var errLoose = errors.New("it closed its channel before it was ready")
 
 func newReplacement(cause Cause) *replacement {
 	return &replacement{cause: cause, result: make(chan error, 1)}
@@ -30,8 +35,12 @@ func (s *slot) replaceable() <-chan *replacement {
 }
 
 // replaceItself replaces a worker that is due, unless it is being replaced or
-// ends anyway.
+// ends anyway. That it is due is kept: what says so says it once, and the
+// replacement under way may fail.
 func (s *slot) replaceItself(cause Cause) {
+	if s.owed == "" {
+		s.owed = cause
+	}
 	if s.replacing == nil && s.stopping != nil && s.cur != nil {
 		s.replace(newReplacement(cause))
 	}
@@ -79,9 +88,32 @@ func (s *slot) replacementReady() <-chan struct{} {
 	return s.next.orNobody().ready
 }
 
+// successorLoose is the loose channel of a successor while it has to get ready.
+func (s *slot) successorLoose() <-chan struct{} {
+	if r := s.replacing; r == nil || r.handed || r.spoilt != nil {
+		return nil
+	}
+	return s.next.orNobody().loose
+}
+
+// successorDetached: the successor is not fed and will never be ready, so that
+// waiting for it would hold the replacement up for ever. It has failed, when it
+// is gone.
+func (s *slot) successorDetached() {
+	if s.next.wasReady() { // a select with both ready chooses at random
+		s.replacementBecameReady()
+		return
+	}
+	s.replacing.spoilt = errLoose
+	s.next.log.Warn().Msg("successor closed its channel before it was ready: stopping it")
+	cfg := &s.pool.cfg
+	s.next.stop(order{cause: NotReady, signal: cfg.StopSignal, deadline: time.Now().Add(cfg.StopTimeout)})
+}
+
 func (s *slot) replacementBecameReady() {
 	if s.replacing.old == nil {
 		s.replaced(nil)
+		s.tryLater() // its start may have taken longer than its lifetime
 		return
 	}
 	s.replacing.handed = true
@@ -113,15 +145,25 @@ func (s *slot) successorEnded() {
 	s.successorFailed(end)
 }
 
+// successorFailed counts for the pace of further tries only: the slot has not
+// failed while its old worker serves, however often its successors do.
 func (s *slot) successorFailed(end ending) {
-	s.count(end)
-	s.logEnd(end).Msg("successor ended: the old worker stays")
-	s.tellPool(end)
-	s.replacementFailed(errors.New(end.String()))
+	s.tries++
+	if line := s.logEnd(end); s.cur.current() == Stopping {
+		line.Msg("successor ended: the old worker stops all the same")
+	} else {
+		line.Msg("successor ended: the old worker stays")
+	}
+	s.pool.say(event{slot: s.id, kind: workerEnded, end: end, failures: s.failures, successor: true})
+	err := errors.New(end.String())
+	if r := s.replacing; r != nil && r.spoilt != nil {
+		err = r.spoilt
+	}
+	s.replacementFailed(err)
 }
 
 // replacementFailed ends a replacement that is under way, if there is one. A
-// worker that was due and is still there tries again later.
+// worker that is due, for whatever reason, and is still there tries again later.
 func (s *slot) replacementFailed(err error) {
 	r := s.replacing
 	if r == nil {
@@ -131,14 +173,13 @@ func (s *slot) replacementFailed(err error) {
 	if s.cur == nil || s.cur != r.old || s.stopping == nil {
 		return
 	}
-	retry := s.pool.cfg.backoff(max(s.failures, 1))
-	switch r.cause {
-	case Lifetime:
-		s.oldAt = time.After(retry)
-	case Memory:
-		s.measure.Reset(max(retry, memoryTick))
-	case Messages:
-		s.oldAt = time.After(retry)
+	s.tryLater()
+}
+
+// tryLater sees to it that what fell due during a replacement is not forgotten.
+func (s *slot) tryLater() {
+	if s.owed != "" {
+		s.retryAt = time.After(s.pool.cfg.backoff(max(s.tries, 1)))
 	}
 }
 
@@ -177,8 +218,11 @@ func (s *slot) cutLoose() {
 			r.old = nil
 		}
 		s.startAfterDetach(w)
-	default: // a new worker that detaches at once is as good as ready
+	case w.wasReady(): // a select with both ready chooses at random
 		s.replaced(nil)
+		s.startAfterDetach(w)
+	default:
+		s.replacementFailed(errLoose)
 		s.startAfterDetach(w)
 	}
 }

@@ -20,6 +20,9 @@ type slot struct {
 	started   bool             // it has tried to start a worker at least once
 	replacing *replacement     // under way, or nil
 	failures  int              // in a row
+	tries     int              // successors of this worker that failed
+	owed      Cause            // why this worker is due to be replaced; "": it is not
+	retryAt   <-chan time.Time // when to try that again
 	startAt   <-chan time.Time // the next start; nil: none is due
 	healthyAt <-chan time.Time
 	oldAt     <-chan time.Time // the end of its lifetime
@@ -68,6 +71,9 @@ func (s *slot) life() {
 		case <-s.dueC():
 			s.overdue = true
 			s.replaceItself(Messages)
+		case <-s.retryAt:
+			s.retryAt = nil
+			s.replaceItself(s.owed)
 		case <-s.measure.C:
 			s.measured()
 		case r := <-s.replaceable():
@@ -76,6 +82,8 @@ func (s *slot) life() {
 			s.replacementBecameReady()
 		case <-s.next.orNobody().gone:
 			s.successorEnded()
+		case <-s.successorLoose():
+			s.successorDetached()
 		case <-s.cur.orNobody().loose:
 			s.cutLoose()
 		case w := <-s.looseGone:
@@ -129,7 +137,7 @@ func (s *slot) noStart(err error) ending {
 // take makes w the slot's worker, and sets what is counted from its start.
 func (s *slot) take(w *worker) {
 	s.set(w, nil)
-	s.overdue = false
+	s.overdue, s.tries, s.owed, s.retryAt = false, 0, "", nil
 	cfg, age := &s.pool.cfg, time.Since(w.began)
 	s.healthyAt = time.After(cfg.HealthyAfter - age)
 	if cfg.MaxLifetime > 0 {
@@ -149,7 +157,7 @@ func (s *slot) vacate() {
 }
 
 func (s *slot) stopCounting() {
-	s.healthyAt, s.oldAt = nil, nil
+	s.healthyAt, s.oldAt, s.retryAt, s.owed = nil, nil, nil, ""
 	s.measure.Stop()
 	s.measure = new(time.Ticker) // its channel is nil
 }
@@ -188,8 +196,8 @@ func (s *slot) provedHealthy() {
 
 // measured: it is time to look at the worker's memory.
 func (s *slot) measured() {
-	if s.replacing != nil {
-		return // it is on its way out
+	if s.replacing != nil || s.owed != "" {
+		return // it is on its way out, or soon tried again
 	}
 	rss, err := s.pool.cfg.Memory(s.cur.proc.PID())
 	if err != nil || rss <= s.limit {

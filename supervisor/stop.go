@@ -21,17 +21,27 @@ func (p *Pool) stopAsked(why string) {
 }
 
 // stopFor stops the pool for a reason of its own: there is nobody left to handle
-// anything.
+// anything. A stop that is under way has nothing to wait for any more.
 func (p *Pool) stopFor(why string) {
-	if !p.isHalting() {
-		p.log.Info().Str("why", why).Msg("stopping")
+	if p.helpless || isClosed(p.stopping) {
+		return
+	}
+	p.log.Info().Str("why", why).Msg("stopping")
+	switch {
+	case !p.isHalting():
 		p.haltHelpless(why)
+	case p.delayed != nil: // what has arrived is still to be given up in order
+		p.helpless = true
+		p.drain(p.began)
+	default:
+		p.stopWorkers()
 	}
 }
 
 // haltHelpless is halt without workers that could handle messages.
 func (p *Pool) haltHelpless(why string) {
 	p.beginHalt(why)
+	p.helpless = true
 	p.drain(p.began)
 }
 
@@ -51,7 +61,7 @@ func (p *Pool) beginHalt(why string) {
 	p.deadline = p.began.Add(p.cfg.StopTimeout)
 	p.queued.tell(ReloadResult{Outcome: Interrupted, Reason: "the pool stops"})
 	p.queued = nil
-	p.show(func(s *public) { s.stopping, s.stopBegan = why, p.began })
+	p.show(func(s *public) { s.stopping, s.stopBegan, s.reload.Queued = why, p.began, false })
 	close(p.halting)
 }
 

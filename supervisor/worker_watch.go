@@ -14,15 +14,13 @@ type timers struct {
 	exiting  <-chan time.Time // it closed its channel, and should have exited by now
 	watchdog *time.Timer
 	interval time.Duration // of the watchdog
+	awake    bool          // the watchdog may run: the worker has started up
 }
 
 func (w *worker) newTimers() *timers {
-	t := &timers{watchdog: new(time.Timer)}
+	t := &timers{watchdog: new(time.Timer), interval: w.cfg.Watchdog}
 	if w.cfg.ReadyTimeout > 0 {
 		t.late = time.After(w.cfg.ReadyTimeout)
-	}
-	if w.cfg.Watchdog > 0 {
-		t.watch(w.cfg.Watchdog)
 	}
 	if !w.cfg.ReadyNotify {
 		w.started(t)
@@ -30,7 +28,13 @@ func (w *worker) newTimers() *timers {
 	return t
 }
 
+// watch has the watchdog begin anew. While the worker starts up it sleeps: a
+// start may take longer than the work, and has ReadyTimeout.
 func (t *timers) watch(interval time.Duration) {
+	if !t.awake {
+		t.interval = interval
+		return
+	}
 	if interval != t.interval || t.watchdog.C == nil {
 		t.interval = interval
 		t.watchdog = time.NewTimer(interval)
@@ -39,8 +43,13 @@ func (t *timers) watch(interval time.Duration) {
 	t.watchdog.Reset(interval)
 }
 
-// started begins the time that the worker must stay up to count as ready.
+// started begins the time that the worker must stay up to count as ready, and
+// wakes the watchdog.
 func (w *worker) started(t *timers) {
+	t.awake = true
+	if t.interval > 0 {
+		t.watch(t.interval)
+	}
 	if w.cfg.MinReady > 0 {
 		t.settled = time.After(w.cfg.MinReady)
 		return
@@ -78,7 +87,7 @@ func (w *worker) detached(t *timers) {
 	w.log.Info().Msg("worker closed its channel and is detached")
 	w.enter(Loose)
 	t.late, t.settled = nil, nil
-	t.watchdog, t.interval = new(time.Timer), 0 // its channel is nil
+	t.watchdog, t.interval, t.awake = new(time.Timer), 0, false // its channel is nil
 	close(w.loose)
 }
 
@@ -90,6 +99,7 @@ func (w *worker) noticed(m notify.Message, t *timers) {
 		w.started(t)
 	}
 	if m.Stopping {
+		t.settled = nil // it would be ready again
 		w.enter(Stopping)
 		w.proc.Finish()
 	}
@@ -103,7 +113,7 @@ func (w *worker) noticed(m notify.Message, t *timers) {
 	case m.WatchdogInterval > 0:
 		t.watch(m.WatchdogInterval)
 	case m.WatchdogTrigger && t.interval > 0:
-		t.watch(time.Nanosecond)
+		t.watchdog = time.NewTimer(0) // awake or not
 	case m.Watchdog && t.interval > 0:
 		t.watch(t.interval)
 	}
