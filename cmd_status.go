@@ -18,6 +18,11 @@ import (
 // watchTick is how often status --watch looks.
 const watchTick = time.Second
 
+// wideEnough is how many columns of a terminal show LAST-EXIT where it stands in
+// the table. It is a fixed number as the table's own width changes each second: the
+// columns would jump.
+const wideEnough = 150
+
 var statusCommand = controlCommand{
 	name:  "status",
 	about: "shows the running pool.\nExit codes: 0; 1 there is no pool, or it does not answer; 2 usage.",
@@ -39,7 +44,7 @@ func showStatus(o *controlOptions) error {
 	case o.json:
 		_, err = os.Stdout.Write(raw)
 	default:
-		_, err = os.Stdout.WriteString(table(d, colourful()))
+		_, err = os.Stdout.WriteString(table(d, colourful(), false))
 	}
 	return err
 }
@@ -73,8 +78,16 @@ const (
 )
 
 // watchStatus shows the pool until somebody ends it. A pool that goes away is
-// waited for, as the container that it was in may come back.
+// waited for, as the container that it was in may come back; but a process that is
+// no pool to begin with will not become one.
 func watchStatus(o *controlOptions) error {
+	if o.pid != 0 {
+		c, err := o.dial()
+		if err != nil {
+			return err
+		}
+		c.Close()
+	}
 	ctx, end := context.WithCancel(context.Background())
 	atSignal(end, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	resized := make(chan os.Signal, 1) // 1: it is drawn as it is then
@@ -103,6 +116,7 @@ func watchStatus(o *controlOptions) error {
 func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
 	d, raw, err := askStatus(ctx, o)
 	text := string(raw)
+	width, height := windowSize()
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -112,10 +126,9 @@ func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
 	case err != nil:
 		text = "poolinit: " + plain(err.Error()) + "\n"
 	case !o.json:
-		text = table(d, tty && colourful())
+		text = table(d, tty && colourful(), tty && width < wideEnough)
 	}
 	if tty {
-		width, height := windowSize()
 		text = screen(text, width, height)
 	} else if !o.json {
 		text += "\n"
@@ -148,10 +161,10 @@ func screen(text string, width, height int) string {
 	return b.String()
 }
 
-// cut shortens a line to what is seen of it in so many columns. Colours take no
-// room, and are ended.
+// cut shortens a line to what is seen of it in so many columns, the last of which
+// says that there is more. Colours take no room, and are ended.
 func cut(line string, width int) string {
-	seen, inColour := 0, false
+	seen, end, inColour := 0, 0, false
 	for i, r := range line {
 		switch {
 		case r == '\x1b':
@@ -159,9 +172,9 @@ func cut(line string, width int) string {
 		case inColour:
 			inColour = r != 'm'
 		case seen == width:
-			return line[:i] + colourOff
+			return line[:end] + colourOff + ">"
 		default:
-			seen++
+			seen, end = seen+1, i
 		}
 	}
 	return line

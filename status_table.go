@@ -34,12 +34,17 @@ type cell struct {
 }
 
 // table is a document for people. Fields are separated by two blanks, and "-"
-// stands for none, so that awk can read it, too.
-func table(d *status.Document, colours bool) string {
+// stands for none, so that awk can read it, too. On a narrow terminal, where lines
+// are cut, LAST-EXIT comes early.
+func table(d *status.Document, colours, narrow bool) string {
 	var b strings.Builder
 	p := painter{&b, colours}
 	p.head(d)
-	p.rows(workerRows(d), len(d.Workers) > 0)
+	workers := workerRows(d)
+	if narrow {
+		lastExitEarly(workers)
+	}
+	p.rows(workers, len(d.Workers) > 0)
 	if len(d.Sources) > 0 {
 		b.WriteByte('\n')
 		p.rows(sourceRows(d), true)
@@ -121,6 +126,15 @@ func workerRows(d *status.Document) [][]cell {
 		rows = append(rows, append(row, lastExit(d, w), cell{text, ""}))
 	}
 	return rows
+}
+
+// lastExitEarly puts STATE, FOR and LAST-EXIT right after WORKER. STATUS stays the
+// last: rows knows no other column that may be empty.
+func lastExitEarly(rows [][]cell) {
+	for i, r := range rows {
+		exit := len(r) - 2
+		rows[i] = slices.Concat(r[:1], r[3:5], r[exit:exit+1], r[1:3], r[5:exit], r[exit+1:])
+	}
 }
 
 func lastExit(d *status.Document, w *status.Worker) cell {

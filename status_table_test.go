@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func exampleStatus(t *testing.T) *status.Document {
 // README.md and docs/status.md show the table of the example. go test -run README
 // -update . puts it there.
 func TestREADMEHasStatusTable(t *testing.T) {
-	want := table(exampleStatus(t), false)
+	want := table(exampleStatus(t), false, false)
 	for name, head := range map[string]string{"README.md": "\n## Looking in\n", "docs/status.md": "\n## The table\n"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -61,7 +62,7 @@ func TestREADMEHasStatusTable(t *testing.T) {
 func TestTableIsAligned(t *testing.T) {
 	d := exampleStatus(t)
 	d.Workers = append(d.Workers, status.Worker{ID: 10_000, PID: 4_194_304, State: "detached", StateFor: 1e7, Memory: 1 << 50, Handled: 1 << 60, Text: "ü"})
-	text := table(d, false)
+	text := table(d, false, false)
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	word := regexp.MustCompile(`\S+`)
 	var heads []string
@@ -112,7 +113,7 @@ func TestTableWithoutMessages(t *testing.T) {
 	want := "poolinit v1.2.3, PID 1, up 5d3h, generation 3: ready\n\n" +
 		"WORKER  PID  GEN  STATE   FOR  STARTS  MEMORY    CPU  LAST-EXIT  STATUS\n" +
 		"     0    7    1  ready  1m2s       1    5MiB  250ms  -\n"
-	if got := table(d, false); got != want {
+	if got := table(d, false, false); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }
@@ -134,8 +135,30 @@ func TestTableHead(t *testing.T) {
 	} {
 		d := exampleStatus(t)
 		tt.change(d)
-		if got := table(d, false); !strings.Contains(got, tt.want) {
+		if got := table(d, false, false); !strings.Contains(got, tt.want) {
 			t.Errorf("%q is not in\n%s", tt.want, got)
+		}
+	}
+}
+
+// Of the example 80 columns show how each worker's last process ended, whole. All
+// else is still there, further to the right.
+func TestTableOnNarrowTerminal(t *testing.T) {
+	d := exampleStatus(t)
+	for _, messages := range []bool{true, false} {
+		if !messages {
+			d.Queue, d.Sources = nil, nil
+		}
+		text := table(d, false, true)
+		seen := screen(text, 80, 24)
+		for i := range d.Workers {
+			if want := lastExit(d, &d.Workers[i]).text; !strings.Contains(seen, want) {
+				t.Errorf("%q is not to be seen in\n%s", want, seen)
+			}
+		}
+		words := func(s string) []string { return slices.Sorted(strings.FieldsSeq(s)) }
+		if whole := table(d, false, false); !slices.Equal(words(text), words(whole)) {
+			t.Errorf("%s\nhas not the words of\n%s", text, whole)
 		}
 	}
 }
@@ -145,7 +168,7 @@ var colour = regexp.MustCompile("\x1b\\[[0-9]*m")
 // Colours come only when they are asked for, and change nothing else.
 func TestTableColours(t *testing.T) {
 	d := exampleStatus(t)
-	plain, coloured := table(d, false), table(d, true)
+	plain, coloured := table(d, false, false), table(d, true, false)
 	if strings.ContainsRune(plain, '\x1b') {
 		t.Errorf("colours that nobody wants: %q", plain)
 	}
@@ -167,7 +190,7 @@ const evil = "\x1b[2J\x1b]0;title\x07\x9b31m\nWORKER\r\b\x00\u202e\u2028\u200b\x
 
 // What others have written cannot act on the terminal, or look like a line of its own.
 func TestTableIsHarmless(t *testing.T) {
-	clean := table(exampleStatus(t), false)
+	clean := table(exampleStatus(t), false, false)
 	d := exampleStatus(t)
 	d.Version += evil
 	d.Reload = status.Reload{State: "failed" + evil, Reason: evil}
@@ -181,7 +204,7 @@ func TestTableIsHarmless(t *testing.T) {
 		func() {}, func() { d.Ready, d.Reason = false, evil }, func() { d.Stopping = evil },
 	} {
 		head()
-		got := table(d, false)
+		got := table(d, false, false)
 		for _, r := range got {
 			if r != '\n' && r != utf8.RuneError && !unicode.IsPrint(r) {
 				t.Errorf("%q is in the table", r)
@@ -223,9 +246,9 @@ func TestCut(t *testing.T) {
 		width int
 		want  string
 	}{
-		{"", 3, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc" + colourOff}, {"äöü", 3, "äöü"}, {"äöüß", 3, "äöü" + colourOff},
-		{red + "abc" + colourOff, 3, red + "abc" + colourOff}, {red + "abcd" + colourOff, 3, red + "abc" + colourOff},
-		{"a" + red + "b" + colourOff + "cd", 2, "a" + red + "b" + colourOff + colourOff}, {"abc", 0, colourOff},
+		{"", 3, ""}, {"abc", 3, "abc"}, {"abcd", 3, "ab" + colourOff + ">"}, {"äöü", 3, "äöü"}, {"äöüß", 3, "äö" + colourOff + ">"},
+		{red + "abc" + colourOff, 3, red + "abc" + colourOff}, {red + "abcd" + colourOff, 3, red + "ab" + colourOff + ">"},
+		{"a" + red + "b" + colourOff + "cd", 3, "a" + red + "b" + colourOff + colourOff + ">"}, {"abc", 1, colourOff + ">"},
 	} {
 		if got := cut(tt.line, tt.width); got != tt.want {
 			t.Errorf("%q in %d columns: %q, want %q", tt.line, tt.width, got, tt.want)
@@ -252,7 +275,7 @@ func TestScreen(t *testing.T) {
 		{text(4), 80, 4, line("line 1") + line("line 2") + line("... and 2 lines more")},
 		{text(100), 80, 4, line("line 1") + line("line 2") + line("... and 98 lines more")},
 		{text(100), 80, 2, line("... and 100 lines more")},
-		{"one\n\ntwo\n", 2, 24, line("on"+colourOff) + line("") + line("tw"+colourOff)},
+		{"one\n\ntwo\n", 2, 24, line("o"+colourOff+">") + line("") + line("t"+colourOff+">")},
 		{"", 80, 24, line("")},
 	} {
 		if got := screen(tt.text, tt.width, tt.height); got != toTop+tt.want+clearRest {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,6 +54,8 @@ func TestStatusWatch(t *testing.T) {
 	tty.expect("\x1b[H\x1b[Kpoolinit ") // from the top
 	tty.expect("generation 2: ")
 	tty.expect("reload: done in ")
+	tty.expect("(reload)")     // the end of LAST-EXIT, in 80 columns
+	tty.expect("\x1b[0m>\r\n") // there is more
 	tty.resize(4, 40)
 	tty.expect("... and ")
 	tty.expect(" lines more")
@@ -104,6 +107,25 @@ func TestStatusWatchOfAPoolThatEnds(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	tty.left()
+}
+
+// A process that is no pool is not waited for, and the terminal stays as it was.
+func TestStatusWatchOfNoPool(t *testing.T) {
+	pid := strconv.Itoa(os.Getpid())
+	want := "poolinit: process " + pid + " is no pool of this PID namespace"
+	tty := openPTY(t)
+	p := start(t, program{host: true, tty: tty, args: []string{poolinit(t), "status", "--watch", "--pid", pid}})
+	if code := p.wait(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	tty.expect(want + "\r\n")
+	if got := tty.screen.String(); got != want+"\r\n" {
+		t.Errorf("%q", got)
+	}
+	p = start(t, program{host: true, args: []string{poolinit(t), "status", "--watch", "--json", "--pid", pid}})
+	if code := p.wait(); code != 1 || p.stdout.String() != "" || p.stderr.String() != want+"\n" {
+		t.Errorf("exit code %d, %q, %q", code, p.stdout.String(), p.stderr.String())
+	}
 }
 
 // Who wants no colours gets none, and a terminal that can do nothing is told nothing.

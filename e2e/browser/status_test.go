@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
 func TestLoads(t *testing.T) {
@@ -152,6 +154,48 @@ func TestPhone(t *testing.T) {
 		})
 	}
 }
+
+// At any width the last exit is to be seen, whole, and so is how long a backoff
+// lasts, and no table is wider than its box. There is no column for what no worker says.
+func TestTableFits(t *testing.T) {
+	p := startMessages(t, nil, "-n", "2")
+	for status, delay := range map[string]float64{"": .524, "importing orders": 86399} { // as long as they get
+		for _, messages := range []bool{true, false} {
+			f := p.front()
+			f.set(false, func(doc object) {
+				now, _ := time.Parse(time.RFC3339Nano, doc["time"].(string))
+				w := doc["workers"].([]any)[1].(object)
+				w["state"], w["next_start_seconds"], w["status"] = "backoff", delay, status
+				w["last_exit"] = object{"why": "crash", "pid": 4194299, "code": 0, "signal": "SIGSEGV", "time": now.Add(-2700 * time.Millisecond),
+					"uptime_seconds": 12345, "peak_memory_bytes": 12 << 30, "text": "died of SIGSEGV after 3h25m45s (crash)"}
+				if !messages {
+					delete(doc, "queue")
+				}
+			})
+			tb := open(t, f.url, desktop)
+			tb.says(cell(1, "state"), map[bool]string{true: "524ms left", false: "23h 59m left"}[status == ""])
+			for _, width := range []int64{360, 500, 800, 1000, 1001, 1024, 1200, 1230, 1231, 1600} {
+				tb.do(chromedp.EmulateViewport(width, 800))
+				tb.until(fmt.Sprintf("innerWidth === %d", width))
+				for _, selector := range []string{cell(1, "state"), cell(1, "last exit"), "#workers", "#sources"} {
+					if got := eval[[]int64](tb, fmt.Sprintf(fitsIn, selector)); got[0] > got[1] || got[2] > width {
+						t.Errorf("status %q, messages %v, %d pixels: %s needs %d, has %d, and ends at %d", status, messages, width, selector, got[0], got[1], got[2])
+					}
+				}
+				if width <= 1000 { // a card says what there is to say
+					continue
+				}
+				if seen := eval[bool](tb, "document.querySelectorAll('#workers th')[10].checkVisibility()"); seen != (status != "") {
+					t.Errorf("status %q, messages %v, %d pixels: the column of statuses is seen: %v", status, messages, width, seen)
+				}
+			}
+		}
+	}
+}
+
+// fitsIn is the width that an element needs, the one that it has, and where what is
+// seen of it ends.
+const fitsIn = `(e => [e.scrollWidth, e.clientWidth, Math.floor(e.getBoundingClientRect().right)])(document.querySelector(%q))`
 
 // everything makes up all there may be to see.
 func everything(doc object) {

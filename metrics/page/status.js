@@ -107,7 +107,7 @@ function exit(x) {
 	return [`${x.why}, ${how}`, ago(x.time), /^(done|detach|max|reload|stop)/.test(x.why) ? '' : 'bad', `${x.text}, ${date(x.time)}`];
 }
 
-const since = w => w.state === 'busy' ? '' : w.state === 'backoff' ? `next in ${age(w.next_start_seconds ?? 0)}` : age(w.state_seconds);
+const since = w => w.state === 'busy' ? '' : w.state === 'backoff' ? `${age(w.next_start_seconds ?? 0)} left` : age(w.state_seconds);
 const others = w => (w.successor_pid ? `→ ${w.successor_pid} ` : '') + (w.detached_pids ? `+ ${w.detached_pids.length}` : '');
 
 const workerColumns = [
@@ -119,9 +119,9 @@ const workerColumns = [
 	['starts', 'num wider', w => [num(w.starts), '', w.failures_in_a_row && 'warn'], w => -w.starts],
 	['memory', 'num', w => [w.memory_bytes ? size(w.memory_bytes) : '–'], w => -w.memory_bytes],
 	['CPU', 'num', (w, i) => [percent(100 * cpu(w, i))], (w, i) => -(cpu(w, i) || 0)],
-	['PID', 'num wider', w => [w.pid || '–', others(w)], w => w.pid ?? 0],
+	['PID', 'num wider pid', w => [w.pid || '–', others(w)], w => w.pid ?? 0],
 	['gen.', 'num wider', w => [w.generation || '–', '', w.generation < doc.generation && 'warn'], w => w.generation ?? 0],
-	['status', 'words', w => [w.status, '', '', w.status], w => w.status ?? '\uffff'],
+	['status', 'words says', w => [w.status, '', '', w.status], w => w.status ?? '\uffff'],
 	['last exit', 'words', w => exit(w.last_exit), w => -Date.parse(w.last_exit?.time ?? 0)],
 ];
 
@@ -221,6 +221,7 @@ const showWorkers = table($('workers'), workerColumns, w => filter[1](w), detail
 const showSources = table($('sources'), sourceColumns, () => true);
 
 function showList() {
+	if (doc.workers.some(w => w.status)) $('workers').className = ''; // for good, lest columns jump
 	$('nobody').hidden = showWorkers(doc.workers) > 0;
 	put('nobody', `No worker is ${filter[0].toLowerCase()}.`);
 	filters.forEach((f, i) => {
