@@ -20,7 +20,7 @@ type messages struct {
 	spool    *ipc.Spool   // or nil
 	sources  []ipc.Source // the spool is the first of them
 	serving  sync.WaitGroup
-	taking   atomic.Bool // messages are taken, from all sources
+	taking   atomic.Bool // all sources have begun to take messages
 	draining sync.WaitGroup
 	hurry    context.CancelFunc // ends the waiting of a drain; nil: there is none
 	log      zerolog.Logger

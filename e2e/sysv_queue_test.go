@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -284,6 +285,85 @@ func TestSysVFaults(t *testing.T) {
 	}
 	p.expectLog("System V queue lost", nil)
 	p.expectLog("oversized messages", nil)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+// The queue is removed while the only worker hangs: senders find it again, and
+// who replaces the worker handles what they send.
+func TestSysVRemovedWhileHung(t *testing.T) {
+	q, notes := newSysVQueue(t), notebook(t.TempDir())
+	notes.pause(t)
+	p := startRun(t, program{}, "-n", "1", "--window", "1", "--healthy-after", "0s", "--listen", q.url(), "--", noteDeed, string(notes))
+	hung := p.awaitWorkers(1)[0]
+	q.send(t, "0")
+	eventually(t, "the worker has it", func() (any, bool) { return q.depth(), q.depth() == 0 })
+	q.remove()
+	eventually(t, "the queue is there again", func() (any, bool) { return q.depth(), q.depth() == 0 })
+	q.send(t, "1")
+	notes.goOn()
+	_ = syscall.Kill(hung.PID, syscall.SIGKILL)
+	notes.expectAll(t, 2)
+	p.signal(syscall.SIGTERM)
+	p.expectExit(0)
+}
+
+func (q sysvQueue) send(t testing.TB, body string) {
+	t.Helper()
+	if err := ipc.SendSysV(uint32(q), []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ownIPC gives the test, and what it starts itself, an IPC namespace. The thread
+// ends with the test.
+func ownIPC(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked
+	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
+		skip(t, "no permission to make an IPC namespace: %v", err)
+	}
+}
+
+// setMaxQueues says how many queues there may be in the test's own namespace.
+func setMaxQueues(t testing.TB, n int) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/kernel/msgmni", []byte(strconv.Itoa(n)), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A pool whose queue cannot be made again is not ready, and says so everywhere,
+// until it can.
+func TestSysVMissingIsNotReady(t *testing.T) {
+	ownIPC(t)
+	q := newSysVQueue(t)
+	p := startRun(t, program{}, "--http", "127.0.0.1:0", "--listen", q.url(), "--", noteDeed, t.TempDir())
+	p.awaitPool()
+	base := httpOf(p.process)
+
+	setMaxQueues(t, 0)
+	q.remove()
+	why := fmt.Sprintf("messages are not taken from sysv://%#x: no space left on device", uint32(q))
+	d := p.awaitDocument("the pool is not ready", func(d *statusDocument) bool { return !d.Ready })
+	if d.Reason != why {
+		t.Errorf("reason %q, want %q", d.Reason, why)
+	}
+	if code, text := page(t, base+"/readyz"); code != 503 || text != why+"\n" {
+		t.Errorf("/readyz: %d %q", code, text)
+	}
+	if n := metric(t, base, "poolinit_ready"); n != 0 {
+		t.Errorf("poolinit_ready %v", n)
+	}
+	p.inside("health", "--ready").says(t, 1, why)
+	p.inside("status").says(t, 0, why)
+	p.inside("health").says(t, 0) // it is alive: a restart would not help
+
+	setMaxQueues(t, 1)
+	p.awaitPool()
+	if n := metric(t, base, fmt.Sprintf(`poolinit_queues_remade_total{source="sysv://%#x"}`, uint32(q))); n != 1 || q.depth() != 0 {
+		t.Errorf("made again %v times, depth %d; want 1 and 0", n, q.depth())
+	}
 	p.signal(syscall.SIGTERM)
 	p.expectExit(0)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,79 @@ func TestAllow(t *testing.T) {
 		if got := c.next(); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %q, want %q", params, got, want)
 		}
+	}
+}
+
+// A socket for both takes IPv4 clients under IPv6 addresses; allow= means them all the same.
+func TestAllowBothFamilies(t *testing.T) {
+	for _, tt := range []struct {
+		allow  string
+		v4, v6 bool // who is let in
+	}{
+		{"127.0.0.0/8", true, false},
+		{"127.0.0.1", true, false},
+		{"::1", false, true},
+		{"127.0.0.1,::1", true, true},
+		{"0.0.0.0/0", true, false},
+		{"::/0", false, true},
+		{"10.0.0.0/8,fd00::/8", false, false},
+	} {
+		w := newWorldOn(t, ":0", "?reply=always&allow="+tt.allow, nil)
+		w.worker(answering(echo))
+		port := strconv.Itoa(w.src.Addr().(*net.TCPAddr).Port)
+		for _, client := range []struct {
+			host string
+			in   bool
+		}{{"127.0.0.1", tt.v4}, {"::1", tt.v6}} {
+			t.Run(tt.allow+" "+client.host, func(t *testing.T) {
+				if client.host == "::1" && !hasIPv6() {
+					t.Skip("no IPv6 here")
+				}
+				c := w.dialTo(net.JoinHostPort(client.host, port))
+				_, _ = c.Write(AppendFrame(nil, []byte("a"))) // fails if it is turned away already
+				if got := c.next(); (got == "a") != client.in || !client.in && !strings.HasPrefix(got, "error") {
+					t.Errorf("got %q, want it let in: %v", got, client.in)
+				}
+			})
+		}
+	}
+}
+
+// hasIPv6 reports whether this machine has an IPv6 loopback.
+func hasIPv6() bool {
+	ln, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	ln.Close()
+	return true
+}
+
+// A limit that is switched off does not inherit the other's deadline. (A wait that is
+// too short can only let a fault pass.)
+func TestOneLimitAlone(t *testing.T) {
+	const limit, longer = "1s", 2 * time.Second
+	for _, test := range []struct {
+		params           string
+		inFrame, between time.Duration
+	}{
+		{"&idle=0s&partial=" + limit, time.Millisecond, longer},
+		{"&partial=0s&idle=" + limit, longer, 0},
+	} {
+		t.Run(test.params, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "?reply=always"+test.params, nil)
+			w.worker(answering(echo))
+			c := w.dial()
+			frame := AppendFrame(nil, []byte("x"))
+			for range 2 {
+				_, _ = c.Write(frame[:3]) // fails if it has been closed
+				time.Sleep(test.inFrame)
+				_, _ = c.Write(frame[3:])
+				c.want("x")
+				time.Sleep(test.between)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -305,6 +306,8 @@ func TestStopKeepsTheOrder(t *testing.T) {
 func TestStopHoldsFewRefusals(t *testing.T) {
 	w := newWorld(t, "?reply=always&idle=0s", nil)
 	slow := make(chan bool)
+	release := sync.OnceFunc(func() { close(slow) })
+	defer release() // before the world ends
 	w.worker(answering(func(b []byte) []byte { <-slow; return echo(b) }))
 	c := w.dial()
 	c.send("slow")
@@ -332,7 +335,7 @@ func TestStopHoldsFewRefusals(t *testing.T) {
 		defer all[0].mu.Unlock()
 		return all[0].drained != nil
 	})
-	close(slow)
+	release()
 	c.Close()
 	<-stopped
 }

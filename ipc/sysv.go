@@ -24,10 +24,9 @@ type sysv struct {
 	gone, oversized *rated // each may come at any rate, and hide the other
 
 	// The taker's own.
-	id     int
-	buf    []byte        // the type of a message, then its text
-	opened time.Time     // the queue that id is
-	pause  time.Duration // before it is made again
+	id  int
+	buf []byte // the type of a message, then its text
+	mending
 
 	thread atomic.Int32 // that waits in the kernel, or is about to; 0: none
 }
@@ -54,7 +53,8 @@ func (s *sysv) open() (err error) {
 		}
 		switch err {
 		case nil:
-			s.id, s.opened = id, time.Now()
+			s.id = id
+			s.isThere()
 			return nil
 		case unix.EEXIST: // made by somebody else between the two
 		case unix.EACCES:
@@ -81,27 +81,25 @@ func (s *sysv) Serve() {
 			return
 		}
 		n, err := s.take(batch[:messages], bytes)
+		if err != nil {
+			s.lose(err) // before submit, which may wait long, and mends
+		}
 		if n > 0 {
 			s.submit(batch[:n])
-		}
-		if err != nil {
-			s.mend(err)
 		}
 	}
 }
 
-// awaitWorker waits until a worker has room and nobody waits for it, and
-// returns how much room there is. It returns 0 when it is time to stop.
+// awaitWorker waits until the queue is there, and a worker has room and nobody
+// waits for it, and returns how much room there is. It returns 0 when it is time
+// to stop.
 func (s *sysv) awaitWorker() (messages, bytes int) {
-	for !s.taking.isHalted() {
+	for s.mend(); !s.taking.isHalted(); s.mend() {
 		messages, bytes, more := s.queue.Free(batchSize)
 		if messages > 0 {
 			return messages, bytes
 		}
-		select {
-		case <-s.taking.halted:
-		case <-more:
-		}
+		s.wait(more)
 	}
 	return 0, 0
 }
@@ -195,7 +193,9 @@ func (s *sysv) submit(batch []*Delivery) {
 		if batch = batch[n:]; len(batch) == 0 {
 			return
 		}
-		<-s.queue.Room() // which the end of the queue makes, too
+		room := s.queue.Room() // which the end of the queue makes, too
+		s.wait(room)
+		<-room // a stop ends wait, but what was taken goes on to wait
 	}
 }
 
@@ -204,35 +204,6 @@ func (s *sysv) Settled(d *Delivery, _ []byte) { d.Release() }
 
 // Flush implements Origin.
 func (s *sysv) Flush() {}
-
-const (
-	sysvPause    = 100 * time.Millisecond // before the second attempt to make the queue again; doubled each time
-	sysvPauseMax = 5 * time.Second
-	sysvHealthy  = 10 * time.Second // a queue that lasted this long is made again at once
-)
-
-// mend follows a failure of the queue, which as a rule has been removed: it is
-// made again.
-func (s *sysv) mend(cause error) {
-	if time.Since(s.opened) > sysvHealthy {
-		s.pause = 0
-	}
-	for old := s.id; ; {
-		s.gone.warn("System V queue lost: opening it again", cause.Error())
-		select {
-		case <-s.taking.halted:
-			return
-		case <-time.After(s.pause):
-		}
-		s.pause = min(max(2*s.pause, sysvPause), sysvPauseMax)
-		if cause = s.open(); cause == nil {
-			if s.id != old {
-				s.stats.Remade.Add(1)
-			}
-			return
-		}
-	}
-}
 
 // interruptTick is how often a thread in the kernel is told to come out: the
 // signal is lost if it comes just before the call.

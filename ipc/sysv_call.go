@@ -35,14 +35,18 @@ func msgget(key uint32, flags int) (id int, err error) {
 }
 
 // msgrcv takes the oldest message of any type. It returns the size of its text,
-// which follows the type in buf.
+// which follows the type in buf. The error is EIDRM if the queue was removed,
+// while it waited or before: the kernel says EINVAL then.
 func msgrcv(id int, buf []byte, flags int) (size int, err error) {
 	r, _, errno := unix.Syscall6(unix.SYS_MSGRCV, uintptr(id), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(len(buf)-typeSize), 0, uintptr(flags), 0)
-	if errno != 0 {
-		return 0, errno
+	switch errno {
+	case 0:
+		return int(r), nil
+	case unix.EINVAL:
+		return 0, unix.EIDRM
 	}
-	return int(r), nil
+	return 0, errno
 }
 
 // msgsnd sends what buf holds, the type and the text.

@@ -364,13 +364,26 @@ func onOwnThread(f func()) {
 // setQueueBytes lets an existing queue hold more.
 func setQueueBytes(t *testing.T, id, n int) {
 	t.Helper()
-	var ds [15]uint64 // struct msqid64_ds
+	changeQueue(t, id, func(ds *msqid) { ds[11] = uint64(n) }) // msg_qbytes
+}
+
+// setQueueMode changes who may read and write an existing queue.
+func setQueueMode(t *testing.T, id int, mode uint32) {
+	t.Helper()
+	changeQueue(t, id, func(ds *msqid) { (*[6]uint32)(unsafe.Pointer(ds))[5] = mode }) // behind a key and four ids
+}
+
+type msqid [15]uint64 // struct msqid64_ds
+
+func changeQueue(t *testing.T, id int, change func(*msqid)) {
+	t.Helper()
+	var ds msqid
 	if _, _, errno := unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_STAT, uintptr(unsafe.Pointer(&ds))); errno != 0 {
-		t.Fatal(errno)
+		t.Error(errno)
 	}
-	ds[11] = uint64(n) // msg_qbytes
+	change(&ds)
 	if _, _, errno := unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_SET, uintptr(unsafe.Pointer(&ds))); errno != 0 {
-		t.Fatal(errno)
+		t.Error(errno)
 	}
 }
 

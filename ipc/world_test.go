@@ -51,10 +51,16 @@ func sane(change func(*Config)) Config {
 
 func newWorld(t testing.TB, params string, change func(*Config)) *world {
 	t.Helper()
+	return newWorldOn(t, "127.0.0.1:0", params, change)
+}
+
+// newWorldOn is newWorld with another address than loopback's.
+func newWorldOn(t testing.TB, addr, params string, change func(*Config)) *world {
+	t.Helper()
 	w := &world{t: t, params: params}
 	log := zerolog.New(w)
 	w.q = NewQueue(sane(change), log)
-	u, err := ParseURL("tcp://127.0.0.1:0" + params)
+	u, err := ParseURL("tcp://" + addr + params)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +147,12 @@ type client struct {
 
 func (w *world) dial() *client {
 	w.t.Helper()
-	nc, err := net.Dial("tcp", w.src.Addr().String())
+	return w.dialTo(w.src.Addr().String())
+}
+
+func (w *world) dialTo(addr string) *client {
+	w.t.Helper()
+	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ type View struct {
 		Stats(workers int) ipc.QueueStats
 	} // nil: the workers get no messages
 	Sources []ipc.Source
-	// Serving reports whether the sources take messages. It is asked only if there are any.
+	// Serving reports whether the sources have begun to take messages. It is asked only if there are any.
 	Serving func() bool
 	// QueueMessages and QueueBytes are the limits of the queue.
 	QueueMessages, QueueBytes int
@@ -109,8 +109,25 @@ func (v *View) ready(stats *supervisor.Stats) (ok bool, why string) {
 	if ok, why = stats.Ready(); !ok {
 		return false, why
 	}
-	if v.Queue != nil && !v.Serving() {
+	if v.Queue == nil {
+		return true, ""
+	}
+	if !v.Serving() {
 		return false, "messages are not taken yet"
+	}
+	return v.sourcesOpen()
+}
+
+// sourcesOpen reports whether all sources can take messages, or which of them
+// cannot, and why. One that may lose what it takes from, while it runs, has a
+// method Missing, which says why, or "".
+func (v *View) sourcesOpen() (ok bool, why string) {
+	for _, source := range v.Sources {
+		if s, may := source.(interface{ Missing() (why string) }); may {
+			if why := s.Missing(); why != "" {
+				return false, "messages are not taken from " + source.Stats().Name + ": " + why
+			}
+		}
 	}
 	return true, ""
 }

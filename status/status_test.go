@@ -28,6 +28,14 @@ func (r fakeReaper) Stats() reaper.Stats             { return reaper.Stats{Orpha
 func (q fakeQueue) Stats(workers int) ipc.QueueStats { return q() }
 func (s fakeSource) Stats() *ipc.SourceStats         { return s.stats }
 
+// A losableSource may lose what it takes from, and has if missing says why.
+type losableSource struct {
+	fakeSource
+	missing string
+}
+
+func (s losableSource) Missing() (why string) { return s.missing }
+
 func poolOf(states ...supervisor.State) supervisor.Stats {
 	s := supervisor.Stats{Complete: true}
 	for id, state := range states {
@@ -72,6 +80,27 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// One source that has lost what it takes from is enough; one that cannot is no reason.
+func TestReadyOfSources(t *testing.T) {
+	named := func(name string) fakeSource { return fakeSource{stats: &ipc.SourceStats{Name: name}} }
+	for missing, want := range map[string]string{
+		"":                        "",
+		"no space left on device": "messages are not taken from sysv://0x2: no space left on device",
+	} {
+		v := &View{
+			Pool: fakePool(func() supervisor.Stats { return poolOf(supervisor.Ready) }), Reaper: fakeReaper(0),
+			Queue: fakeQueue(func() ipc.QueueStats { return ipc.QueueStats{} }), Serving: func() bool { return true },
+			Sources: []ipc.Source{named("tcp://:9000"), losableSource{named("sysv://0x1"), ""}, losableSource{named("sysv://0x2"), missing}},
+		}
+		if ok, why := v.Ready(); ok != (want == "") || why != want {
+			t.Errorf("missing for %q: %v, %q", missing, ok, why)
+		}
+		if d := v.Look().Document(); d.Ready != (want == "") || d.Reason != want {
+			t.Errorf("missing for %q: the document says %v, %q", missing, d.Ready, d.Reason)
+		}
+	}
+}
+
 // What is stuck is a message that waits beside a worker with nothing to do, and
 // goes on to.
 func TestLive(t *testing.T) {
@@ -112,6 +141,42 @@ func TestLive(t *testing.T) {
 	}
 	if ok, why := new(View).Live(); !ok || why != "" {
 		t.Errorf("without messages: %v, %q", ok, why)
+	}
+}
+
+// What moves in normal traffic is not stuck, however slowly it does; the second
+// is what docs/kubernetes.md says.
+func TestLiveWaitsASecond(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		moves time.Duration // after so long another message is the oldest; 0: never
+		live  bool
+		least time.Duration // how long it looks
+		most  time.Duration
+	}{
+		{"moves at once", time.Millisecond, true, 0, 100 * time.Millisecond},
+		{"moves soon", 200 * time.Millisecond, true, 200 * time.Millisecond, 300 * time.Millisecond},
+		{"moves just in time", 900 * time.Millisecond, true, 900 * time.Millisecond, time.Second},
+		{"moves too late", 1500 * time.Millisecond, false, time.Second, 1200 * time.Millisecond},
+		{"never moves", 0, false, time.Second, 1200 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			v := &View{Queue: fakeQueue(func() ipc.QueueStats {
+				s := ipc.QueueStats{Messages: 1, OldestID: 7, Oldest: time.Since(began), Idle: 1}
+				if tt.moves > 0 && time.Since(began) >= tt.moves {
+					s.OldestID++
+				}
+				return s
+			})}
+			ok, why := v.Live()
+			if ok != tt.live || ok != (why == "") {
+				t.Errorf("%s: %v, %q", tt.name, ok, why)
+			}
+			if took := time.Since(began); took < tt.least || took > tt.most {
+				t.Errorf("%s: it took %v, want %v to %v", tt.name, took, tt.least, tt.most)
+			}
+		})
 	}
 }
 

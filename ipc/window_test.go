@@ -1,0 +1,92 @@
+package ipc
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// An observation is what window.observe is told.
+type observation struct {
+	n    int
+	took time.Duration
+}
+
+// times repeats an observation of one message.
+func times(n int, took time.Duration) []observation {
+	list := make([]observation, n)
+	for i := range list {
+		list[i] = observation{1, took}
+	}
+	return list
+}
+
+// --window auto: about 1 ms of work ahead. It grows while messages are fast, and
+// falls to 1 at the first slow one.
+func TestWindowObserve(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	full := times(6, us) // 64 then
+	for _, tt := range []struct {
+		name  string
+		fixed int
+		seen  []observation
+		want  string // the size at first, and after each
+	}{
+		{"fast", 0, times(8, us), "[1 2 4 8 16 32 64 64 64]"},
+		{"too fast to be measured", 0, times(7, 0), "[1 2 4 8 16 32 64 64]"},
+		{"20 us", 0, times(7, 20*us), "[1 2 4 8 16 32 50 50]"},
+		{"100 us", 0, times(6, 100*us), "[1 2 4 8 10 10 10]"},
+		{"400 us", 0, times(3, 400*us), "[1 2 2 2]"},
+		{"500 us", 0, times(3, 500*us), "[1 2 2 2]"},
+		{"more than half of it", 0, times(3, 600*us), "[1 1 1 1]"},
+		{"1 ms", 0, times(3, ms), "[1 1 1 1]"},
+		{"slow", 0, times(3, 20*ms), "[1 1 1 1]"},
+		{"the first slow one", 0, append(full[:6:6], observation{1, ms}, observation{1, us}), "[1 2 4 8 16 32 64 1 2]"},
+		{"a very slow one", 0, append(full[:6:6], observation{1, time.Hour}, observation{1, us}), "[1 2 4 8 16 32 64 1 2]"},
+		{"slower, but not slow", 0, append(full[:6:6], observation{1, 100 * us}, observation{1, us}), "[1 2 4 8 16 32 64 10 20]"},
+		{"each of many counts, fast", 0, []observation{{100, 100 * us}, {100, 100 * us}, {100, 10 * ms}, {100, 10 * ms}, {100, 10 * ms}}, "[1 2 4 8 10 10]"},
+		{"each of many counts, slow", 0, append(full[:6:6], observation{64, 64 * ms}), "[1 2 4 8 16 32 64 1]"},
+		{"fixed, fast", 3, times(4, us), "[3 3 3 3 3]"},
+		{"fixed, slow", 3, times(2, time.Second), "[3 3 3]"},
+		{"fixed at 1", 1, times(2, us), "[1 1 1]"},
+	} {
+		w := newWindow(tt.fixed)
+		sizes := []int{w.size}
+		for _, o := range tt.seen {
+			w.observe(o.n, o.took)
+			sizes = append(sizes, w.size)
+		}
+		if got := fmt.Sprint(sizes); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A worker's window follows what it does: fast ones open it, a slow one closes it.
+func TestWindowOfAWorker(t *testing.T) {
+	w := newWorld(t, "?reply=always", nil)
+	slow := make(chan bool)
+	w.worker(answering(func(b []byte) []byte {
+		if string(b) == "slow" {
+			<-slow
+		}
+		return echo(b)
+	}))
+	size := func() int { return w.q.Stats(1).Workers[0].Window }
+	if n := size(); n != 1 {
+		t.Errorf("at first: %d", n)
+	}
+	c := w.dial()
+	eventually(t, "fast messages open the window", func() bool { // one may be slow for want of a CPU
+		c.send("fast")
+		c.want("fast")
+		return size() > 1
+	})
+	c.send("slow")
+	eventually(t, "held for longer than is put ahead", func() bool { return w.q.Stats(1).Workers[0].Held > 2*autoAhead })
+	slow <- true
+	c.want("slow")
+	if n := size(); n != 1 {
+		t.Errorf("after a slow one: %d", n)
+	}
+}
