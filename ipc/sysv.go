@@ -27,13 +27,16 @@ type sysv struct {
 	id  int
 	buf []byte // the type of a message, then its text
 	mending
+	more <-chan struct{} // closed when it is worth asking for room again
 
-	thread atomic.Int32 // that waits in the kernel, or is about to; 0: none
+	thread    atomic.Int32  // that waits in the kernel, or is about to; 0: none
+	unsettled atomic.Int64  // messages that were taken
+	settled   chan struct{} // 1: there are none of them any more
 }
 
 // openSysV opens the queue, or makes it.
 func openSysV(u *URL, q *Queue, log zerolog.Logger) (Source, error) {
-	s := &sysv{url: u, queue: q, gone: newRated(log), oversized: newRated(log)}
+	s := &sysv{url: u, queue: q, gone: newRated(log), oversized: newRated(log), settled: make(chan struct{}, 1)}
 	s.stats.Name = u.Name
 	s.taking.init()
 	if err := s.open(); err != nil {
@@ -92,14 +95,22 @@ func (s *sysv) Serve() {
 
 // awaitWorker waits until the queue is there, and a worker has room and nobody
 // waits for it, and returns how much room there is. It returns 0 when it is time
-// to stop.
+// to stop. Where messages of others always wait, it is this source's turn now and then:
+// with one message, when it has no other here.
 func (s *sysv) awaitWorker() (messages, bytes int) {
 	for s.mend(); !s.taking.isHalted(); s.mend() {
-		messages, bytes, more := s.queue.Free(batchSize)
-		if messages > 0 {
-			return messages, bytes
+		if s.more == nil || isClosed(s.more) { // else nothing has changed; each Free adds somebody to be told
+			messages, bytes, s.more = s.queue.Free(batchSize)
+			if messages > 0 {
+				return messages, bytes
+			}
 		}
-		s.wait(more)
+		for !isClosed(s.more) && !s.taking.isHalted() && !s.lost {
+			if s.unsettled.Load() == 0 && s.queue.crowded() {
+				return 1, windowBytes
+			}
+			s.tend(s.more)
+		}
 	}
 	return 0, 0
 }
@@ -182,12 +193,14 @@ func (s *sysv) quarantine(d *Delivery) {
 	s.stats.Received.Add(1)
 	s.stats.FramesTooBig.Add(1)
 	why := fmt.Sprintf("it has %d bytes, and --max-message is %d", len(d.Body()), s.queue.cfg.MaxMessage)
+	s.unsettled.Add(1) // until reject
 	s.oversized.warn("oversized messages taken out of the queue", why)
 	s.queue.reject(d, TooBig, why)
 }
 
 func (s *sysv) submit(batch []*Delivery) {
 	s.stats.Received.Add(uint64(len(batch)))
+	s.unsettled.Add(int64(len(batch)))
 	for {
 		n := s.queue.Submit(batch)
 		if batch = batch[n:]; len(batch) == 0 {
@@ -199,8 +212,16 @@ func (s *sysv) submit(batch []*Delivery) {
 	}
 }
 
-// Settled implements Origin: nobody waits for the result.
-func (s *sysv) Settled(d *Delivery, _ []byte) { d.Release() }
+// Settled implements Origin: no sender waits for the result.
+func (s *sysv) Settled(d *Delivery, _ []byte) {
+	d.Release()
+	if s.unsettled.Add(-1) == 0 {
+		select {
+		case s.settled <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // Flush implements Origin.
 func (s *sysv) Flush() {}

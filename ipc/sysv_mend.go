@@ -78,6 +78,7 @@ func (s *sysv) wait(ready <-chan struct{}) {
 func (s *sysv) tend(ready <-chan struct{}) {
 	select {
 	case <-ready:
+	case <-s.settled:
 	case <-s.taking.halted:
 	case <-time.After(time.Until(s.due)):
 		if s.lost {

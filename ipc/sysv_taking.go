@@ -66,3 +66,10 @@ func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
 	q.watch = append(q.watch, change)
 	return 0, 0, change
 }
+
+// crowded reports whether messages wait for workers.
+func (q *Queue) crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.closed && q.waiting.n > 0
+}

@@ -499,3 +499,48 @@ func BenchmarkSysV(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "messages/s")
 }
+
+// A crowd is a source whose messages always wait.
+type crowd struct {
+	stats SourceStats
+	room  chan bool // as many as may be under way
+}
+
+func (c *crowd) Settled(d *Delivery, _ []byte) { d.Release(); <-c.room }
+func (c *crowd) Flush()                        {}
+
+func (c *crowd) push(q *Queue, until <-chan struct{}) {
+	for {
+		select {
+		case c.room <- true:
+			q.Submit([]*Delivery{NewDelivery(c, &c.stats, []byte("other"))}) // there is room for all of them
+		case <-until:
+			return
+		}
+	}
+}
+
+// Where others' messages always wait, a queue's have their turn, one at a time.
+func TestSysVAmongOthers(t *testing.T) {
+	w := newSysVWorld(t, func(c *Config) { c.Window = 1 })
+	others := crowd{room: make(chan bool, 50)}
+	until, ended := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the test
+		defer close(ended)
+		others.push(w.q, until)
+	}()
+	defer func() { close(until); <-ended }()
+	eventually(t, "others wait", func() bool { n, _, _ := w.q.Depth(); return n == 50 })
+	for i := range 20 {
+		w.send(fmt.Sprint(i))
+	}
+	var most atomic.Int64
+	w.worker(answering(func(b []byte) []byte {
+		most.Store(max(most.Load(), w.src.unsettled.Load()))
+		return AppendFrame(nil, b)
+	}))
+	eventually(t, "all are handled", func() bool { return w.src.Stats().Handled.Load() == 20 })
+	if most.Load() != 1 {
+		t.Errorf("%d of them were in memory at a time", most.Load())
+	}
+}
