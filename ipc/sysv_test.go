@@ -537,6 +537,9 @@ func TestSysVAmongOthers(t *testing.T) {
 	var most atomic.Int64
 	w.worker(answering(func(b []byte) []byte {
 		most.Store(max(most.Load(), w.src.unsettled.Load()))
+		for n := 0; n < 40 && !isClosed(until); n, _, _ = w.q.Depth() { // the crowd is back
+			time.Sleep(10 * time.Microsecond)
+		}
 		return AppendFrame(nil, b)
 	}))
 	eventually(t, "all are handled", func() bool { return w.src.Stats().Handled.Load() == 20 })
