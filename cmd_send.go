@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -50,7 +51,7 @@ func sendFlags(o *sendOptions) *pflag.FlagSet {
 	addSwitch(fs, &o.reply, "reply", "the server answers every message (reply=always in its URL): wait for each\nreply, and send again what got none when the connection broke")
 	add(fs, &o.count, between(1, 1<<40), "count", "", "1", "`count`", "send each message so many times")
 	addSwitch(fs, &o.whole, "whole", "all of stdin is one message, not each line")
-	addSwitch(fs, &o.raw, "raw", "write replies as they are, without an end of line after each")
+	addSwitch(fs, &o.raw, "raw", "write replies as they are; without it each gets an end of line if it has none")
 	add(fs, &o.inFlight, between(1, maxInFlight), "in-flight", "", "1024", "`count`", "with --reply: messages on the way at a time")
 	add(fs, &o.timeout, atLeast(0), "timeout", "", "0s", "`time`", "give up when nothing was heard for so long; 0s: wait for ever")
 	add(fs, &o.connectTimeout, atLeast(time.Millisecond), "connect-timeout", "", "10s", "`time`", "for a connection, and for how long to try again when one was lost")
@@ -100,7 +101,7 @@ func parseSend(args []string) (*sendOptions, error) {
 // TLS holds for the client too.
 func (o *sendOptions) address(s string) (err error) {
 	if o.to, err = ipc.ParseURL(s); err != nil {
-		return err
+		return withScheme(s, err)
 	}
 	parsed, err := url.Parse(s)
 	if err != nil {
@@ -116,6 +117,15 @@ func (o *sendOptions) address(s string) (err error) {
 	o.once = q.Get("once") != "" && q.Get("once") != "false" && q.Get("once") != "0"
 	o.tls = o.tls || q.Get("cert") != "" || o.ca != "" || o.cert != "" || o.serverName != ""
 	return nil
+}
+
+// withScheme makes a better error for an address that is HOST:PORT.
+func withScheme(s string, err error) error {
+	full := "tcp://" + s
+	if _, wrong := ipc.ParseURL(full); wrong != nil || strings.HasPrefix(s, "tcp:") {
+		return err
+	}
+	return fmt.Errorf("a URL such as %s", full)
 }
 
 // check holds flags against each other.
@@ -184,8 +194,10 @@ input ends (or is quiet for a second), and takes all that comes: when the server
 closes, every message has been dealt with, but nobody can tell which of them got no reply.
 
 A message that the pool did not take because it was stopping is sent again, on a new
-connection. With --reply so is one that had no reply when the connection broke; it may
-have been handled: at least once. Without, it is reported as possibly lost.
+connection. So are those that it dropped after one that was too big; without --reply only
+if there is no doubt which one that was. With --reply so is one that had no reply when the
+connection broke; it may have been handled: at least once. Without, it is reported as
+possibly lost.
 
 Exit codes: 0 every message was handled; 1 some failed, were refused or may have been
 lost; 2 usage.

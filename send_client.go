@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 )
@@ -114,9 +113,9 @@ func (s *sender) ended(r *round) error {
 	case errors.Is(r.err, os.ErrDeadlineExceeded):
 		return errSilent
 	case r.clean() && len(r.pending) > 0 && len(again) > 0 && !s.heard:
-		return errMute // or else all of it would be handled again and again
+		return fmt.Errorf("%w%s", errMute, r.perhapsTLS()) // or else all of it would be handled again and again
 	case len(again) > 0 && s.stuck():
-		return errNoWay
+		return fmt.Errorf("%w%s", errNoWay, r.perhapsTLS())
 	}
 	return nil
 }
@@ -131,17 +130,4 @@ func (s *sender) giveUp(err error) {
 		text += fmt.Sprintf("; from %s on nothing is known to be handled", s.todo[0])
 	}
 	s.out.lost(max(1, len(s.todo)), text)
-}
-
-// unknown says why the end of a connection leaves so many messages open.
-func (r *round) unknown(n int) string {
-	why := r.err.Error()
-	switch {
-	case r.stops > 0:
-		why = "the server is stopping"
-	case r.err == io.EOF:
-		why = "the server closed it early (if it has once=true in its URL, ADDRESS needs that too)"
-	}
-	return fmt.Sprintf("%s: the connection ended: %s; of those from %s to %s, %d had no reply and may be lost (--reply would send them again)",
-		r.s.o.to.Name, why, r.pending[0], r.pending[len(r.pending)-1], n)
 }

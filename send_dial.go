@@ -42,10 +42,18 @@ func (o *sendOptions) dialer() (func(context.Context) (halfConn, error), error) 
 	return func(ctx context.Context) (halfConn, error) {
 		nc, err := secure.DialContext(ctx, network, o.to.Addr)
 		if err != nil {
-			return nil, err
+			return nil, noTLS(err)
 		}
 		return nc.(*tls.Conn), nil
 	}, nil
+}
+
+// noTLS adds to the error of a handshake what it means that the answer was none.
+func noTLS(err error) error {
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+		return fmt.Errorf("%w (no TLS is spoken there: has its --listen a cert=?)", err)
+	}
+	return err
 }
 
 func (o *sendOptions) tlsConfig() (*tls.Config, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 )
@@ -62,6 +63,9 @@ func (in *sendInput) file(name string) {
 	}
 	f, err := os.Open(name)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; a FILE is expected: for a text, echo hello | poolinit send ADDRESS", err)
+		}
 		in.out.lost(1, fmt.Sprintf("cannot read: %v", err))
 		return
 	}

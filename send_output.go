@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -56,13 +57,13 @@ func (out *sendOutput) unsent(list []parcel) {
 	}
 }
 
-// reply writes a reply. It is seen after flush.
+// reply writes a reply, and an end of line if it has none. It is seen after flush.
 func (out *sendOutput) reply(body []byte) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	out.answered++
 	_, _ = out.stdout.Write(body) // a broken pipe ends the program; what else happens flush tells
-	if !out.raw {
+	if !out.raw && !bytes.HasSuffix(body, []byte{'\n'}) {
 		_ = out.stdout.WriteByte('\n')
 	}
 }

@@ -29,9 +29,11 @@ type round struct {
 	counted bool // it is known whose reply a frame is
 
 	// The writer's.
-	sent     int
-	bytes    int
-	finished bool // the end of what is sent has been said
+	sent  int
+	bytes int
+
+	finished bool // all of it was written, and its end said
+	taken    bool // and the server had read all when it closed
 
 	over chan struct{} // closed when the reader has ended
 	hush chan struct{} // closed when the server takes no more
@@ -42,7 +44,8 @@ type round struct {
 	stopped []parcel // answered "stopping"; only if counted
 	stops   int
 	frames  int
-	err     error // the reader's
+	big     *overflow // a message was too big
+	err     error     // the reader's
 }
 
 func newRound(s *sender, conn halfConn) *round {
@@ -53,19 +56,20 @@ func newRound(s *sender, conn halfConn) *round {
 // run sends until there is nothing more, or the server takes no more, and
 // reads all replies.
 func (r *round) run() {
+	defer r.conn.Close()
 	var reader sync.WaitGroup
 	reader.Go(r.read)
-	if r.write() == nil && r.conn.CloseWrite() == nil {
-		r.mu.Lock()
-		r.finished = true
-		r.mu.Unlock()
-	}
+	r.finished = r.write() == nil && r.conn.CloseWrite() == nil
 	reader.Wait()
+	r.taken = r.finished && r.err == io.EOF && r.isTaken()
 }
 
 func (r *round) write() error {
 	w := bufio.NewWriterSize(r.conn, 64<<10)
 	for {
+		if r.s.o.once && r.sent > 0 {
+			return r.flush(w)
+		}
 		if len(r.s.todo) == 0 {
 			if err := r.flush(w); err != nil {
 				return err
@@ -92,12 +96,10 @@ func (r *round) write() error {
 
 // admit waits until another message may go. It returns false if none may, ever.
 func (r *round) admit(w *bufio.Writer) (bool, error) {
-	o := r.s.o
-	switch {
-	case o.once && r.sent > 0, !r.counted && (r.sent >= roundMessages || r.bytes >= roundBytes):
+	if !r.counted && (r.sent >= roundMessages || r.bytes >= roundBytes) {
 		return false, nil
 	}
-	for r.counted && r.inFlight() >= o.inFlight {
+	for r.counted && r.inFlight() >= r.s.o.inFlight {
 		if err := r.flush(w); err != nil {
 			return false, err
 		}
@@ -156,11 +158,11 @@ func writeParcel(w *bufio.Writer, p parcel) error {
 	return err
 }
 
-// read takes replies until there are no more. Then it closes the connection,
-// for the writer may be stuck in it.
+// read takes replies until there are no more. Then it ends the writing, for the
+// writer may be stuck in it. It does not close: run still has to look.
 func (r *round) read() {
 	defer close(r.over)
-	defer r.conn.Close()
+	defer func() { _ = r.conn.SetWriteDeadline(time.Unix(1, 0)) }()
 	b := bufio.NewReaderSize(r.conn, 64<<10)
 	for {
 		if b.Buffered() < ipc.HeaderSize {
@@ -208,19 +210,21 @@ func (r *round) took(body []byte, failed bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.frames++
-	if r.frames > r.sentSoFar() {
+	switch {
+	case r.big != nil:
+		return errGarbage // a message that is too big is a connection's last
+	case r.frames > r.sentSoFar():
 		return errTooMany
 	}
-	var p parcel
-	who := "a message"
-	if len(r.pending) == 1 || r.counted {
-		who = r.pending[0].String()
+	var code ipc.Code
+	var text string
+	if failed {
+		code, text = ipc.ParseFailure(body)
 	}
-	if r.counted {
-		p, r.pending[0] = r.pending[0], parcel{}
-		r.pending = r.pending[1:]
+	if code == ipc.TooBig {
+		r.overflowed()
 	}
-	switch code, text := ipc.ParseFailure(body); {
+	switch p, who := r.whose(); {
 	case !failed:
 		r.s.out.reply(body)
 	case code == ipc.Stopping:
@@ -235,6 +239,22 @@ func (r *round) took(body []byte, failed bool) error {
 	return nil
 }
 
+// whose returns the message that the frame is for, if that is known, and what to
+// call it.
+func (r *round) whose() (p parcel, who string) {
+	switch {
+	case r.counted:
+		p, r.pending[0] = r.pending[0], parcel{}
+		r.pending = r.pending[1:]
+		return p, p.String()
+	case r.big != nil && r.big.sure:
+		return parcel{}, r.pending[r.big.at].String()
+	case len(r.pending) == 1:
+		return parcel{}, r.pending[0].String()
+	}
+	return parcel{}, "a message"
+}
+
 // sentSoFar is what replies can have come for.
 func (r *round) sentSoFar() int {
 	if r.counted {
@@ -247,34 +267,13 @@ func (r *round) stop(p parcel) {
 	if r.counted {
 		r.stopped = append(r.stopped, p)
 	}
-	if r.stops++; r.stops == 1 {
-		close(r.hush)
-	}
+	r.stops++
+	r.quiesce()
 }
 
-// clean reports whether the server has closed after dealing with everything.
-func (r *round) clean() bool { return r.finished && r.err == io.EOF }
-
-// leftover returns what is to be sent again, and how many messages nothing is
-// known of.
-func (r *round) leftover() (again []parcel, unknown int) {
-	o := r.s.o
-	switch {
-	case !r.counted:
-		// Whatever is answered "stopping" comes last on a connection. But a server that
-		// stops may also have run out of time to answer.
-		first := len(r.pending) - r.stops
-		if !r.clean() || r.stops > 0 {
-			unknown = len(r.pending) - r.frames
-		}
-		return r.pending[first:], unknown
-	case r.clean() && !o.reply:
-		return r.stopped, 0 // once: no reply is no failure
-	case r.clean() && o.once:
-		for _, p := range r.pending {
-			r.s.out.failure(p.String(), "", "the server closed the connection without a reply")
-		}
-		return r.stopped, 0
+// quiesce has the writer send no more: the server would not take it.
+func (r *round) quiesce() {
+	if !isClosed(r.hush) {
+		close(r.hush)
 	}
-	return append(r.stopped, r.pending...), 0
 }

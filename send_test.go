@@ -20,7 +20,10 @@ import (
 func TestSendRefusesCommandLines(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                     "no ADDRESS",
-		"localhost:8089":                       `ADDRESS: "localhost:8089" is not allowed: a URL such as tcp://`,
+		"localhost:8089":                       `ADDRESS: "localhost:8089" is not allowed: a URL such as tcp://localhost:8089`,
+		"127.0.0.1:24030?reply=always":         "a URL such as tcp://127.0.0.1:24030?reply=always",
+		"127.0.0.1":                            "a URL such as tcp://0.0.0.0:8089",
+		"tcp:8089":                             "a URL such as tcp://0.0.0.0:8089",
 		"tcp://x":                              `ADDRESS: "tcp://x" is not allowed: tcp://HOST:PORT`,
 		"tcp://x:1?reply=often":                "auto, always or never",
 		"sysv://0":                             "sysv://KEY",
@@ -100,14 +103,18 @@ type fake struct {
 
 func startFake(t *testing.T, scripts ...string) (f *fake, url string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	ln, err := net.Listen("unix", path)
+	return startFakeAt(t, "unix", filepath.Join(t.TempDir(), "s"), scripts...)
+}
+
+func startFakeAt(t *testing.T, network, address string, scripts ...string) (f *fake, url string) {
+	t.Helper()
+	ln, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f = &fake{t: t, ln: ln, scripts: scripts, done: make(chan struct{})}
 	f.serving.Go(f.serve)
-	return f, "unix://" + path
+	return f, network + "://" + ln.Addr().String()
 }
 
 // end is for when the client has ended. It returns what the server got.

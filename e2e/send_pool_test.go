@@ -41,6 +41,7 @@ func TestSend(t *testing.T) {
 			send(t, strings.NewReader("a\nb"), "--count", "2", url).want(t, out("a\na\nb\nb\n"), 0)
 			send(t, strings.NewReader("a\nb"), "--whole", url).want(t, out("a\nb\n"), 0)
 			send(t, nil, "--raw", url, file, file).want(t, out("two\nlinestwo\nlines"), 0)
+			send(t, strings.NewReader("a\nb\n"), "--whole", url).want(t, out("a\nb\n"), 0)
 			send(t, strings.NewReader(""), url).want(t, "", 0)
 			send(t, strings.NewReader(strings.Repeat("x", 1<<20)), url).want(t, out(strings.Repeat("x", 1<<20)+"\n"), 0)
 		})
@@ -61,7 +62,8 @@ func TestSendFails(t *testing.T) {
 		"refused, --reply": {"a\nrefuse me\nb\n", []string{"--reply", plain}, "a\nb\n", "message 2: refused: me"},
 		"given up":         {"fail here\n", []string{always}, "", "message 1: given-up: after 2 attempts: error: here"},
 		"a panic":          {"panic now\n", []string{always}, "", "panic: now"},
-		"too big":          {"a\n" + strings.Repeat("x", 1001) + "\nb\n", []string{"--reply", plain}, "a\nb\n", "message 2: too-big: "},
+		"too big":          {"a\n" + strings.Repeat("x", 1001) + "\nb\nc\n", []string{plain}, "a\nb\nc\n", "message 2: too-big: "},
+		"too big, --reply": {"a\n" + strings.Repeat("x", 1001) + "\nb\n", []string{"--reply", plain}, "a\nb\n", "message 2: too-big: "},
 		"no such file":     {"", []string{plain, "/nonexistent"}, "", "/nonexistent"},
 		"nobody there":     {"a\n", []string{plain + "x"}, "", "nothing was sent"},
 		"no such queue":    {"a\n", []string{"sysv://0x7afe0001"}, "", "no such queue"},

@@ -16,7 +16,7 @@ type acceptor struct {
 	file    *os.File // of the listening socket
 	raw     syscall.RawConn
 	welcome func(fd int, peer unix.Sockaddr)
-	unlink  string // a path to remove when nobody can connect any more; or ""
+	unlink  *socketFile // to be removed when nobody can connect any more; or nil
 
 	door sync.Mutex // held from before a connection is accepted until it was welcomed
 	shut bool       // none is accepted any more; guarded by door
@@ -95,8 +95,8 @@ func (a *acceptor) close() {
 	if was {
 		return
 	}
-	if a.unlink != "" {
-		os.Remove(a.unlink) // first: another process may bind the path as soon as nobody listens
+	if a.unlink != nil {
+		a.unlink.remove() // first: another process may bind the path as soon as nobody listens
 	}
 	a.file.Close() // waits for who is at the door
 }

@@ -37,6 +37,7 @@ type Channel struct {
 	trouble   string        // why its messages come back
 	timer     *time.Timer   // of the message timeout; nil: it is not running
 	late      *Delivery     // for which it ran out
+	spared    bool          // no message is charged with the worker's end
 
 	asks   chan Ask      // 1: only the first matters
 	told   chan struct{} // closed by Close: trouble says how the worker ended
@@ -149,6 +150,14 @@ func (c *Channel) Close(why string) {
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 	c.reader.Wait()
 	c.conn.Close()
+}
+
+// Spare is for before Close: the pool has ended the worker, and what it had in hand is
+// not to blame. That is no attempt, unless there is only one.
+func (c *Channel) Spare() {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	c.spared = c.trouble == "" && c.q.cfg.Attempts > 1
 }
 
 func (c *Channel) hasRoom() bool {

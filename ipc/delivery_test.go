@@ -81,6 +81,32 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
+// What the pool did to a worker is no attempt of a message's, but where there is only
+// one: whether the worker had begun, nobody knows.
+func TestPoolEndsTheWorker(t *testing.T) {
+	for attempts, want := range map[int]string{2: "b", 1: "!given-up: a reload"} {
+		w := newWorld(t, "?reply=always", func(c *Config) { c.Attempts = attempts })
+		c := w.dial()
+		c.send("b")
+		for range 3 {
+			eventually(t, "the message waits", func() bool { n, _, _ := w.q.Depth(); return n == 1 })
+			worker := w.worker(func(sock net.Conn) {
+				readFrame(sock)
+				readFrame(sock) // until the channel is closed
+			})
+			eventually(t, "the message is with the worker", func() bool { _, _, n := w.q.Depth(); return n == 1 })
+			worker.Finish()
+			worker.Spare()
+			worker.Close("a reload")
+			if attempts == 1 {
+				break
+			}
+		}
+		w.worker(answering(echo))
+		c.want(want)
+	}
+}
+
 // The oldest unanswered message alone is charged with a worker's death.
 func TestOnlyTheHeadIsCharged(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *Config) { c.Attempts = 1; c.Window = 3 })

@@ -208,7 +208,7 @@ func (c *Channel) lost(err error) {
 	q.ended(c, flight.n)
 	why := c.reason(err)
 	var head *Delivery
-	if flight.n > 0 {
+	if flight.n > 0 && !c.spared {
 		if head = flight.pop(); q.failed(head, why) {
 			var one list
 			one.push(head)

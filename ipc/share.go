@@ -19,8 +19,9 @@ type Share struct {
 
 	// Once it is open. File.Fd makes a socket blocking again each time, for all who have it,
 	// so it is called once.
-	file *os.File
-	fd   uintptr
+	file   *os.File
+	fd     uintptr
+	unlink *socketFile // of a unix one
 }
 
 var errShare = errors.New("a URL such as tcp://0.0.0.0:8080 or unix:///run/http.sock")
@@ -88,7 +89,7 @@ func (s *Share) Open() error {
 		err error
 	)
 	if s.URL.Scheme == "unix" {
-		ln, err = bindUnix(s.URL)
+		ln, s.unlink, err = bindUnix(s.URL)
 	} else {
 		ln, err = bindTCP(s.URL)
 	}
@@ -108,8 +109,8 @@ func (s *Share) Open() error {
 }
 
 func (s *Share) removeFile() {
-	if s.URL.Scheme == "unix" {
-		os.Remove(s.URL.Addr)
+	if s.unlink != nil {
+		s.unlink.remove()
 	}
 }
 

@@ -26,10 +26,21 @@ func (l *listener) serveTLS(fd int) {
 	l.readers.Go(func() {
 		if err := c.shakeHands(nc); err != nil {
 			l.handshakeFailed(err)
+			if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+				breakOff(raw)
+			}
 			c.end(nil)
 			return
 		}
 		c.serve()
+	})
+}
+
+// breakOff makes that closing the connection resets it. A client that spoke no TLS
+// has ended its side, perhaps, and would take a mere end for that of its replies.
+func breakOff(raw syscall.RawConn) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	})
 }
 

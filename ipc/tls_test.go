@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -338,4 +339,15 @@ func (ca *authority) pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	return pool
+}
+
+// A client without TLS must not take the end for that of its replies.
+func TestTLSPlainClient(t *testing.T) {
+	w, _ := tlsWorld(t, "", nil)
+	c := w.dial()
+	c.send("a")
+	_ = c.Conn.(*net.TCPConn).CloseWrite() // it may have been told already
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
 }

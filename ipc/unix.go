@@ -15,23 +15,43 @@ import (
 // openUnix binds a unix:// source. A socket file that nobody listens on is
 // replaced. The file is removed when the source is drained or closed.
 func openUnix(u *URL, q *Queue, log zerolog.Logger) (Source, error) {
-	ln, err := bindUnix(u)
+	ln, file, err := bindUnix(u)
 	if err != nil {
 		return nil, err
 	}
 	l, err := newListener(u, q, log, ln)
 	if err != nil {
-		os.Remove(u.Addr)
+		file.remove()
 		return nil, err
 	}
-	l.accepts.unlink = u.Addr
+	l.accepts.unlink = file
 	return l, nil
 }
 
+// A socketFile is the file of a unix socket that was bound.
+type socketFile struct {
+	path string
+	info fs.FileInfo // nil: it was gone at once
+}
+
+func newSocketFile(path string) *socketFile {
+	info, _ := os.Lstat(path)
+	return &socketFile{path, info}
+}
+
+// remove removes the file, unless another one has its path by now: that is another
+// process's. It is for before the socket is closed: as long as that is open it
+// holds its inode, whose number would else be free for another file.
+func (f *socketFile) remove() {
+	if now, err := os.Lstat(f.path); err == nil && os.SameFile(f.info, now) {
+		os.Remove(f.path)
+	}
+}
+
 // bindUnix makes the socket and its file, which stays when the socket is closed.
-func bindUnix(u *URL) (*net.UnixListener, error) {
+func bindUnix(u *URL) (*net.UnixListener, *socketFile, error) {
 	if err := clearStale(u.Addr); err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
+		return nil, nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
 	}
 	// The umask belongs to the process, but nothing else makes files while sources are opened.
 	// A chmod afterwards would leave a moment in which everybody may connect.
@@ -39,10 +59,10 @@ func bindUnix(u *URL) (*net.UnixListener, error) {
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: u.Addr, Net: "unix"})
 	syscall.Umask(mask)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
+		return nil, nil, fmt.Errorf("cannot listen on %s: %w", u.Name, advise(u.Addr, err))
 	}
 	ln.SetUnlinkOnClose(false) // it lives on in a descriptor that was duplicated
-	return ln, nil
+	return ln, newSocketFile(u.Addr), nil
 }
 
 // clearStale removes a socket file that was left behind.

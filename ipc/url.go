@@ -176,9 +176,25 @@ func prefixes(s string) (list []netip.Prefix, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("allow=%s: addresses or networks, separated by commas, such as 10.0.0.0/8,::1", s)
 		}
+		if prefix, err = unmapped(prefix); err != nil {
+			return nil, fmt.Errorf("allow=%s: %w", s, err)
+		}
 		list = append(list, prefix.Masked())
 	}
 	return list, nil
+}
+
+// unmapped makes an IPv4 network of one that is written as IPv6. Clients are
+// compared by their IPv4 address, which no other form would match.
+func unmapped(p netip.Prefix) (netip.Prefix, error) {
+	const mapped = 96 // bits of ::ffff:
+	switch {
+	case !p.Addr().Is4In6():
+		return p, nil
+	case p.Bits() < mapped:
+		return p, fmt.Errorf("%s is neither a network of IPv4, such as 10.0.0.0/8 or ::ffff:10.0.0.0/104, nor one of IPv6", p)
+	}
+	return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped), nil
 }
 
 func (u *URL) allows(addr netip.Addr) bool {

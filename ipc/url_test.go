@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,6 +20,24 @@ func TestParseURL(t *testing.T) {
 	for addr, want := range map[string]bool{"10.1.2.3": true, "::ffff:10.1.2.3": true, "::1": true, "11.0.0.1": false, "::2": false} {
 		if got := u.allows(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("allows(%s) = %v", addr, got)
+		}
+	}
+	for allow, want := range map[string]string{
+		"::ffff:127.0.0.0/104":  "127.0.0.0/8",
+		"::ffff:10.1.2.3/112":   "10.1.0.0/16",
+		"::ffff:0:0/96":         "0.0.0.0/0",
+		"::ffff:10.1.2.3/128":   "10.1.2.3/32",
+		"::ffff:10.1.2.3":       "10.1.2.3/32",
+		"10.1.2.3/8":            "10.0.0.0/8",
+		"2001:db8::1/32,::1/64": "2001:db8::/32 ::/64",
+	} {
+		u, err := ParseURL("tcp://x:1?allow=" + allow)
+		if err != nil {
+			t.Errorf("allow=%s: %v", allow, err)
+			continue
+		}
+		if got := strings.Trim(fmt.Sprint(u.allow), "[]"); got != want {
+			t.Errorf("allow=%s: %s, want %s", allow, got, want)
 		}
 	}
 	for _, good := range []string{
@@ -42,7 +61,8 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcp://x:1?repl=auto": `no parameter "repl"`, "tcp://x:1?reply=sometimes": "auto, always or never", "tcp://x:1?once=2": "true or false",
 		"tcp://x:1?idle=5": "duration", "tcp://x:1?idle=-5s": "duration", "tcp://x:1?connections=0": "from 1 on",
 		"tcp://x:1?allow=x": "allow=x", "tcp://x:1?allow=": "addresses or networks", "tcp://x:1?idle=1s&idle=2s": "once only",
-		"unix:///x?mode=999": "octal", "unix:///x?mode=7777": "octal", "tcp://x:1?cert=a": "together", "tcp://x:1?client-ca=a": "with cert=",
+		"tcp://x:1?allow=::1,::ffff:10.0.0.0/95": "allow=::1,::ffff:10.0.0.0/95: ::ffff:10.0.0.0/95 is neither a network of IPv4",
+		"unix:///x?mode=999":                     "octal", "unix:///x?mode=7777": "octal", "tcp://x:1?cert=a": "together", "tcp://x:1?client-ca=a": "with cert=",
 		"tcp://x:1?%zz=1": "parameters such as",
 	} {
 		u, err := ParseURL(in)

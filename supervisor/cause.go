@@ -53,6 +53,17 @@ func (c Cause) patient() bool {
 	return false
 }
 
+// byPool reports whether the pool has ended a worker that was not to blame: it died of
+// what it was sent for that, or obeyed. A crash on the way is its own doing.
+func (e ending) byPool(stop syscall.Signal) bool {
+	switch e.cause {
+	case Reloaded, Lifetime, Memory, Messages, Stopped:
+		status := e.exit.Status()
+		return status == 0 || status == 128+int(stop) || status == 128+int(syscall.SIGKILL)
+	}
+	return false
+}
+
 // An ending is the end of a worker, or of the attempt to start one.
 type ending struct {
 	cause  Cause

@@ -274,7 +274,7 @@ func (p *fakeProc) ask(what ipc.Ask) {
 	synctest.Wait()
 }
 
-func (p *fakeProc) Release(string) {
+func (p *fakeProc) Release(string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.released {

@@ -30,6 +30,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -750,8 +751,10 @@ class Client:
         self._tls = tls
         self._lock = threading.Lock()
         self._sock: Optional[socket.socket] = None
+        self._pid = 0  # of the process whose connection it is
         self._known = False  # there has been a connection
         self._closed = False
+        _clients.add(self)
 
     def __enter__(self) -> Client:
         return self
@@ -776,6 +779,8 @@ class Client:
         with self._lock:
             if self._closed:
                 raise ValueError("the client is closed")
+            if self._pid != os.getpid():
+                self._drop()  # a fork must not take its parent's replies
             return self._until_handled(_header.pack(len(data)), data)
 
     def _until_handled(self, header: bytes, data: bytes) -> bytes:
@@ -868,13 +873,25 @@ class Client:
         except BaseException:
             sock.close()
             raise
-        self._sock, self._known = sock, True
+        self._sock, self._known, self._pid = sock, True, os.getpid()
         return sock
 
     def _drop(self) -> None:
         if self._sock is not None:
-            self._sock.close()
+            self._sock.close()  # no shutdown: that would end it for a parent, too
             self._sock = None
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a child: a thread that held a lock is not there to release it."""
+    for client in _clients:
+        client._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class _Silence(TimeoutError):

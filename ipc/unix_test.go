@@ -1,0 +1,60 @@
+package ipc
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Who stops removes its own socket file, and not that of another process which
+// has bound the path since.
+func TestSocketFileOfAnother(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T, url string) (end func()){
+		"source": func(t *testing.T, url string) func() {
+			u, err := ParseURL(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			src, err := Open(u, NewQueue(sane(nil), noLog), noLog)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return src.Close
+		},
+		"share": func(t *testing.T, url string) func() {
+			s, err := ParseShare(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Open(); err != nil {
+				t.Fatal(err)
+			}
+			return s.Close
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "s")
+			first := open(t, "unix://"+path)
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			second := open(t, "unix://"+path)
+			first()
+			nc, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal("the second one's file is gone:", err)
+			}
+			nc.Close()
+			second()
+			if _, err := os.Lstat(path); !os.IsNotExist(err) {
+				t.Error("the file is still there:", err)
+			}
+			third := open(t, "unix://"+path)
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			third() // without its file
+		})
+	}
+}
