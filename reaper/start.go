@@ -20,7 +20,7 @@ type Spec struct {
 	NewGroup    bool           // it leads a process group of its own
 	DeathSignal syscall.Signal // what the kernel sends it when this program dies; 0: nothing
 	Credential  *syscall.Credential
-	Terminal    *Terminal // whose foreground it gets; needs NewGroup
+	Terminal    *Terminal // whose foreground it gets, when that is free; needs NewGroup
 }
 
 // A startRequest goes to the thread that forks.
@@ -87,10 +87,10 @@ func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) 
 		Pdeathsig:  spec.DeathSignal,
 		Credential: spec.Credential,
 	}}
-	p := &Process{r: r, ownGroup: spec.NewGroup, done: make(chan struct{}), gone: make(chan struct{})}
-	if spec.Terminal.give() {
+	p := &Process{r: r, ownGroup: spec.NewGroup, terminal: spec.Terminal, done: make(chan struct{}), gone: make(chan struct{})}
+	lent := spec.Terminal.give()
+	if lent {
 		attr.Sys.Foreground, attr.Sys.Ctty = true, spec.Terminal.fd
-		p.terminal = spec.Terminal
 	}
 	// The mutex is held over the fork: a child that dies at once is not reaped before it is known.
 	r.mu.Lock()
@@ -104,7 +104,7 @@ func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) 
 	r.forget(pid)
 	r.procs[pid] = p
 	if p.terminal != nil {
-		p.terminal.given(pid)
+		p.terminal.started(p, lent)
 	}
 	return p, nil
 }

@@ -33,6 +33,13 @@ func consumeStop(pid int) {
 	_ = waitid(unix.P_PID, pid, &info, unix.WSTOPPED|unix.WNOHANG) // gone meanwhile: nothing to take
 }
 
+// consumeContinue reports whether a child that was stopped has been continued since.
+func consumeContinue(pid int) bool {
+	var info childInfo
+	err := waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WNOHANG)
+	return err == 0 && info.pid != 0
+}
+
 func waitid(idType, id int, info *childInfo, options int) syscall.Errno {
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_WAITID, uintptr(idType), uintptr(id),
