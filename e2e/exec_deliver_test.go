@@ -161,13 +161,40 @@ func TestExecStopKills(t *testing.T) {
 	p.expectExit(137)
 }
 
+// A pool whose command can never run takes nothing, and its log is whole all the
+// same.
 func TestExecCannotStart(t *testing.T) {
 	for command, want := range map[string]int{"./no-such-command": 127, "/": 126, "/etc/passwd": 126} {
 		addr := freePort(t)
 		p, code := run(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + addr, "--", command}})
-		if code != want || strings.Contains(p.stderr.String(), "taking messages") || !strings.Contains(p.stderr.String(), "the command cannot be started") {
+		var lines []string
+		for _, r := range (runPool{p}).records() {
+			lines = append(lines, r.Message)
+		}
+		said := strings.Join(lines, "; ")
+		if code != want || said != "poolinit starts; the command cannot be started; stopped: handled 0, spooled 0, lost 0, killed 0, in 0.0s" {
 			t.Errorf("%s: code %d\n%s", command, code, p.stderr.String())
 		}
+	}
+}
+
+// What the kernel kills for want of memory is told apart, also where it is no
+// worker's process: to the client, in the log, and where the pool is looked at.
+func TestExecDockerOOM(t *testing.T) {
+	pool := dockerPool(t, []string{"--memory", "64m"}, []string{"--deliver", "exec", "--attempts", "1", "--http", "127.0.0.1:9090",
+		"--listen", "tcp://127.0.0.1:8089?reply=always"}, eatsDeed)
+	pool.expectLog("taking messages", 1)
+	out := pool.exec("sh", "-c", "echo a | /poolinit send --reply tcp://127.0.0.1:8089 2>&1; true")
+	if !strings.Contains(out, "the command was killed by the OOM killer") {
+		t.Errorf("the client hears %q\n%s", out, pool.logs())
+	}
+	pool.expectLog(`"message":"the command was killed by the OOM killer"`, 1)
+	if text := pool.exec("/poolinit", "status", "--json"); !strings.Contains(text, `"why":"oom"`) {
+		t.Errorf("status: %s", text)
+	}
+	metrics := docker(t, "exec", "-e", "E2E_CHILD="+fetchChild, pool.name, "/e2e.test", "http://127.0.0.1:9090/metrics")
+	if !strings.Contains(metrics, `poolinit_worker_exits_total{reason="oom"} 1`) {
+		t.Errorf("metrics: %s", metrics)
 	}
 }
 

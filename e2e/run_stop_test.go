@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -162,4 +164,52 @@ func TestRunStopDuringBackoff(t *testing.T) {
 	p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
 	p.signal(syscall.SIGTERM)
 	p.expectExit(0)
+}
+
+// GNU timeout sends its signal to its child, and then to the group that both are in:
+// that is one request.
+func TestRunUnderTimeout(t *testing.T) {
+	need(t, "timeout", "sh")
+	p := runPool{start(t, program{args: []string{
+		"timeout", "--preserve-status", "2", poolinit(t), "--", "sh", "-c", `trap 'sleep 0.5; echo clean; exit 0' TERM; echo up; while :; do sleep 0.1; done`,
+	}})}
+	p.stdout.expect(t, "clean\n")
+	p.expectExit(0)
+	if strings.Contains(p.stderr.String(), "asked to stop again") {
+		t.Error(p.stderr.String())
+	}
+}
+
+// What waits when the stop comes is handled, though its worker died and would not
+// have come back for an hour.
+func TestRunStopDoesNotBackOff(t *testing.T) {
+	need(t, "sh")
+	dir := t.TempDir()
+	addr := freePort(t)
+	script := `[ -e ` + dir + `/once ] && exec cat <&3 >&3; : >` + dir + `/once; read -r line <&3; exit 3`
+	p := runPool{start(t, program{args: []string{poolinit(t), "--restart-delay", "1h", "--restart-delay-max", "1h", "--stop-timeout", "5m",
+		"--deliver", "lines", "--listen", "tcp://" + addr + "?reply=always", "--", "sh", "-c", script}})}
+	p.expectLog("taking messages", nil)
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	for _, body := range []string{"a", "b"} {
+		if err := writeFrame(nc, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
+	p.signal(syscall.SIGTERM)
+	in := bufio.NewReader(nc)
+	for _, want := range []string{"a", "b"} {
+		if reply, failed, err := readFrame(in); string(reply) != want || failed || err != nil {
+			t.Errorf("reply %q %v %v, want %q", reply, failed, err, want)
+		}
+	}
+	nc.Close()
+	p.expectExit(0)
+	p.expectLog("stopped: handled 2, spooled 0, lost 0, ", nil)
 }

@@ -108,8 +108,17 @@ func (w *execWorker) handle(body []byte) bool {
 		w.exit = j.proc.Exit()
 		return false
 	}
-	_, err = w.sock.Write(j.answer())
+	_, err = w.sock.Write(j.answer(w.ranOutOfMemory(j)))
 	return err == nil
+}
+
+// ranOutOfMemory asks about a command that the pool did not want to end.
+func (w *execWorker) ranOutOfMemory(j *job) bool {
+	exit, ask := j.proc.Exit(), w.l.CommandKilled
+	if exit.Signal != syscall.SIGKILL || j.tooLong || ask == nil {
+		return false
+	}
+	return ask(w.id.ID, j.proc.PID(), exit, exit.At.Sub(j.began))
 }
 
 // start starts the command. The order to die may have come at any time.
@@ -212,7 +221,10 @@ func (w *execWorker) Finish() <-chan struct{} {
 func (w *execWorker) Asks() <-chan ipc.Ask { return w.channel.Asks() }
 
 // Release ends the channel. What was not answered goes to others.
-func (w *execWorker) Release(why string) {
+func (w *execWorker) Release(why string, byPool bool) {
+	if byPool {
+		w.channel.Spare()
+	}
 	w.channel.Close(why)
 	w.sock.Close()
 }

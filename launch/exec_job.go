@@ -22,6 +22,7 @@ import (
 type job struct {
 	l      *Launcher
 	proc   *reaper.Process
+	began  time.Time
 	stdout *os.File // what it prints
 
 	reader  sync.WaitGroup
@@ -50,7 +51,7 @@ func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holdin
 		return nil, err
 	}
 	defer theirs.Close()
-	j := &job{l: l, stdout: stdout, reply: make([]byte, ipc.HeaderSize)}
+	j := &job{l: l, began: time.Now(), stdout: stdout, reply: make([]byte, ipc.HeaderSize)}
 	if j.proc, err = l.startCommand(id, held, stdin, theirs); err != nil {
 		stdout.Close()
 		return nil, err
@@ -169,11 +170,13 @@ func (j *job) isGone(within time.Duration) bool {
 }
 
 // answer is the frame for the message.
-func (j *job) answer() []byte {
+func (j *job) answer(oom bool) []byte {
 	exit := j.proc.Exit()
 	switch {
 	case j.tooLong:
 		return failure(errors.New("the reply is longer than " + strconv.Itoa(ipc.MaxReply) + " bytes"))
+	case oom:
+		return failure(errors.New("the command was killed by the OOM killer"))
 	case exit.Signal != 0:
 		return failure(fmt.Errorf("the command died of %s", unix.SignalName(exit.Signal)))
 	case exit.Code != 0:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
@@ -61,7 +63,7 @@ func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
 	b.proc.Serve()
 	t.Cleanup(func() {
 		b.end(syscall.SIGKILL)
-		b.proc.Release("the test is over")
+		b.proc.Release("the test is over", false)
 		b.Queue.Close()
 	})
 	return b
@@ -209,6 +211,66 @@ func TestExecKilled(t *testing.T) {
 	b.want("b\n", "")
 }
 
+// An asker counts how often somebody asks whether it was the OOM killer.
+type asker struct {
+	asked atomic.Int32
+	bench *bench
+}
+
+func askingBench(t *testing.T, script string, yes bool) *asker {
+	t.Helper()
+	a := &asker{bench: execBench(t, script, nil)}
+	a.bench.CommandKilled = func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool { // nothing runs yet
+		a.asked.Add(1)
+		if worker != 3 || pid <= 0 || exit.Signal != syscall.SIGKILL || uptime <= 0 || uptime > patience {
+			t.Errorf("worker %d, pid %d, %+v after %v", worker, pid, exit, uptime)
+		}
+		return yes
+	}
+	return a
+}
+
+// What the kernel kills for want of memory is called so. The message failed, and
+// the worker goes on.
+func TestExecOutOfMemory(t *testing.T) {
+	a := askingBench(t, `read -r line; [ $line = b ] || kill -9 $$`, true)
+	a.bench.want("a\n", "!given-up: the command was killed by the OOM killer")
+	a.bench.want("b\n", "")
+	if n := a.asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+func TestExecKilledBySomebodyElse(t *testing.T) {
+	a := askingBench(t, `kill -9 $$`, false)
+	a.bench.want("a", "!given-up: the command died of SIGKILL")
+	if n := a.asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+// Nobody asks about a SIGKILL that was sent here: the answer would be another
+// process's.
+func TestExecKilledByThePool(t *testing.T) {
+	for name, end := range map[string]struct {
+		script string
+		kill   func(*bench)
+	}{
+		"reply too long": {`cat /dev/zero`, func(b *bench) { b.result() }},
+		"stop":           {`echo running >&2; sleep 1000`, func(b *bench) { b.running(); b.end(syscall.SIGKILL) }},
+		"other signal":   {`kill -TERM $$`, func(b *bench) { b.expect("!given-up: the command died of SIGTERM") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := askingBench(t, end.script, true)
+			a.bench.submit("a")
+			end.kill(a.bench)
+			if n := a.asked.Load(); n != 0 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
 // Finish lets the command end: no signal, then the worker is gone.
 func TestExecFinishes(t *testing.T) {
 	b := execBench(t, `trap "echo signalled; exit 9" TERM; echo running >&2; sleep 0.1; cat`, nil)
@@ -231,7 +293,7 @@ func TestExecIsEnded(t *testing.T) {
 		b.submit("a")
 		b.running()
 		b.end(sig)
-		b.proc.Release("the worker was too slow")
+		b.proc.Release("the worker was too slow", false)
 		b.expect("!given-up: the worker was too slow")
 		if b.proc.Exit().Signal != sig {
 			t.Errorf("%v", b.proc.Exit())
@@ -270,7 +332,7 @@ func TestExecCommandIsGone(t *testing.T) {
 	if waiting, _, flying := b.Queue.Depth(); waiting != 1 || flying != 0 {
 		t.Errorf("%d wait, %d in flight", waiting, flying)
 	}
-	b.proc.Release("it is gone")
+	b.proc.Release("it is gone", false)
 	b.Args = []string{"cat"}
 	b.proc = b.launch(t)
 	b.proc.Serve()

@@ -34,6 +34,11 @@ type Launcher struct {
 	Deliver    string           // how: frames, lines or exec
 	Shares     []*ipc.Share     // open sockets that all get
 	Log        zerolog.Logger
+
+	// CommandKilled, with DeliverExec, is told of a command that died of a SIGKILL
+	// which nobody here has sent, once, and says whether it was the OOM killer's. It
+	// may be nil, and is called from any goroutine.
+	CommandKilled func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool
 }
 
 // A Process is a worker's process, and what there is on this side of it.
@@ -78,8 +83,11 @@ func (p *Process) Asks() <-chan ipc.Ask {
 }
 
 // Release closes this side of it. What it has not answered goes to others.
-func (p *Process) Release(why string) {
+func (p *Process) Release(why string, byPool bool) {
 	if p.channel != nil {
+		if byPool {
+			p.channel.Spare()
+		}
 		p.channel.Close(why)
 	}
 	p.notify.Close()
@@ -97,7 +105,7 @@ func (l *Launcher) Launch(id supervisor.Identity) (supervisor.Process, error) {
 	p := new(Process)
 	if err := l.launch(p, id); err != nil {
 		if p.notify != nil {
-			p.Release("it could not be started")
+			p.Release("it could not be started", false)
 		}
 		return nil, fmt.Errorf("cannot start worker: %w", err)
 	}

@@ -138,7 +138,7 @@ func (c *capture) run(t *testing.T) []string {
 	if code := p.Exit().Status(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	p.Release("the test is over")
+	p.Release("the test is over", false)
 	if err := c.relay.Close(patience); err != nil {
 		t.Error(err)
 	}
@@ -308,7 +308,7 @@ func TestNoticesArrive(t *testing.T) {
 	if code := p.Exit().Code; code != 7 {
 		t.Errorf("exit code %d, want 7", code)
 	}
-	p.Release("the test is over")
+	p.Release("the test is over", false)
 	for range p.Notices() {
 		t.Error("a message after Release")
 	}
@@ -319,7 +319,7 @@ func TestGarbageIsLoggedOnce(t *testing.T) {
 	p := c.launch(t)
 	wait(t, "exit", p.Exited())
 	eventually(t, "a complaint", func() (any, bool) { return c.logged(), c.logged() != "" })
-	p.Release("the test is over")
+	p.Release("the test is over", false)
 	// The child may be gone before it is looked at: then it is a stranger.
 	if n := strings.Count(c.logged(), "ignoring a notify message"); n < 1 || n > 2 {
 		t.Errorf("%d complaints: %s", n, c.logged())
@@ -394,7 +394,7 @@ func TestManyAtOnce(t *testing.T) {
 				return
 			}
 			<-p.Gone()
-			p.Release("the test is over")
+			p.Release("the test is over", false)
 		})
 	}
 	all.Wait()

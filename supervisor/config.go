@@ -54,6 +54,9 @@ type Config struct {
 	// The workers are asked to stop when the channel that it returns is closed:
 	// when no message is left, or at the latest at the given time.
 	Drain func(until time.Time) <-chan struct{}
+	// Waiting says whether a message waits for a worker, so that a drain does not
+	// wait for who backs off. May be nil. It must not block.
+	Waiting func() bool
 
 	// Interactive says that the only worker has a terminal's foreground: if it
 	// dies of SIGINT or SIGQUIT, somebody pressed Ctrl-C and wants the end.
@@ -106,8 +109,9 @@ type Process interface {
 	Finish() <-chan struct{}
 	Asks() <-chan ipc.Ask
 	// Release frees what else there is of it, once, when it has been reaped.
-	// What it has not answered goes to others; why is for their records.
-	Release(why string)
+	// What it has not answered goes to others; why is for their records. Where the pool
+	// has ended it, that is none of a message's attempts.
+	Release(why string, byPool bool)
 }
 
 // killGrace is how long a process may take to die of SIGKILL, or of the signal

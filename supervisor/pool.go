@@ -40,6 +40,7 @@ type Pool struct {
 	delayed  <-chan time.Time // the end of the drain delay
 	drained  <-chan struct{}  // no message is left
 	overdue  <-chan time.Time // it should be so by now
+	hastenAt <-chan time.Time // when a drain looks again whether messages wait
 	began    time.Time        // of the stop
 	reload   *reload          // under way, or nil
 	queued   *reloadRequest   // what another reload follows for, or nil
@@ -154,6 +155,8 @@ func (p *Pool) Run() Result {
 			p.reloadEnded(err)
 		case <-p.delayed:
 			p.drain(p.deadline)
+		case <-p.hastenAt:
+			p.hasten()
 		case <-p.overdue: // the drain hangs, on a disk for one
 			p.stopWorkers()
 		case <-p.drained:

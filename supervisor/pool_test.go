@@ -13,6 +13,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/reaper"
 )
 
 func TestStartsAndStops(t *testing.T) {
@@ -544,6 +545,25 @@ func TestStopWhileGroupIsSwept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A command that a worker runs for one message is no worker. But if the OOM
+// killer takes it, that is shown as if it were, and the worker goes on.
+func TestOOMOfACommand(t *testing.T) {
+	inWorld(t, func(c *Config) { c.GiveUp = 1 }, func(w *world) {
+		w.run()
+		exit := reaper.Exit{Signal: syscall.SIGKILL}
+		w.want("oom", w.pool.CommandKilled(1, 77, exit, 2*time.Second), false)
+		w.want("exits", w.pool.Stats().Exits, map[Cause]uint64{})
+		w.set(func() { w.oom = true })
+		w.want("oom", w.pool.CommandKilled(1, 77, exit, 2*time.Second), true)
+		s := w.pool.Stats()
+		w.want("exits", s.Exits, map[Cause]uint64{OOM: 1})
+		w.want("last exit", s.Workers[1].LastExit.Text, "died of SIGKILL after 2s (oom)")
+		w.want("failures", s.Workers[1].Failures, 0)
+		w.want("logged", w.logged(`"worker":1,"why":"oom","pid":77,"signal":"SIGKILL"`), true)
+		w.want("alive", w.alive(), 3)
+	})
 }
 
 func TestGroupIsSwept(t *testing.T) {

@@ -15,6 +15,7 @@ type slot struct {
 	log  zerolog.Logger
 
 	replaceC chan *replacement // from the reload
+	hastenC  chan struct{}     // 1: from the pool's drain, which never waits
 
 	// What follows belongs to life.
 	started   bool             // it has tried to start a worker at least once
@@ -38,6 +39,8 @@ type slot struct {
 	loose  []*worker  // detached ones that still live
 	idle   State      // what the slot is without a worker
 	record record     // for Stats
+
+	hastened bool // it has skipped a backoff in the drain
 }
 
 var errStopping = errors.New("the pool stops")
@@ -47,6 +50,7 @@ func newSlot(p *Pool, id int) *slot {
 		id: id, pool: p, idle: Backoff,
 		log:       p.log.With().Int("worker", id).Logger(),
 		replaceC:  make(chan *replacement),
+		hastenC:   make(chan struct{}, 1),
 		looseGone: make(chan *worker),
 		stopping:  p.stopping,
 		measure:   new(time.Ticker),
@@ -61,6 +65,8 @@ func (s *slot) life() {
 		select {
 		case <-s.startAt:
 			s.start()
+		case <-s.hastenC:
+			s.skipBackoff()
 		case <-s.cur.orNobody().gone:
 			s.ended()
 		case <-s.healthyAt:

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/reaper"
 )
 
 // ended: the slot's worker is gone, whatever the reason.
@@ -112,4 +114,16 @@ func (s *slot) logEnd(end ending) *zerolog.Event {
 		return end.log(s.log.Warn())
 	}
 	return end.log(s.log.Info())
+}
+
+// CommandKilled is told that a command which a worker had run, for one message,
+// died of a SIGKILL that nobody here has sent. It reports whether that was the
+// OOM killer's. Then it is logged and counted as the end of a worker would be,
+// but the worker goes on, and has not failed. Any goroutine may call it.
+func (p *Pool) CommandKilled(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
+	if ownDoing(exit, p.cfg.OOMKilled) != OOM {
+		return false
+	}
+	p.slots[worker].logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("the command was killed by the OOM killer")
+	return true
 }

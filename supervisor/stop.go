@@ -75,10 +75,13 @@ func (p *Pool) drain(until time.Time) {
 	}
 	p.overdue = time.After(time.Until(p.deadline))
 	p.drained = p.cfg.Drain(until.Add(-p.cfg.lastPart()))
+	if !p.helpless {
+		p.hasten()
+	}
 }
 
 func (p *Pool) stopWorkers() {
-	p.delayed, p.drained, p.overdue = nil, nil, nil
+	p.delayed, p.drained, p.overdue, p.hastenAt = nil, nil, nil, nil
 	close(p.stopping)
 }
 

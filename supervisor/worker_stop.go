@@ -24,7 +24,7 @@ func (w *worker) reaped(o order) {
 	default:
 		w.end.cause = ownDoing(w.end.exit, w.cfg.OOMKilled)
 	}
-	w.proc.Release("the worker " + w.end.String())
+	w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
 }
 
 // finish brings the process to its end: the signal of the order, SIGKILL at its
@@ -36,6 +36,7 @@ func (w *worker) reaped(o order) {
 func (w *worker) finish(o order) order {
 	deadline, hurry := w.timerAt(o), w.hurry
 	answered, last := w.proc.Finish(), w.lastPart(o)
+	notices := w.proc.Notices()
 	if !o.cause.patient() {
 		answered = closedChan
 	}
@@ -59,6 +60,12 @@ func (w *worker) finish(o order) order {
 					last = w.lastPart(o)
 				}
 			}
+			continue
+		case m, ok := <-notices: // read to the end: `poolinit notify` waits for that
+			if !ok {
+				notices = nil
+			}
+			w.says(m.Status)
 			continue
 		case what := <-w.proc.Asks():
 			if what == ipc.AskTimeout && answered != nil {

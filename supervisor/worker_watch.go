@@ -103,12 +103,7 @@ func (w *worker) noticed(m notify.Message, t *timers) {
 		w.enter(Stopping)
 		w.proc.Finish()
 	}
-	if m.Status != "" {
-		w.mu.Lock()
-		w.text = m.Status
-		w.mu.Unlock()
-		w.log.Info().Str("status", m.Status).Msg("worker says")
-	}
+	w.says(m.Status)
 	switch {
 	case m.WatchdogInterval > 0:
 		t.watch(m.WatchdogInterval)
@@ -117,4 +112,15 @@ func (w *worker) noticed(m notify.Message, t *timers) {
 	case m.Watchdog && t.interval > 0:
 		t.watch(t.interval)
 	}
+}
+
+// says notes a STATUS=, if there is one.
+func (w *worker) says(status string) {
+	if status == "" {
+		return
+	}
+	w.mu.Lock()
+	w.text = status
+	w.mu.Unlock()
+	w.log.Info().Str("status", status).Msg("worker says")
 }
