@@ -102,6 +102,8 @@ func reload(o *controlOptions) error {
 	switch {
 	case err != nil:
 		return err
+	case !o.wait && end.Outcome != "":
+		return fmt.Errorf("not reloading: %s", end.Reason)
 	case !o.wait:
 		fmt.Printf("process %d reloads\n", c.PID)
 	case end.Outcome != string(supervisor.Complete):
@@ -130,9 +132,11 @@ func stop(o *controlOptions) error {
 	if c.PID == 1 && o.wait { // it ends what is left in its namespace, this too, when its workers are gone
 		atSignal(c.Close, syscall.SIGTERM)
 	}
-	switch err := c.Stop(o.wait); {
+	switch a, err := c.Stop(o.wait); {
 	case err != nil:
 		return err
+	case !o.wait && a.Kills:
+		fmt.Printf("process %d kills its workers\n", c.PID)
 	case !o.wait:
 		fmt.Printf("process %d stops\n", c.PID)
 	default:

@@ -31,6 +31,11 @@ func (pid noPool) Error() string {
 	return fmt.Sprintf("process %d is no pool of this PID namespace", int(pid))
 }
 
+// An untrusted is a socket that does not belong to the process in its name.
+type untrusted string
+
+func (why untrusted) Error() string { return string(why) + ": not trusting it" }
+
 // A Client is connected to a pool. It is for one request.
 type Client struct {
 	PID  int
@@ -40,10 +45,13 @@ type Client struct {
 
 // Open connects to the pool of PID 1 if there is one, else to the only one there
 // is. (To look in the list is for who has several processes beside a pool: it has
-// every unix socket of the network namespace, which may be many.)
+// every unix socket of the network namespace, which may be many.) Where PID 1 is
+// another program anybody can take its name: that must not hide the pool.
 func Open() (*Client, error) {
 	c, err := Dial(1)
-	if err != noPool(1) {
+	switch err.(type) {
+	case noPool, untrusted:
+	default:
 		return c, err
 	}
 	pids, err := list()
@@ -141,9 +149,9 @@ func genuine(conn *net.UnixConn, pid int) error {
 	}
 	switch uid := os.Geteuid(); {
 	case cred.Pid == 0:
-		return fmt.Errorf("the socket of process %d belongs to a process of another PID namespace: not trusting it", pid)
+		return untrusted(fmt.Sprintf("the socket of process %d belongs to a process of another PID namespace", pid))
 	case int(cred.Pid) != pid:
-		return fmt.Errorf("the socket of process %d belongs to process %d: not trusting it", pid, cred.Pid)
+		return untrusted(fmt.Sprintf("the socket of process %d belongs to process %d", pid, cred.Pid))
 	case uid != 0 && cred.Uid != uint32(uid):
 		return fmt.Errorf("the pool of process %d runs as uid %d: only that one and root may ask it, and this is uid %d", pid, cred.Uid, uid)
 	}
@@ -171,8 +179,8 @@ func (c *Client) Health() (Answer, error) {
 	return c.answer(AnswerTime)
 }
 
-// Reload asks for a reload. With wait it calls progress with each answer until
-// the last one, which it returns.
+// Reload asks for a reload. Without wait it returns whether it was accepted; with
+// wait it calls progress with each answer until the last one, which it returns.
 func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 	if err := c.ask(cmdReload, wait); err != nil {
 		return Answer{}, err
@@ -187,17 +195,19 @@ func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 	return a, err
 }
 
-// Stop asks the pool to stop. With wait it returns when its process has ended.
-func (c *Client) Stop(wait bool) error {
+// Stop asks the pool to stop, and returns its answer: whether that kills the
+// workers. With wait it returns when the pool's process has ended.
+func (c *Client) Stop(wait bool) (Answer, error) {
 	if err := c.ask(cmdStop, wait); err != nil {
-		return err
+		return Answer{}, err
 	}
-	if _, err := c.answer(AnswerTime); err != nil || !wait {
-		return err
+	a, err := c.answer(AnswerTime)
+	if err != nil || !wait {
+		return a, err
 	}
 	_ = c.conn.SetReadDeadline(time.Time{}) // closed: the read says so
 	_, _ = io.Copy(io.Discard, c.in)        // its end, in whichever way, is the process's
-	return nil
+	return a, nil
 }
 
 func (c *Client) ask(command string, wait bool) error {

@@ -190,6 +190,19 @@ func TestReloadWithoutWait(t *testing.T) {
 	<-w.pool.asked
 }
 
+// A pool that stops does not say that it reloads, whoever asks.
+func TestReloadWhileStopping(t *testing.T) {
+	w := newWorld(t)
+	w.pool.set(func(s *supervisor.Stats) { s.Stopping = "SIGTERM" })
+	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool stops"}
+	for _, wait := range []bool{false, true} {
+		if a, err := w.client().Reload(wait, nil); err != nil || a != (Answer{Outcome: "interrupted", Reason: "the pool stops"}) {
+			t.Errorf("wait %v: %+v, %v", wait, a, err)
+		}
+		<-w.pool.asked
+	}
+}
+
 func TestReloadOfAPoolThatDies(t *testing.T) {
 	w := newWorld(t)
 	_, result := w.reloads()
@@ -199,10 +212,11 @@ func TestReloadOfAPoolThatDies(t *testing.T) {
 
 func TestStopWithoutWait(t *testing.T) {
 	w := newWorld(t)
-	for range 2 {
-		if err := w.client().Stop(false); err != nil {
-			t.Error(err)
+	for _, again := range []bool{false, true} {
+		if a, err := w.client().Stop(false); err != nil || a != (Answer{Accepted: true, Kills: again}) {
+			t.Errorf("%+v, %v", a, err)
 		}
+		w.pool.set(func(s *supervisor.Stats) { s.Stopping = "poolinit stop" })
 	}
 	who := fmt.Sprintf("poolinit stop (uid %d, pid %d)", os.Geteuid(), os.Getpid())
 	if asked := w.pool.asks(); asked != who+"; "+who {
@@ -219,7 +233,7 @@ func TestStopWait(t *testing.T) {
 	}
 	defer c.Close()
 	stopped := make(chan error, 1) // 1: the test may have ended
-	go func() { stopped <- c.Stop(true) }()
+	go func() { _, err := c.Stop(true); stopped <- err }()
 	eventually(t, "it has closed its server", func() (any, bool) {
 		_, err := Dial(pool.cmd.Process.Pid)
 		return err, err == noPool(pool.cmd.Process.Pid)
@@ -259,7 +273,7 @@ func TestHangingPool(t *testing.T) {
 		"status": func(c *Client) error { _, _, err := c.Status(); return err },
 		"health": func(c *Client) error { _, err := c.Health(); return err },
 		"reload": func(c *Client) error { _, err := c.Reload(true, nil); return err },
-		"stop":   func(c *Client) error { return c.Stop(true) },
+		"stop":   func(c *Client) error { _, err := c.Stop(true); return err },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -396,7 +410,7 @@ func TestOpenAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Somebody who listens at names that look like a pool's, and one that has a list in it.
-	for _, name := range []string{head + "123456789", head + "2", head + "x", "@a\n0000000000000000: 00000002 00000000 00010000 0001 01 1 " + head + "3"} {
+	for _, name := range []string{head + "123456789", head + "1", head + "2", head + "x", "@a\n0000000000000000: 00000002 00000000 00010000 0001 01 1 " + head + "3"} {
 		ln, err := net.Listen("unix", name)
 		if err != nil {
 			t.Fatal(err)

@@ -17,13 +17,17 @@
 //	                                  that this changes; at last {"generation":2,"outcome":"done","seconds":1.5}
 //	{"command":"stop","wait":true}    {"accepted":true}, then the end of the connection when the process ends
 //
-// Without wait, reload and stop answer {"accepted":true} alone. What cannot be done
-// is answered {"error":"..."}. Who closes its side waits no longer.
+// Without wait, reload and stop answer {"accepted":true} alone; but a reload during
+// a stop {"outcome":"interrupted","reason":"..."}. A stop during a stop is answered
+// {"accepted":true,"kills":true}. What cannot be done is answered {"error":"..."}.
+// Who closes its side waits no longer.
 package control
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -49,6 +53,7 @@ type request struct {
 type Answer struct {
 	Error      string  `json:"error,omitempty"`
 	Accepted   bool    `json:"accepted,omitempty"`
+	Kills      bool    `json:"kills,omitempty"`
 	Live       bool    `json:"live,omitempty"`
 	Ready      bool    `json:"ready,omitempty"`
 	Reason     string  `json:"reason,omitempty"`
@@ -85,8 +90,12 @@ func peer(conn syscall.Conn) (cred *unix.Ucred, err error) {
 	return cred, err
 }
 
+// errGone means that a peer has ended, so that nothing is to be known about it.
+var errGone = errors.New("the process has ended")
+
 // trusted says why a peer may not use the socket, or nil. That it has a PID here
-// is not enough: processes of namespaces below have one, too.
+// is not enough: processes of namespaces below have one, too. Only /proc tells
+// these apart, so who is hidden there from the pool's user is refused, root too.
 func trusted(cred *unix.Ucred) error {
 	if uid := os.Geteuid(); cred.Uid != 0 && cred.Uid != uint32(uid) {
 		return fmt.Errorf("uid %d is not the pool's, which is %d, nor root", cred.Uid, uid)
@@ -95,13 +104,24 @@ func trusted(cred *unix.Ucred) error {
 		return fmt.Errorf("the process is not in the pool's PID namespace")
 	}
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/status")
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && isGone(int(cred.Pid)):
+		return errGone
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cannot tell the PID namespace of process %d: /proc hides it from uid %d (hidepid); ask as that user", cred.Pid, os.Geteuid())
+	case err != nil:
 		return fmt.Errorf("cannot tell the PID namespace of process %d: %w", cred.Pid, err)
 	}
 	if !onlyHere(text) {
 		return fmt.Errorf("process %d is in another PID namespace", cred.Pid)
 	}
 	return nil
+}
+
+// isGone asks the kernel, which tells everybody about everybody, unlike /proc.
+func isGone(pid int) bool {
+	_, err := unix.Getpgid(pid)
+	return err == unix.ESRCH
 }
 
 // onlyHere reports whether a process has one PID only, in a text as

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -118,7 +117,7 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		err = trusted(cred)
 	}
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) { // who has gone meanwhile, as one does who thinks that the pool hangs, is no news
+		if err != errGone { // as one does who thinks that the pool hangs: that is no news
 			s.refused(err)
 		}
 		c.say(Answer{Error: err.Error()})
@@ -189,6 +188,11 @@ func (c *session) health() {
 
 func (c *session) reload(wait bool) {
 	result := c.pool.ReloadWait("poolinit reload (" + c.who + ")")
+	// The pool has the request by now: if it had begun to stop before, that can be seen.
+	if !wait && c.pool.Stats().Stopping != "" {
+		c.say(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool stops"})
+		return
+	}
 	if !c.say(Answer{Accepted: true}) || !wait {
 		return
 	}
@@ -226,8 +230,9 @@ func (c *session) progress(stats *supervisor.Stats, last *supervisor.ReloadStats
 }
 
 func (c *session) stop(wait bool) {
+	again := c.pool.Stats().Stopping != ""
 	c.pool.Stop("poolinit stop (" + c.who + ")")
-	if !c.say(Answer{Accepted: true}) || !wait {
+	if !c.say(Answer{Accepted: true, Kills: again}) || !wait {
 		return
 	}
 	select {

@@ -151,8 +151,9 @@ func TestStatusWhileStopping(t *testing.T) {
 	p.inside("health").says(t, 0, "ok\n")
 	p.inside("health", "--ready").says(t, 1, "poolinit: not ready: the pool stops: SIGTERM\n")
 	p.inside("reload", "--wait").says(t, 1, "poolinit: reload interrupted: the pool stops\n")
+	p.inside("reload").says(t, 1, "poolinit: not reloading: the pool stops\n")
 	if got := p.inside("stop"); got.code != -1 { // the second time: its namespace may end, and it with that, before it can say so
-		got.says(t, 0, "process 1 stops\n")
+		got.says(t, 0, "process 1 kills its workers\n")
 	}
 	p.expectLog("asked to stop again: killing the workers now", func(r record) bool { return strings.HasPrefix(r.Why, "poolinit stop (uid ") })
 	p.expectExit(137)
@@ -193,4 +194,17 @@ func TestStatusOfAnotherUsersPool(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// hidepid=2 hides others from a pool that is not root, so that it cannot tell
+// whether root's processes are of its namespace. It refuses them, and says why.
+func TestStatusOfAPoolThatSeesNobody(t *testing.T) {
+	need(t, "sh", "mount", "setpriv")
+	script := `mount -o remount,hidepid=2 /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
+	p := start(t, program{args: []string{"sh", "-c", script, poolinit(t), "--", "sleep", "1000"}})
+	p.stderr.expect(t, "worker started")
+	const why = ": /proc hides it from uid 65534 (hidepid); ask as that user"
+	p.inside("status").says(t, 1, "poolinit: the pool refuses: cannot tell the PID namespace of process ", why)
+	p.stderr.expect(t, why)
+	p.insideAs(65534, "health").says(t, 0, "ok\n")
 }

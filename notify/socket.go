@@ -121,6 +121,7 @@ func (s *Socket) receive(conn syscall.RawConn) (m Message, err error) {
 		}
 		if err = rerr; err == nil {
 			m, err = s.understand(b.data[:n], b.oob[:oobn], flags)
+			closeFiles(b.oob[:oobn]) // not before: a sender may end when its BARRIER is closed, and is a stranger then
 		}
 		return true
 	})
@@ -140,14 +141,13 @@ func (s *Socket) understand(data, oob []byte, flags int) (Message, error) {
 	case flags&unix.MSG_TRUNC != 0:
 		return Message{}, errTooLong
 	case string(data) == barrier:
-		return Message{}, nil // its descriptor has been closed, which is the answer: all before it was read
+		return Message{}, nil // that its descriptor is closed is the answer: all before it was read
 	}
 	return Parse(data)
 }
 
 // sender returns the PID that the kernel vouches for, in this namespace; 0 for
-// one of another namespace. Descriptors that came along are closed: nobody
-// asked for them.
+// one of another namespace.
 func sender(oob []byte) int {
 	pid := 0
 	messages, err := unix.ParseSocketControlMessage(oob)
@@ -158,13 +158,23 @@ func sender(oob []byte) int {
 		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
 			pid = int(cred.Pid)
 		}
+	}
+	return pid
+}
+
+// closeFiles closes descriptors that came along: nobody asked for them.
+func closeFiles(oob []byte) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return
+	}
+	for _, m := range messages {
 		if fds, err := unix.ParseUnixRights(&m); err == nil {
 			for _, fd := range fds {
 				unix.Close(fd)
 			}
 		}
 	}
-	return pid
 }
 
 // isOwn reports whether a process is of the group that may speak. One that has

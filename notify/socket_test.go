@@ -372,3 +372,37 @@ func TestNamesAreSecret(t *testing.T) {
 		names[s.Name()] = true
 	}
 }
+
+// Whose word it is is looked at while the sender still waits: when its descriptor
+// is closed it may end, and nobody could tell any more.
+func TestBarrierIsAnsweredLast(t *testing.T) {
+	l := &Socket{owner: unix.Getpgrp()}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	if err := unix.SetsockoptInt(pair[1], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(pair[0], []byte(barrier), unix.UnixRights(pair[0]), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	data, oob := make([]byte, 100), make([]byte, 256)
+	n, oobn, flags, _, err := unix.Recvmsg(pair[1], data, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t)
+	if _, err := l.understand(data[:n], oob[:oobn], flags); err != nil {
+		t.Error(err)
+	}
+	if now := openFiles(t); now != before {
+		t.Errorf("%d descriptors, before it were %d", now, before)
+	}
+	closeFiles(oob[:oobn])
+	if now := openFiles(t); now != before-1 {
+		t.Errorf("%d descriptors are left of %d, want one less", now, before)
+	}
+}

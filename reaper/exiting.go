@@ -14,14 +14,19 @@ const exitingFlag = 4
 // closes what a process has open some time before it tells of its end, a second
 // if the machine has much to do: whoever sees a socket closed cannot know from
 // that alone whether its owner goes on.
+//
+// Where /proc cannot be read it has ended only when it was reaped. A child has its
+// directory until then, so "no such file" means that there is no /proc, or that
+// hidepid hides processes of other users: it says nothing about the child.
 func (p *Process) Exiting() bool {
-	select {
-	case <-p.done:
+	if p.exited() {
 		return true
-	default:
 	}
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/stat")
-	return err != nil && os.IsNotExist(err) || exitingStat(line)
+	if err != nil {
+		return p.exited() // it may have been reaped just now
+	}
+	return exitingStat(line)
 }
 
 // exitingStat looks at the fields state and flags; the second field may hold

@@ -3,6 +3,8 @@ package reaper
 import (
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Process is a child that was started by Start. Its methods may be called
@@ -27,8 +29,8 @@ func (p *Process) PID() int { return p.pid }
 func (p *Process) Exited() <-chan struct{} { return p.done }
 
 // Gone returns a channel that is closed when the process has been reaped and
-// nobody is left in its group. A member of the group that another process
-// waits for can delay the news for ever: who waits sets a time limit.
+// nobody is left in its group. A zombie in the group whose parent does not wait
+// for it can delay the news for ever: who waits sets a time limit.
 func (p *Process) Gone() <-chan struct{} { return p.gone }
 
 // Exit returns how it ended. Exited must have been closed.
@@ -46,7 +48,8 @@ func (p *Process) Signal(sig syscall.Signal) error {
 }
 
 // SignalGroup sends a signal to every process of its group, also after the
-// process itself has ended. The error is os.ErrProcessDone if nobody is left.
+// process itself has ended, and to the process if it has moved to another group.
+// The error is os.ErrProcessDone if nobody is left.
 func (p *Process) SignalGroup(sig syscall.Signal) error {
 	if !p.ownGroup {
 		return p.Signal(sig)
@@ -57,11 +60,22 @@ func (p *Process) SignalGroup(sig syscall.Signal) error {
 		return os.ErrProcessDone
 	}
 	err := syscall.Kill(-p.pid, sig)
-	if err == syscall.ESRCH && p.exited() {
+	switch {
+	case !p.exited() && p.moved():
+		return syscall.Kill(p.pid, sig) // its old group may be empty, or has heard it
+	case err == syscall.ESRCH && p.exited():
 		p.r.checkGone(p)
 		return os.ErrProcessDone
 	}
 	return err
+}
+
+// moved reports whether the process is in another group than that it was started
+// with: a job of its own, or its parent's. Who else is there is not known, so
+// that group is never signalled. It must not have been reaped.
+func (p *Process) moved() bool {
+	pgid, err := unix.Getpgid(p.pid)
+	return err == nil && pgid != p.pid
 }
 
 func (p *Process) exited() bool {

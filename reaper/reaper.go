@@ -109,15 +109,48 @@ type Stats struct {
 // Stats returns the counts.
 func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
 
+// lingerTick is how often groups are looked at that have outlived their leader.
+// For so long a group may be empty, and its number another's, without our
+// knowing.
+const lingerTick = 50 * time.Millisecond
+
 func (r *Reaper) reapLoop() {
+	var look <-chan time.Time // nil when nobody lingers: an idle pool never wakes up
 	// Children that ended before SIGCHLD was asked for have sent theirs: look once first.
 	for {
 		for r.reapOne() {
 		}
+		switch {
+		case !r.anyLingers():
+			look = nil
+		case look == nil:
+			look = time.After(lingerTick)
+		}
 		select {
 		case <-r.sigchld:
+		case <-look:
+			look = nil
+			r.checkLingering()
 		case <-r.closing:
 			return
+		}
+	}
+}
+
+func (r *Reaper) anyLingers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lingering > 0
+}
+
+// checkLingering looks at each group that has outlived its leader. There is no
+// SIGCHLD when its last member is reaped by another process, or leaves it.
+func (r *Reaper) checkLingering() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.procs {
+		if p.exited() {
+			r.checkGone(p)
 		}
 	}
 }
@@ -183,9 +216,9 @@ func (r *Reaper) groupOf(pid int) *Process {
 
 func (r *Reaper) leaderExited(p *Process, exit Exit) {
 	p.exit = exit
-	close(p.done)
 	r.lingering++
-	r.checkGone(p)
+	r.checkGone(p) // first: who hears of its end may ask at once whether somebody is left
+	close(p.done)
 }
 
 // checkGone drops p if nobody is left in its group. As long as somebody is,

@@ -1,0 +1,172 @@
+package reaper
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What becomes of a group whose leader has gone, or that its leader has left.
+
+//go:norace
+//go:noinline
+func rawFork() int {
+	pid, _, _ := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	return int(pid)
+}
+
+// childMover leaves a child in its group, and joins that of another child, whose
+// PID it prints.
+func childMover([]string) int {
+	runtime.LockOSThread()
+	job := fork(true)
+	if job < 0 || fork(true) < 0 {
+		return failed("fork", syscall.EAGAIN)
+	}
+	if err := syscall.Setpgid(job, job); err != nil {
+		return failed("setpgid of the child", err)
+	}
+	if err := syscall.Setpgid(0, job); err != nil {
+		return failed("setpgid", err)
+	}
+	fmt.Println(job)
+	return childBlock(nil)
+}
+
+// childLeaver ends and leaves a child in its group, which leaves it as soon as its
+// parent has been reaped.
+func childLeaver([]string) int {
+	if forkLeaver(os.Getpid()) < 0 {
+		return failed("fork", syscall.EAGAIN)
+	}
+	return 3
+}
+
+//go:norace
+//go:noinline
+func forkLeaver(parent int) int {
+	if pid := rawFork(); pid != 0 {
+		return pid
+	}
+	millisecond := [2]int64{0, 1e6}
+	for reaped := syscall.Errno(0); reaped == 0; {
+		ppoll(&millisecond)
+		_, _, reaped = syscall.RawSyscall(unix.SYS_KILL, uintptr(parent), 0, 0)
+	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	return 0
+}
+
+// childHeir ends and leaves a child in its group that is waited for by another
+// process, which is of another session.
+func childHeir([]string) int {
+	heir := forkHeir()
+	if heir < 0 {
+		return failed("fork", syscall.EAGAIN)
+	}
+	for sid := 0; sid != heir; time.Sleep(time.Millisecond) { // between two looks
+		sid, _ = unix.Getsid(heir)
+	}
+	return 3
+}
+
+//go:norace
+//go:noinline
+func forkHeir() int {
+	if pid := rawFork(); pid != 0 {
+		return pid
+	}
+	child := rawFork()
+	for child == 0 {
+		ppoll(nil)
+	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_WAIT4, uintptr(child), 0, 0, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	return 0
+}
+
+//go:norace
+//go:noinline
+func ppoll(limit *[2]int64) {
+	_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, uintptr(unsafe.Pointer(limit)), 0, 0, 0)
+}
+
+// A process that has left its own group is reached all the same, and so is who is
+// left there. Others of the group that it is in now are not.
+func TestLeaderLeavesItsGroup(t *testing.T) {
+	r := newTest(t, nil)
+	reading, writing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reading.Close()
+	spec := play("mover")
+	spec.Files[1] = writing.Fd()
+	p := start(t, r, spec)
+	writing.Close()
+	var job int
+	if _, err := fmt.Fscan(reading, &job); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(job, syscall.SIGKILL) })
+	if err := p.SignalGroup(syscall.SIGKILL); err != nil {
+		t.Errorf("SignalGroup: %v", err)
+	}
+	await(t, "exit", p.Exited())
+	await(t, "nobody left", p.Gone())
+	if err := syscall.Kill(job, 0); err != nil || stateOf(job) == 'Z' {
+		t.Errorf("the other group was signalled as well: %v", err)
+	}
+	expectEmpty(t, r)
+}
+
+// Nothing tells of it when the last one leaves a group, or is reaped by another
+// process, but it is noticed.
+func TestGroupEndsInSilence(t *testing.T) {
+	for name, end := range map[string]func(p *Process) error{
+		"leaver": func(*Process) error { return nil },
+		"heir":   func(p *Process) error { return p.SignalGroup(syscall.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newTest(t, nil)
+			p := start(t, r, play(name))
+			await(t, "exit", p.Exited())
+			if got := p.Exit().Status(); got != 3 {
+				t.Fatalf("status %d", got)
+			}
+			if err := end(p); err != nil {
+				t.Error(err)
+			}
+			await(t, "nobody left", p.Gone())
+			expectEmpty(t, r)
+		})
+	}
+}
+
+// Who hears of the end of a process that was alone in its group does not find
+// somebody left there.
+func TestGoneIsKnownAtTheEnd(t *testing.T) {
+	r := newTest(t, nil)
+	for range scaled(1000) {
+		p, err := r.Start(&Spec{Args: []string{"/bin/true"}, NewGroup: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for !p.exited() {
+			runtime.Gosched() // not a wait for the channel: that would be late
+		}
+		select {
+		case <-p.Gone():
+		default:
+			t.Fatal("Exited before Gone, with nobody in its group")
+		}
+	}
+}
