@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,9 +47,10 @@ func cmdRun(args []string) int {
 
 // supervise runs the pool and ends what it leaves.
 func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
+	oom := cgroup.NewOOM()
+	cfg := o.config(oom, log) // first: reserveThreads lowers GOMAXPROCS
 	reserveThreads()
 	reaper.SealFiles()
-	oom := cgroup.NewOOM()
 	onOrphan := func(_ int, exit reaper.Exit) { oom.Orphan(exit.Signal) }
 	reap, err := reaper.New(onOrphan)
 	if err != nil {
@@ -56,48 +58,45 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 		reap = reaper.NewPlain(onOrphan)
 	}
 	defer reap.Close()
-	cfg := o.config(oom, log)
 	starter := &launch.Launcher{
 		Reaper: reap, Args: o.command, Env: o.environ(), Credential: o.user.sys,
 		Relay: relay, Watchdog: o.watchdog, Log: log, Shares: o.share,
 	}
-	if o.runsPerMessage() {
-		if err := starter.Check(); err != nil { // before somebody is told that his message is taken
-			log.Error().Err(err).Msg("the command cannot be started")
-			return reaper.ExitCode(err)
-		}
+	if err := starter.Check(); err != nil { // before somebody is told that his message is taken, or that a port is
+		return endBefore(log, cfg.Workers, o.command, err)
 	}
 	closeShares, err := openShares(o.share)
 	if err != nil {
-		return usageError(os.Stderr, "%v", err)
+		return cannotStart(err)
 	}
 	defer closeShares()
 	look, err := openLookout(o, log)
 	if err != nil {
-		return usageError(os.Stderr, "%v", err)
+		return cannotStart(err)
 	}
 	defer look.close()
 	mail, err := openMessages(o, relay, log)
 	if err != nil {
-		return usageError(os.Stderr, "%v", err)
+		return cannotStart(err)
 	}
 	if cfg.Workers == 1 && !o.runsPerMessage() {
 		starter.Terminal = reaper.OpenTerminal()
 		cfg.Interactive = starter.Terminal != nil
 		defer starter.Terminal.Close()
 	}
-	log.Info().Str("version", buildVersion()).Int("pid", os.Getpid()).Int("workers", cfg.Workers).
-		Strs("command", o.command).Msg("poolinit starts")
+	logStart(log, cfg.Workers, o.command)
 	for _, s := range o.share {
 		log.Info().Str("socket", s.URL.Name).Str("name", s.Name).Msg("sharing a listening socket with the workers")
 	}
 	if o.takesMessages() {
 		starter.Queue, starter.Deliver, cfg.Drain = mail.queue, string(o.deliver), mail.drain
+		cfg.Waiting = func() bool { n, _, _ := mail.queue.Depth(); return n > 0 }
 		look.view.Queue, look.view.Sources, look.view.Serving = mail.queue, mail.sources, mail.taking.Load
 		mail.serve()
 	}
 	cfg.OnReload = look.reloadEnded()
 	pool := newStoppable(supervisor.New(cfg, starter.Launch, log))
+	starter.CommandKilled = pool.CommandKilled
 	look.view.Workers, look.view.Reaper = cfg.Workers, reap
 	look.serve(pool)
 	var began time.Time // of the stop
@@ -113,9 +112,7 @@ func supervise(o *options, log zerolog.Logger, relay *output.Relay) int {
 	if lost := relay.Lost(); lost > 0 {
 		log.Warn().Uint64("lost", lost).Msg("workers' lines lost: writing them failed")
 	}
-	t := mail.totals()
-	log.Info().Int("code", result.Code).Msgf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
-		t.Handled, t.Spooled, t.Lost, result.Killed, time.Since(began).Seconds())
+	logEnd(log, result.Code, result.Killed, mail.totals(), began)
 	return result.Code
 }
 
@@ -126,6 +123,7 @@ type stoppable struct {
 	hurried context.Context
 	hurry   context.CancelFunc
 	stops   atomic.Int32 // requests; the pool's own end counts as one
+	echo    echo
 }
 
 func newStoppable(pool *supervisor.Pool) *stoppable {
@@ -161,7 +159,9 @@ func runWithSignals(pool *stoppable, end func(supervisor.Result)) supervisor.Res
 func dispatchSignal(pool *stoppable, sig syscall.Signal) {
 	switch {
 	case signals.Stop[sig]:
-		pool.Stop(signals.Name(sig))
+		if !pool.echo.isIt(sig, time.Now()) {
+			pool.Stop(signals.Name(sig))
+		}
 	case signals.Reload[sig]:
 		pool.Reload(signals.Name(sig))
 	case !signals.Own[sig]:
@@ -193,8 +193,12 @@ func (o *options) config(oom *cgroup.OOM, log zerolog.Logger) supervisor.Config 
 	}
 	if cfg.Workers == 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)
-		log.Info().Int("workers", cfg.Workers).Int("cpus", runtime.NumCPU()).
-			Msg("--workers auto: as many as the CPUs that the cgroup grants (GOMAXPROCS)")
+		auto := log.Info().Int("workers", cfg.Workers).Int("cpus", runtime.NumCPU())
+		if n, err := strconv.ParseInt(os.Getenv("GOMAXPROCS"), 10, 32); err == nil && n > 0 { // as the Go runtime reads it
+			auto.Msg("--workers auto: as many as GOMAXPROCS says")
+		} else {
+			auto.Msg("--workers auto: as many as the CPUs that the cgroup grants (GOMAXPROCS)")
+		}
 	}
 	return cfg
 }

@@ -105,13 +105,20 @@ func splitList(text string) (words []string) {
 
 // nearestFlag returns the flag that somebody may have meant, or "".
 func nearestFlag(fs *pflag.FlagSet, name string) string {
-	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	best, least := "", len(name)/2+1
-	fs.VisitAll(func(f *pflag.Flag) {
-		if d := distance(name, f.Name); d < least || d == least && f.Name == "help" && best != "" { // who errs asks for that rather
-			best, least = f.Name, d
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return nearest(strings.ToLower(strings.ReplaceAll(name, "_", "-")), names)
+}
+
+// nearest returns the name that is the most like a word, the first of several, or ""
+// if none is.
+func nearest(word string, names []string) string {
+	best, least := "", len(word)/2+1
+	for _, name := range names {
+		if d := distance(word, name); d < least {
+			best, least = name, d
 		}
-	})
+	}
 	return best
 }
 
@@ -122,22 +129,26 @@ func didYouMean(nearest, dashes string) string {
 	return "; did you mean " + dashes + nearest + "?"
 }
 
-// distance is Levenshtein's: how many letters to add, drop or change.
+// distance is how many letters to add, drop, change or swap with the next.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := [3][]int{make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)}
+	before, last, row := rows[0], rows[1], rows[2]
+	for j := range last {
+		last[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			cost := last[j]
 			if a[i] != b[j] {
-				cost = min(diagonal, row[j], row[j+1]) + 1
+				cost = min(last[j], last[j+1], row[j]) + 1
 			}
-			diagonal, row[j+1] = row[j+1], cost
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				cost = min(cost, before[j-1]+1)
+			}
+			row[j+1] = cost
 		}
+		before, last, row = last, row, before
 	}
-	return row[len(b)]
+	return last[len(b)]
 }

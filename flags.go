@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/launch"
 	"github.com/poolinit/poolinit/output"
+	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
@@ -152,7 +154,25 @@ func parseRun(args, environ []string) (o *options, warnings []string, err error)
 	if o.command[0] == "" {
 		return nil, nil, errors.New(`COMMAND is "", which is no program`)
 	}
+	if near := mistyped(o.command, environ); near != "" && fs.ArgsLenAtDash() < 0 {
+		return nil, nil, fmt.Errorf("there is no command %s in $PATH; did you mean poolinit %s?", o.command[0], near)
+	}
 	return o, warnings, o.check()
+}
+
+// mistyped returns the subcommand that somebody may have meant by a COMMAND that is not
+// there, or "". In a container that listens already, such a pool would fail for another
+// reason first.
+func mistyped(command, environ []string) string {
+	var names []string
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	near := nearest(command[0], names)
+	if near == "" || near == command[0] && near == "run" || strings.Contains(command[0], "/") || !errors.Is(reaper.Look(command, environ), iofs.ErrNotExist) {
+		return ""
+	}
+	return near
 }
 
 // explain turns pflag's errors into ours: the flag, the value, what is allowed.
@@ -168,8 +188,11 @@ func explain(fs *pflag.FlagSet, err error) error {
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
 		dashes := "--"
-		if unknown.GetSpecifiedShortnames() != "" {
+		if short := unknown.GetSpecifiedShortnames(); short != "" {
 			dashes = "-"
+			if len(short) > 1 { // -workers 4, as Go's own programs have it
+				name, _, _ = strings.Cut(short, "=")
+			}
 		}
 		return fmt.Errorf("there is no flag %s%s%s", dashes, name, didYouMean(nearestFlag(fs, name), "--"))
 	case errors.As(err, &required):
@@ -189,6 +212,8 @@ func (o *options) check() error {
 		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.stopTimeout, o.drainDelay)
 	case o.restartDelayMax < o.restartDelay:
 		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.restartDelayMax, o.restartDelay)
+	case o.deliver == "lines" && len(o.listen) == 0:
+		return errors.New("--deliver lines needs a --listen: without messages there would be no lines")
 	case o.readyTimeout <= o.minReady:
 		return fmt.Errorf("--ready-timeout %s must be longer than --min-ready %s, which is part of it", o.readyTimeout, o.minReady)
 	}

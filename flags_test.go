@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,6 +117,12 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"--stop-timeot=2s x", "no flag --stop-timeot; did you mean --stop-timeout?"},
 		{"--restart_delay=2s x", "did you mean --restart-delay?"},
 		{"--hlep", "did you mean --help?"},
+		{"-workers 4 x", "no flag -workers; did you mean --workers?"},
+		{"-workers=4 x", "no flag -workers; did you mean --workers?"},
+		{"-z x", "no flag -z"},
+		{"--deliver lines x", "--deliver lines needs a --listen"},
+		{"relaod", `there is no command relaod in $PATH; did you mean poolinit reload?`},
+		{"-n 2 satus --json", `there is no command satus in $PATH; did you mean poolinit status?`},
 		{"--service-host=1 x", "no flag --service-host"},
 		{"-x y", "no flag -x"},
 		{"-nx y", `--workers: "x" is not allowed`},
@@ -159,7 +167,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestGoodValues(t *testing.T) {
-	all := "--deliver lines --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
+	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
 		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
@@ -168,6 +176,7 @@ func TestGoodValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.listen = nil // TestListen looks at it
 	want := &options{
 		workers: 0, restart: supervisor.RestartNever,
 		restartDelay: time.Millisecond, restartDelayMax: maxDuration,
@@ -244,15 +253,40 @@ func TestUsageNamesEverything(t *testing.T) {
 	}
 }
 
+// As many workers as CPUs that the pool may use, which are not those of the machine.
 func TestConfigAuto(t *testing.T) {
 	o, _, err := parseRun([]string{"-n", "auto", "x"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var text bytes.Buffer
-	cfg := o.config(nil, testLogger(&text))
-	if cfg.Workers < 1 || !strings.Contains(text.String(), "auto") {
-		t.Errorf("%d workers; log %q", cfg.Workers, text.String())
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	for _, cpus := range []int{1, before, runtime.NumCPU() + 3} {
+		runtime.GOMAXPROCS(cpus)
+		var text bytes.Buffer
+		cfg := o.config(nil, testLogger(&text))
+		if cfg.Workers != cpus || !strings.Contains(text.String(), "--workers auto") || !strings.Contains(text.String(), fmt.Sprintf(`"workers":%d`, cpus)) {
+			t.Errorf("%d workers, want %d; log %q", cfg.Workers, cpus, text.String())
+		}
+	}
+}
+
+// Whose word the number is, is said. The Go runtime takes no other than a positive one.
+func TestConfigAutoSaysWhose(t *testing.T) {
+	o, _, err := parseRun([]string{"-n", "auto", "x"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]string{
+		"3": "as many as GOMAXPROCS says", "": "that the cgroup grants", "0": "that the cgroup grants",
+		"-1": "that the cgroup grants", "many": "that the cgroup grants", "99999999999": "that the cgroup grants",
+	} {
+		t.Setenv("GOMAXPROCS", value)
+		var text bytes.Buffer
+		o.config(nil, testLogger(&text))
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("GOMAXPROCS=%s: %q, want %q", value, text.String(), want)
+		}
 	}
 }
 
@@ -267,7 +301,7 @@ func TestConfigIsWhole(t *testing.T) {
 	cfg := reflect.ValueOf(o.config(nil, testLogger(new(bytes.Buffer))))
 	for i := range cfg.NumField() {
 		name := cfg.Type().Field(i).Name
-		if cfg.Field(i).IsZero() && name != "Interactive" && name != "Drain" && name != "OnReload" { // those are for supervise to say
+		if cfg.Field(i).IsZero() && !slices.Contains([]string{"Interactive", "Drain", "Waiting", "OnReload"}, name) { // those are for supervise to say
 			t.Errorf("%s is zero", name)
 		}
 	}

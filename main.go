@@ -49,9 +49,16 @@ func dispatch(args []string) int {
 		return cmdInit(rest)
 	}
 	if len(args) > 1 {
-		for _, c := range commands() {
-			if args[1] == c.name || args[1] == "--version" && c.name == "version" {
-				return c.run(args[2:])
+		switch word := args[1]; word {
+		case "help":
+			return printHelp()
+		case "--version":
+			return cmdVersion(args[2:])
+		default:
+			for _, c := range commands() {
+				if word == c.name {
+					return c.run(args[2:])
+				}
 			}
 		}
 	}
@@ -91,6 +98,9 @@ func revision() string {
 }
 
 func cmdVersion(args []string) int {
+	if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
+		return printHelp()
+	}
 	if len(args) > 0 {
 		return usageError(os.Stderr, "version takes no arguments, but got %q", args[0])
 	}
@@ -102,5 +112,11 @@ func cmdVersion(args []string) int {
 func usageError(w io.Writer, format string, args ...any) int {
 	fmt.Fprintf(w, "poolinit: "+format+"\n", args...)
 	fmt.Fprintln(w, "Try 'poolinit --help'.")
+	return exitUsage
+}
+
+// cannotStart says what is in the way, where the command line is well formed.
+func cannotStart(err error) int {
+	fmt.Fprintln(os.Stderr, "poolinit:", err)
 	return exitUsage
 }

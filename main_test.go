@@ -107,7 +107,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"run", "--help"}, {"-n", "3", "-h"}, {"run", "-h", "--", "x"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"run", "--help"}, {"-n", "3", "-h"}, {"run", "-h", "--", "x"}, {"help"}, {"version", "-h"}} {
 		code, stdout, stderr := dispatched(t, append([]string{"poolinit"}, args...)...)
 		if code != 0 || !strings.HasPrefix(stdout, usageHead) || stderr != "" {
 			t.Errorf("%q: code %d, stdout %q, stderr %q", args, code, stdout, stderr)

@@ -282,7 +282,7 @@ func TestSecondStopDoesNotDrain(t *testing.T) {
 	})
 	p.signal(syscall.SIGTERM)
 	p.stderr.expect(t, `"message":"stopping"`)
-	p.signal(syscall.SIGTERM)
+	p.signal(syscall.SIGINT)
 	if code := p.wait(); code != 137 {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}

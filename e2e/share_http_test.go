@@ -251,7 +251,7 @@ func TestShareWorkersDieWithPoolinit(t *testing.T) {
 func TestShareCannotStart(t *testing.T) {
 	for command, want := range map[string]int{"./no-such-command": 127, "/": 126} {
 		p, code := run(t, program{args: []string{poolinit(t), "--share", "tcp://" + freePort(t), "--", command}})
-		if code != want || !strings.Contains(p.stderr.String(), "cannot start worker: exec "+command) {
+		if code != want || !strings.Contains(p.stderr.String(), "exec "+command+": ") {
 			t.Errorf("%s: code %d\n%s", command, code, p.stderr.String())
 		}
 	}
