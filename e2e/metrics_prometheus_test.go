@@ -148,7 +148,7 @@ func TestMetricsPrometheus(t *testing.T) {
 		p.expectValue("poolinit_stopping"+of+"}", 1)
 		p.expectValue("poolinit_ready"+of+"}", 0)
 	}
-	pool.signal(syscall.SIGTERM) // once more: it would wait on
+	pool.signal(syscall.SIGINT) // once more: it would wait on
 	pool.expectExit(137)
 }
 
@@ -194,7 +194,7 @@ func TestMetricsStop(t *testing.T) {
 			nc.Close()
 			if c.code != 0 { // it would serve on
 				awaitMetric(t, base, `poolinit_worker_messages_total{result="handled",worker="0"}`, 1)
-				p.signal(syscall.SIGTERM)
+				p.signal(syscall.SIGINT)
 			}
 			p.expectExit(c.code)
 			if _, err := net.Dial("tcp", strings.TrimPrefix(base, "http://")); err == nil {

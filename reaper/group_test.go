@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -168,5 +169,28 @@ func TestGoneIsKnownAtTheEnd(t *testing.T) {
 		default:
 			t.Fatal("Exited before Gone, with nobody in its group")
 		}
+	}
+}
+
+// The number of a group that ended in silence may be another's at once, who is not
+// signalled.
+func TestNumberIsAnothers(t *testing.T) {
+	r := newTest(t, nil)
+	stranger := start(t, r, play("block"))
+	old := &Process{r: r, pid: stranger.pid, ownGroup: true, done: make(chan struct{}), gone: make(chan struct{})}
+	close(old.done)
+	r.mu.Lock()
+	r.procs[old.pid] = old
+	r.lingering++
+	r.mu.Unlock()
+	if err := old.SignalGroup(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("SignalGroup: %v", err)
+	}
+	await(t, "nobody left", old.Gone())
+	r.mu.Lock()
+	r.procs[stranger.pid] = stranger
+	r.mu.Unlock()
+	if state := stateOf(stranger.pid); state == 0 || state == 'Z' {
+		t.Errorf("the stranger is %q", state)
 	}
 }

@@ -59,13 +59,15 @@ func (p *Process) SignalGroup(sig syscall.Signal) error {
 	if p.r.procs[p.pid] != p {
 		return os.ErrProcessDone
 	}
+	if p.exited() {
+		if p.r.checkGone(p); p.r.procs[p.pid] != p { // or a stranger with its number would get the signal
+			return os.ErrProcessDone
+		}
+		return syscall.Kill(-p.pid, sig)
+	}
 	err := syscall.Kill(-p.pid, sig)
-	switch {
-	case !p.exited() && p.moved():
+	if p.moved() {
 		return syscall.Kill(p.pid, sig) // its old group may be empty, or has heard it
-	case err == syscall.ESRCH && p.exited():
-		p.r.checkGone(p)
-		return os.ErrProcessDone
 	}
 	return err
 }

@@ -110,8 +110,7 @@ type Stats struct {
 func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
 
 // lingerTick is how often groups are looked at that have outlived their leader.
-// For so long a group may be empty, and its number another's, without our
-// knowing.
+// For so long a group may be empty without our knowing.
 const lingerTick = 50 * time.Millisecond
 
 func (r *Reaper) reapLoop() {
@@ -221,10 +220,11 @@ func (r *Reaper) leaderExited(p *Process, exit Exit) {
 	close(p.done)
 }
 
-// checkGone drops p if nobody is left in its group. As long as somebody is,
-// the kernel gives the number to no other process or group.
+// checkGone drops p, which has been reaped, if nobody is left in its group. As
+// long as somebody is, the kernel gives the number to no other process or group: a
+// process that has it shows that the group has ended, and that this is another's.
 func (r *Reaper) checkGone(p *Process) {
-	if p.ownGroup && syscall.Kill(-p.pid, 0) != syscall.ESRCH {
+	if p.ownGroup && syscall.Kill(-p.pid, 0) != syscall.ESRCH && syscall.Kill(p.pid, 0) == syscall.ESRCH {
 		return
 	}
 	r.lingering--
