@@ -252,7 +252,7 @@ func (y *tally) judge(t *testing.T, p *process, code int, book map[string]int, a
 	}
 	for body, n := range book {
 		if n > most {
-			t.Errorf("%q was delivered %d times, and --attempts is %d", body, n, attempts)
+			t.Errorf("%q was delivered %d times, and with --attempts %d it may be %d times at most", body, n, attempts, most)
 		}
 	}
 	summary := regexp.MustCompile(`stopped: handled (\d+), `).FindStringSubmatch(p.stderr.String())
