@@ -234,8 +234,10 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 			continue
 		}
 		d := newDelivery(c, &c.listener.stats)
-		if d.frame = c.in.give(frame); d.frame == nil {
-			d.frame = append(d.room(len(frame)), frame...)
+		if whole := c.in.give(frame); whole != nil {
+			d.frame = whole
+		} else {
+			d.frame = append(d.room(len(frame)), frame...) // d's own buffer, almost always: nothing is allocated
 		}
 		d.frame[0] &^= 0x80 // a client's top bit means nothing
 		batch[n] = d
