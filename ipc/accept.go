@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,11 +16,12 @@ import (
 type acceptor struct {
 	file    *os.File // of the listening socket
 	raw     syscall.RawConn
-	welcome func(fd int, peer unix.Sockaddr)
+	welcome func(fd int, peer netip.Addr)
 	unlink  *socketFile // to be removed when nobody can connect any more; or nil
 
-	door sync.Mutex // held from before a connection is accepted until it was welcomed
-	shut bool       // none is accepted any more; guarded by door
+	door sync.Mutex          // held from before a connection is accepted until it was welcomed
+	shut bool                // none is accepted any more; guarded by door
+	peer unix.RawSockaddrAny // who is being accepted; guarded by door
 
 	err error // of attempt
 	try func(fd uintptr) bool
@@ -27,7 +29,7 @@ type acceptor struct {
 
 // newAcceptor takes a listening socket over; file is the acceptor's own. welcome
 // gets each connection.
-func newAcceptor(file *os.File, welcome func(fd int, peer unix.Sockaddr)) (*acceptor, error) {
+func newAcceptor(file *os.File, welcome func(fd int, peer netip.Addr)) (*acceptor, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
@@ -70,9 +72,9 @@ func (a *acceptor) one(fd int) error {
 	if a.shut {
 		return net.ErrClosed
 	}
-	n, peer, err := acceptNow(fd)
+	n, err := acceptNow(fd, &a.peer)
 	if err == nil {
-		a.welcome(n, peer)
+		a.welcome(n, address(&a.peer))
 	}
 	return err
 }
@@ -107,23 +109,13 @@ func (a *acceptor) isShut() bool {
 	return a.shut
 }
 
-// acceptNow accepts what is there, if anything.
-func acceptNow(fd int) (int, unix.Sockaddr, error) {
-	for {
-		n, peer, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		if err != unix.EINTR && err != unix.ECONNABORTED {
-			return n, peer, err
-		}
-	}
-}
-
 // address returns a peer's address; it is not valid for a unix socket.
-func address(peer unix.Sockaddr) netip.Addr {
-	switch a := peer.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(a.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(a.Addr).Unmap()
+func address(peer *unix.RawSockaddrAny) netip.Addr {
+	switch peer.Addr.Family {
+	case unix.AF_INET:
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(peer)).Addr)
+	case unix.AF_INET6:
+		return netip.AddrFrom16((*unix.RawSockaddrInet6)(unsafe.Pointer(peer)).Addr).Unmap()
 	}
 	return netip.Addr{}
 }

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A socket is what a connection needs of one. *os.File and net.Conn are such.
@@ -60,7 +58,8 @@ func (s *bareSocket) Close() error {
 	if p := s.known.Load(); p != nil {
 		return p.Close()
 	}
-	return unix.Close(s.fd)
+	closeNow(s.fd)
+	return nil
 }
 
 // rawSocket is the RawConn of a bareSocket, whose own Read and Write are those

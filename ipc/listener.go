@@ -3,13 +3,13 @@ package ipc
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 )
 
 // A listener is a source of stream connections, tcp and unix.
@@ -80,12 +80,12 @@ func (l *listener) Serve() {
 
 // welcome begins to serve a connection, or closes it at once if it is one too
 // many or not allowed.
-func (l *listener) welcome(fd int, peer unix.Sockaddr) {
+func (l *listener) welcome(fd int, peer netip.Addr) {
 	l.stats.Accepted.Add(1)
 	if why := l.unwelcome(peer); why != "" {
 		l.stats.TurnedAway.Add(1)
 		l.complain.warn("connections closed at once", why)
-		unix.Close(fd)
+		closeNow(fd)
 		return
 	}
 	l.stats.Connections.Add(1)
@@ -119,11 +119,11 @@ func (l *listener) serveOnce(fd int) {
 	}
 }
 
-func (l *listener) unwelcome(peer unix.Sockaddr) string {
+func (l *listener) unwelcome(peer netip.Addr) string {
 	if l.stats.Connections.Load() >= int64(l.url.connections) {
 		return "there are as many as connections= allows"
 	}
-	if len(l.url.allow) > 0 && !l.url.allows(address(peer)) {
+	if len(l.url.allow) > 0 && !l.url.allows(peer) {
 		return "allow= does not name the address"
 	}
 	return ""
