@@ -94,6 +94,7 @@ func (c *conn) reply(frame []byte) {
 func (c *conn) Flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.out.last = c.owed == 0 && (c.ended || c.listener.url.once)
 	c.out.flush()
 	if c.drained != nil && !c.out.busy && c.out.size+c.held < unread { // a slow message was before others
 		c.wrote()

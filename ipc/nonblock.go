@@ -12,18 +12,34 @@ import (
 // threads for goroutines that are about to go on.
 
 // readNow is read(2).
-func readNow(fd int, b []byte) (int, error) { return callNow(unix.SYS_READ, fd, b) }
-
-// writeNow is write(2).
-func writeNow(fd int, b []byte) (int, error) { return callNow(unix.SYS_WRITE, fd, b) }
-
-func callNow(number uintptr, fd int, b []byte) (int, error) {
+func readNow(fd int, b []byte) (int, error) {
 	for {
-		n, _, errno := unix.RawSyscall(number, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 		if errno != unix.EINTR {
 			return outcome(n, errno)
 		}
 	}
+}
+
+// writeNow is send(2). If last, TCP keeps the end of it back until shutdownNow, for a
+// packet that has the end of the stream in it too.
+func writeNow(fd int, b []byte, last bool) (int, error) {
+	flags := unix.MSG_NOSIGNAL
+	if last {
+		flags |= unix.MSG_MORE
+	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(flags), 0, 0)
+		if errno != unix.EINTR {
+			return outcome(n, errno)
+		}
+	}
+}
+
+// shutdownNow ends what is written, by shutdown(2). close(2) alone would do, but drops what it
+// finds unsent if something unread has arrived.
+func shutdownNow(fd int) {
+	_, _, _ = unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
 }
 
 // acceptNow is accept4(2). Connections that are gone already are passed over.

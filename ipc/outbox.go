@@ -24,10 +24,12 @@ type outbox struct {
 
 	busy   bool          // somebody is writing
 	failed bool          // the socket is broken: all is dropped
+	last   bool          // set by the owner: nothing comes after what is there, and the socket is closed then
 	stall  time.Duration // a reader that takes nothing for so long is given up; 0: never
 	onIdle func()        // called with mu held when all is written, or the socket broke
 
 	writing []byte // for attempt, which must not allocate
+	ending  bool
 	wrote   int
 	err     error
 	try     func(fd uintptr) bool
@@ -65,9 +67,9 @@ func (o *outbox) flush() {
 	}
 	o.busy = true
 	for o.size > 0 && !o.failed {
-		b := o.take()
+		b, last := o.take(), o.last
 		o.mu.Unlock()
-		n, err := o.writeNow(b)
+		n, err := o.writeNow(b, last)
 		o.mu.Lock()
 		switch {
 		case err == errWouldBlock:
@@ -171,11 +173,11 @@ func (o *outbox) setStall() error {
 var errWouldBlock = os.ErrDeadlineExceeded
 
 // writeNow writes what the socket takes at once.
-func (o *outbox) writeNow(b []byte) (int, error) {
+func (o *outbox) writeNow(b []byte, last bool) (int, error) {
 	if o.raw == nil {
 		return 0, errWouldBlock
 	}
-	o.writing, o.wrote, o.err = b, 0, nil
+	o.writing, o.ending, o.wrote, o.err = b, last, 0, nil
 	err := o.raw.Write(o.try)
 	o.writing = nil
 	if err == nil {
@@ -188,7 +190,7 @@ func (o *outbox) writeNow(b []byte) (int, error) {
 // that RawConn does not wait.
 func (o *outbox) attempt(fd uintptr) bool {
 	for len(o.writing) > 0 {
-		n, err := writeNow(int(fd), o.writing)
+		n, err := writeNow(int(fd), o.writing, o.ending)
 		switch {
 		case err == unix.EAGAIN:
 			o.err = errWouldBlock
@@ -199,6 +201,9 @@ func (o *outbox) attempt(fd uintptr) bool {
 		}
 		o.wrote += n
 		o.writing = o.writing[n:]
+	}
+	if o.ending {
+		shutdownNow(int(fd))
 	}
 	return true
 }
