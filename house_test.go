@@ -577,6 +577,13 @@ func TestInitIsEarly(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", tt.command, err, trace)
 		}
+		// TERM is asked for before all that can wait.
+		early, _, ok := strings.Cut(string(trace), "init "+modulePath+"/signals @")
+		for _, later := range []string{"fmt", "bufio", "crypto/internal/fips140", "google.golang.org/protobuf/internal/detrand"} {
+			if !ok || strings.Contains(early, "init "+later+" @") {
+				t.Errorf("%v initialises %s before signals", tt.command[1:], later)
+			}
+		}
 		for _, late := range []string{"github.com/prometheus/client_golang/prometheus", "net/http", "github.com/rs/zerolog", modulePath + "/ipc"} {
 			if got := strings.Contains(string(trace), "init "+late+" @"); got != tt.all {
 				t.Errorf("%v initialises %s: %v", tt.command[1:], late, got)

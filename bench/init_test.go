@@ -70,10 +70,10 @@ func BenchmarkInitTrue(b *testing.B) {
 	}
 	noNsPerOp(b)
 	over := func(name string) float64 { return milliseconds(median(got[name]) - median(got["true"])) }
-	b.ReportMetric(milliseconds(median(got["true"])), "true-ms")
-	b.ReportMetric(over("empty"), "empty-Go-over-true-ms")
-	b.ReportMetric(over("tini"), "tini-over-true-ms")
-	b.ReportMetric(over("run"), "run-over-true-ms")
+	report(b, milliseconds(median(got["true"])), "true-ms")
+	report(b, over("empty"), "empty-Go-over-true-ms")
+	report(b, over("tini"), "tini-over-true-ms")
+	report(b, over("run"), "run-over-true-ms")
 	limit(b, over("init"), "init-over-true-ms", 4)
 }
 
@@ -102,7 +102,7 @@ func BenchmarkDeaf(b *testing.B) {
 		})
 	}
 	noNsPerOp(b)
-	b.ReportMetric(milliseconds(median(got["tini"])), "tini-ms")
+	report(b, milliseconds(median(got["tini"])), "tini-ms")
 	limit(b, milliseconds(median(got["init"])), "init-ms", 1.5)
 	limit(b, milliseconds(median(got["run"])), "run-ms", 1.5)
 }
@@ -133,9 +133,9 @@ func BenchmarkOrphans(b *testing.B) {
 	noNsPerOp(b)
 	for name, times := range got {
 		b.Logf("%s: fastest %v, median %v, slowest %v", name, quantile(times, 0), median(times), quantile(times, 1))
-		b.ReportMetric(milliseconds(median(times)), name+"-ms")
+		report(b, milliseconds(median(times)), name+"-ms")
 	}
 	ratio := float64(median(got["init"])) / float64(median(got["tini"]))
-	b.ReportMetric(float64(median(got["run"]))/float64(median(got["tini"])), "run/tini")
+	report(b, float64(median(got["run"]))/float64(median(got["tini"])), "run/tini")
 	limit(b, ratio, "init/tini", 1.05)
 }

@@ -86,9 +86,9 @@ func BenchmarkScraped(b *testing.B) {
 		rates, ratios = append(rates, with), append(ratios, with/without)
 	}
 	noNsPerOp(b)
-	b.ReportMetric(median(rates), "messages/s")
-	b.ReportMetric(median(cpus), "us-CPU/message")
-	b.ReportMetric(median(ratios), "of-unscraped")
+	report(b, median(rates), "messages/s")
+	report(b, median(cpus), "us-CPU/message")
+	report(b, median(ratios), "of-unscraped")
 }
 
 // plainMetrics is the peer: a program that keeps about as many samples as
@@ -162,7 +162,7 @@ func BenchmarkIdleHTTP(b *testing.B) {
 		woken = wakeUps(b, pid) - before
 	}
 	noNsPerOp(b)
-	b.ReportMetric(float64(memory(b, pid, "Rss"))/1024, "RSS-MB")
-	b.ReportMetric(float64(memory(b, pid, "Private_Dirty"))/1024, "private-MB")
+	report(b, float64(memory(b, pid, "Rss"))/1024, "RSS-MB")
+	report(b, float64(memory(b, pid, "Private_Dirty"))/1024, "private-MB")
 	limit(b, float64(woken), "wake-ups/10s", 2)
 }

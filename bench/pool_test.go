@@ -50,8 +50,8 @@ func BenchmarkReplace(b *testing.B) {
 			}
 			noNsPerOp(b)
 			b.Logf("the floor: median %v, 99 %% %v; poolinit: %v, %v", median(least), quantile(least, 0.99), median(got), quantile(got, 0.99))
-			b.ReportMetric(milliseconds(median(least)), "floor-ms")
-			b.ReportMetric(milliseconds(quantile(got, 0.99)), "p99-ms")
+			report(b, milliseconds(median(least)), "floor-ms")
+			report(b, milliseconds(quantile(got, 0.99)), "p99-ms")
 			limit(b, milliseconds(median(got)), "median-ms", 1.5)
 		})
 	}
@@ -109,7 +109,7 @@ func BenchmarkThousand(b *testing.B) {
 	}
 	noNsPerOp(b)
 	for _, n := range sizes {
-		b.ReportMetric(float64(private[n])/1024, fmt.Sprintf("private-MB-of-%d", n))
+		report(b, float64(private[n])/1024, fmt.Sprintf("private-MB-of-%d", n))
 	}
 	limit(b, took.Seconds(), "start-s", 5)
 	limit(b, float64(private[1000]-private[100])/900, "kB/worker", 40)

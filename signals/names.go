@@ -1,9 +1,9 @@
 package signals
 
 import (
-	"fmt"
+	"bytes" // not strings, nor fmt: those are initialised late, and what imports them later still
+	"errors"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -32,7 +32,7 @@ func Name(sig syscall.Signal) string {
 // Parse reads a signal as people write them: TERM, SIGTERM, sigterm, 15,
 // RTMIN+3, RTMAX-1.
 func Parse(s string) (syscall.Signal, error) {
-	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	name := string(bytes.TrimPrefix(bytes.ToUpper([]byte(s)), []byte("SIG")))
 	for n, known := range names {
 		if known != "" && name == known {
 			return syscall.Signal(n), nil
@@ -40,27 +40,34 @@ func Parse(s string) (syscall.Signal, error) {
 	}
 	n, err := number(name)
 	if err != nil || n < 1 || n > int(RTMAX) {
-		return 0, fmt.Errorf("%q is no signal: a name such as TERM, a number from 1 to 64, or RTMIN+3", s)
+		return 0, errors.New(strconv.Quote(s) + " is no signal: a name such as TERM, a number from 1 to 64, or RTMIN+3")
 	}
 	return syscall.Signal(n), nil
 }
 
 // number reads 15, RTMIN, RTMIN+3, RTMAX-2.
 func number(name string) (int, error) {
-	base, rest := 0, name
-	switch {
-	case name == "RTMIN" || name == "RTMAX":
-		base, rest = int(RTMIN), "0"
-		if name == "RTMAX" {
-			base = int(RTMAX)
-		}
-	case strings.HasPrefix(name, "RTMIN+"):
-		base, rest = int(RTMIN), name[len("RTMIN+"):]
-	case strings.HasPrefix(name, "RTMAX-"):
-		base, rest = int(RTMAX), name[len("RTMAX"):]
+	if len(name) < len("RTMIN") {
+		return strconv.Atoi(name)
 	}
-	n, err := strconv.Atoi(rest)
-	if base != 0 && base+n < int(RTMIN) {
+	var (
+		base int
+		sign byte
+	)
+	switch name[:len("RTMIN")] {
+	case "RTMIN":
+		base, sign = int(RTMIN), '+'
+	case "RTMAX":
+		base, sign = int(RTMAX), '-'
+	default:
+		return 0, strconv.ErrSyntax
+	}
+	offset := name[len("RTMIN"):]
+	if offset == "" {
+		return base, nil
+	}
+	n, err := strconv.Atoi(offset)
+	if offset[0] != sign || base+n < int(RTMIN) {
 		return 0, strconv.ErrRange
 	}
 	return base + n, err

@@ -66,6 +66,9 @@ type Mailbox struct {
 // each, in which the ones after it are lost or deadly.
 var urgent = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, RTMIN + 3, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGHUP}
 
+// usual are those of the rest that people send.
+var usual = []syscall.Signal{syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGALRM}
+
 // early has been open since this package was initialised.
 var early = open()
 
@@ -76,9 +79,16 @@ func open() *Mailbox {
 			m.boxes[sig] = make(chan os.Signal, 1) // 1: see Mailbox
 		}
 	}
-	for _, sig := range urgent {
-		signal.Notify(m.boxes[sig], sig)
-	}
+	asked := make(chan struct{})
+	// In a goroutine of its own: while packages are initialised main's is tied to its thread, and
+	// each signal would have threads take turns twice more.
+	go func() {
+		for _, sig := range urgent {
+			signal.Notify(m.boxes[sig], sig)
+		}
+		close(asked)
+	}()
+	<-asked
 	return m
 }
 
@@ -92,6 +102,9 @@ func Early() *Mailbox { return early }
 // whatever is urgent. Until then the runtime ignores them, or exits for a few
 // that nobody sends to a PID 1 that just began (ABRT, SEGV and the like).
 func (m *Mailbox) CatchRest() {
+	for _, sig := range usual {
+		signal.Notify(m.boxes[sig], sig)
+	}
 	for sig, box := range m.boxes {
 		if box != nil && !Stop[sig] && !Reload[sig] {
 			signal.Notify(box, syscall.Signal(sig))

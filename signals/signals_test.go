@@ -17,7 +17,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("Parse(%q) = %d, %v, want %d", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "SIG", "FOO", "0", "-1", "65", "RTMIN+31", "RTMIN-1", "RTMAX-31", "RTMAX+1", "15 ", "1e1"} {
+	for _, in := range []string{"", "SIG", "FOO", "0", "-1", "65", "RTMIN+31", "RTMIN-1", "RTMAX-31", "RTMAX+1", "RTMIN+", "RTMINX", "RTMAX-", "SIGSIGTERM", "00000000", "15 ", "1e1", "1000000"} {
 		if got, err := Parse(in); err == nil {
 			t.Errorf("Parse(%q) = %d, want an error", in, got)
 		}

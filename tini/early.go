@@ -19,5 +19,8 @@ func init() {
 	if err != nil {
 		return
 	}
-	os.Exit(o.run(&messenger{name: nameOf(os.Args[0]), verbosity: o.verbosity}))
+	// Not in main's goroutine: that is tied to its thread until main begins, and whenever it
+	// waited, threads would take turns.
+	go func() { os.Exit(o.run(&messenger{name: nameOf(os.Args[0]), verbosity: o.verbosity})) }()
+	select {}
 }

@@ -12,6 +12,7 @@ import (
 	"path"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,12 +99,16 @@ func (o *options) run(say *messenger) int {
 	return o.mind(say, child)
 }
 
+// restDelay leaves the CPUs to the child while it begins, and to the end of one that lives no
+// longer. Stop and reload signals have been caught since before it was started.
+const restDelay = time.Millisecond
+
 // mind passes signals on until the child ends, and returns what to exit with.
 // The mailbox has been open since the program began: what came before there
 // was a child is the first that the child gets.
 func (o *options) mind(say *messenger, child *reaper.Process) int {
 	mailbox := signals.Early()
-	go mailbox.CatchRest() // ends by itself in 2 ms; a child that lives shorter than that is not kept waiting
+	time.AfterFunc(restDelay, mailbox.CatchRest) // ends by itself in 2 ms
 	mailbox.Each(child.Exited(), func(sig syscall.Signal) { o.forward(say, child, sig) })
 
 	exit := child.Exit()
