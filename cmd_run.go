@@ -5,12 +5,14 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
+	"github.com/spf13/pflag"
 
 	"github.com/poolinit/poolinit/cgroup"
 	"github.com/poolinit/poolinit/launch"
@@ -205,6 +207,6 @@ func (o *options) config(oom *cgroup.OOM, log zerolog.Logger) supervisor.Config 
 
 // environ is what workers inherit: everything but poolinit's settings.
 func (o *options) environ() []string {
-	fs := runFlags(new(options))
-	return launch.Environ(func(name string) bool { return isSetting(fs, name) })
+	flags := sync.OnceValue(func() *pflag.FlagSet { return runFlags(new(options)) }) // seldom needed
+	return launch.Environ(func(name string) bool { return strings.HasPrefix(name, envPrefix) && isSetting(flags(), name) })
 }

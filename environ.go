@@ -34,9 +34,9 @@ func isServiceVariable(name string) bool {
 // isSetting reports whether a variable sets a flag of run. Workers do not
 // inherit those.
 func isSetting(fs *pflag.FlagSet, name string) bool {
-	found := false
-	fs.VisitAll(func(f *pflag.Flag) { found = found || f.Name != "help" && envName(f.Name) == name })
-	return found
+	setting, ours := strings.CutPrefix(name, envPrefix)
+	flag := strings.ToLower(strings.ReplaceAll(setting, "_", "-"))
+	return ours && flag != "help" && fs.Lookup(flag) != nil && envName(flag) == name
 }
 
 // fromEnviron sets the flags that the command line did not, from the

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,10 +44,12 @@ const (
 	maxSpooled = 1<<31 - 1
 )
 
-var messageName = regexp.MustCompile(`^\d{8}T\d{6}\.\d{9}Z-\d{10,20}(-\d+)?\.(undelivered|given-up)$`)
+var messageName = sync.OnceValue(func() *regexp.Regexp { // not at the start: most have no spool
+	return regexp.MustCompile(`^\d{8}T\d{6}\.\d{9}Z-\d{10,20}(-\d+)?\.(undelivered|given-up)$`)
+})
 
 // isMessage reports whether a file has the name of a message.
-func isMessage(name string) bool { return messageName.MatchString(name) }
+func isMessage(name string) bool { return messageName().MatchString(name) }
 
 func headerOf(d *Delivery) spoolHeader {
 	return spoolHeader{Source: d.source.Name, ID: d.id, Attempts: d.attempts, Arrived: epoch.Add(d.arrived)}

@@ -120,8 +120,19 @@ func (s *slot) start() {
 	}
 }
 
-// launch starts a process and its life.
-func (s *slot) launch() (*worker, error) {
+// launch starts a process and its life. It does so on a stack that is given back: a slot keeps its
+// own for as long as there is a pool, and to start a process takes a deep one.
+func (s *slot) launch() (w *worker, err error) {
+	launched := make(chan struct{})
+	go func() {
+		defer close(launched)
+		w, err = s.launchHere()
+	}()
+	<-launched
+	return w, err
+}
+
+func (s *slot) launchHere() (*worker, error) {
 	id := Identity{ID: s.id, Workers: len(s.pool.slots), Generation: s.pool.Generation()}
 	proc, err := s.pool.launch(id)
 	if err != nil {
