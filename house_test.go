@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 
 // notProduct are directories whose Go code is not part of the binary, nor
 // meant to be imported.
-var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin"}
+var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal"}
 
 // A goFile is a file of the product, without tests.
 type goFile struct {

@@ -8,14 +8,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 func TestParseUser(t *testing.T) {
 	if _, err := user.Lookup("daemon"); err != nil {
-		t.Skip("no /etc/passwd with a daemon: ", err)
+		strict.Skip(t, "no /etc/passwd with a daemon: %v", err)
 	}
 	if _, err := user.LookupGroup("daemon"); err != nil {
-		t.Skip("no /etc/group with a daemon: ", err)
+		strict.Skip(t, "no /etc/group with a daemon: %v", err)
 	}
 	daemon, err := user.Lookup("daemon")
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 const (
@@ -224,7 +226,7 @@ func TestUnescape(t *testing.T) {
 func TestFindHere(t *testing.T) {
 	m, err := Find("")
 	if errors.Is(err, ErrNone) {
-		t.Skipf("this machine has no counter: %v", err)
+		strict.Skip(t, "this machine has no counter: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +250,7 @@ func BenchmarkFind(b *testing.B) {
 func BenchmarkOOMKills(b *testing.B) {
 	m, err := Find("")
 	if err != nil {
-		b.Skip(err)
+		strict.Skip(b, "%v", err)
 	}
 	defer m.Close()
 	b.ReportAllocs()

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // counting is an OOM over a fixture, and what sets its count.
@@ -188,7 +190,7 @@ func TestOOMForReal(t *testing.T) {
 	}
 	got := string(text)
 	if reason, skip := strings.CutPrefix(got, "skip:"); skip {
-		t.Skipf("cannot enter a cgroup: %s", reason)
+		strict.Skip(t, "cannot enter a cgroup: %s", reason)
 	}
 	want := "sleeper killed false <nil>\nglutton killed true <nil>\nsleeper killed false <nil>\n" + group
 	if !strings.HasPrefix(got, want) {
@@ -201,12 +203,12 @@ func makeGroup(t *testing.T) string {
 	t.Helper()
 	m, err := Find("")
 	if err != nil {
-		t.Skip(err)
+		strict.Skip(t, "%v", err)
 	}
 	defer m.Close()
 	group := filepath.Join(filepath.Dir(m.Path()), "cgroup-test-"+strconv.Itoa(os.Getpid()))
 	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Skipf("cannot make a cgroup: %v", err)
+		strict.Skip(t, "cannot make a cgroup: %v", err)
 	}
 	t.Cleanup(func() { removeGroup(t, group) })
 	file, swap := "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
@@ -215,7 +217,7 @@ func makeGroup(t *testing.T) string {
 		file, swap, swapLimit = "memory.max", "memory.swap.max", 0
 	}
 	if err := os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(limit)), 0); err != nil {
-		t.Skipf("cannot limit a cgroup: %v", err)
+		strict.Skip(t, "cannot limit a cgroup: %v", err)
 	}
 	// Absent where the kernel does not account for swap. Without it there is usually none.
 	_ = os.WriteFile(filepath.Join(group, swap), []byte(strconv.Itoa(swapLimit)), 0)

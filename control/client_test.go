@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor"
 )
@@ -298,7 +299,7 @@ func TestHangingPoolWithAQueue(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	t.Skip("the kernel's queue has no end")
+	strict.Skip(t, "the kernel's queue has no end")
 }
 
 // Who has taken somebody else's name is not trusted.
@@ -336,7 +337,7 @@ func TestPoolOfAnotherUser(t *testing.T) {
 // Nobody else may, nor believes what it would say.
 func TestPoolOfRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("this is not root")
+		strict.Skip(t, "this is not root")
 	}
 	w := newWorld(t)
 	got := play(t, &syscall.SysProcAttr{Credential: nobody}, "dial", strconv.Itoa(os.Getpid())).text()
@@ -391,7 +392,7 @@ func TestOpen(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, syscall.EPERM) {
-		t.Skipf("no permission to make a network namespace: %v", err)
+		strict.Skip(t, "no permission to make a network namespace: %v", err)
 	}
 	if err != nil || !strings.Contains(string(out), "PASS") || strings.Contains(string(out), "no tests") {
 		t.Errorf("%v\n%s", err, out)
@@ -400,7 +401,7 @@ func TestOpen(t *testing.T) {
 
 func TestOpenAlone(t *testing.T) {
 	if os.Getenv("CONTROL_ALONE") == "" {
-		t.Skip("is for TestOpen")
+		t.Skip("is for TestOpen") // no lack: another test runs it
 	}
 	if _, err := Open(); err != ErrNone {
 		t.Errorf("no pool: %v", err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/status"
 	"github.com/poolinit/poolinit/supervisor"
@@ -68,7 +69,7 @@ func play(t *testing.T, attr *syscall.SysProcAttr, name string, args ...string) 
 	c.stdin = stdin
 	if err := c.cmd.Start(); err != nil {
 		if attr != nil && errors.Is(err, syscall.EPERM) {
-			t.Skipf("no permission: %v", err)
+			strict.Skip(t, "no permission: %v", err)
 		}
 		t.Fatal(err)
 	}

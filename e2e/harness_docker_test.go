@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // The image is called by the test's PID, so that two runs do not meet.
@@ -28,7 +30,7 @@ func needDocker(t testing.TB) {
 	t.Helper()
 	need(t, "docker", "ldd")
 	if out, err := exec.Command("docker", "version").CombinedOutput(); err != nil {
-		skip(t, "no docker daemon: %s", out)
+		strict.Skip(t, "no docker daemon: %s", out)
 	}
 }
 

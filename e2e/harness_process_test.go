@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A program is what a test runs, and how. As it is, it runs as PID 1 of a PID
@@ -69,7 +71,7 @@ func start(t testing.TB, prog program) *process {
 	}
 	if err := p.cmd.Start(); err != nil {
 		if !prog.host && errors.Is(err, syscall.EPERM) {
-			skip(t, "no permission to make a PID namespace: %v", err)
+			strict.Skip(t, "no permission to make a PID namespace: %v", err)
 		}
 		t.Fatal(err)
 	}

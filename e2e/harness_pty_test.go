@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A pty is a terminal with the test at the keyboard.
@@ -24,7 +26,7 @@ func openPTY(t testing.TB) *pty {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		skip(t, "no terminals here: %v", err)
+		strict.Skip(t, "no terminals here: %v", err)
 	}
 	p := &pty{t: t, master: master}
 	n, err := p.ioctlGet(unix.TIOCGPTN)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // patience is how long a test waits for what must happen. It is only ever
@@ -35,12 +37,8 @@ func child(name string, main func(args []string) int) string {
 	return name
 }
 
-// strict turns skips into failures. The variable is not for the poolinit under
-// test, which would warn that it is no setting.
-var strict = os.Getenv("POOLINIT_E2E") == "strict"
-
 func TestMain(m *testing.M) {
-	os.Unsetenv("POOLINIT_E2E")
+	os.Unsetenv("POOLINIT_E2E") // strict has read it; poolinit would warn that it is no setting
 	if name := os.Getenv("E2E_CHILD"); name != "" {
 		main := children[name]
 		if main == nil {
@@ -132,22 +130,12 @@ func self(t testing.TB) string {
 	return path
 }
 
-// skip says why a test cannot run here. With POOLINIT_E2E=strict that is a
-// failure: in CI nothing may be missing without a word.
-func skip(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if strict {
-		t.Fatalf("POOLINIT_E2E=strict: "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // need skips the test unless the tools are installed.
 func need(t testing.TB, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
-			skip(t, "%s is not installed", tool)
+			strict.Skip(t, "%s is not installed", tool)
 		}
 	}
 }

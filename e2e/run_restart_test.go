@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 func TestRunRestartPolicies(t *testing.T) {
@@ -96,7 +98,7 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 		_, err = fmt.Sscan(string(text), &ns)
 	}
 	if err != nil {
-		skip(t, "no schedstat: %v", err)
+		strict.Skip(t, "no schedstat: %v", err)
 	}
 	return time.Duration(ns)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // The seed's first two programs, with only the lines about the Pool taken out:
@@ -28,7 +30,7 @@ func startRedis(t *testing.T) *redisList {
 	need(t, "redis-server", "redis-cli", "php")
 	modules, err := exec.Command("php", "-m").Output()
 	if err != nil || !bytes.Contains(modules, []byte("redis")) || !bytes.Contains(modules, []byte("pcntl")) {
-		skip(t, "php has no redis or no pcntl")
+		strict.Skip(t, "php has no redis or no pcntl")
 	}
 	_, port, err := net.SplitHostPort(freePort(t))
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A pidsGroup is a cgroup of its own with a limit of processes and threads.
@@ -30,7 +32,7 @@ func newPidsGroup(t testing.TB) *pidsGroup {
 			return &pidsGroup{t, dir}
 		}
 	}
-	skip(t, "no cgroup with a limit of processes can be made in /sys/fs/cgroup")
+	strict.Skip(t, "no cgroup with a limit of processes can be made in /sys/fs/cgroup")
 	return nil
 }
 

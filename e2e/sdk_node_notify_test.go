@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // Node has no unix datagrams: its workers have the program poolinit speak for them.
@@ -174,7 +176,7 @@ func TestSDKNodeFindsParent(t *testing.T) {
 func TestSDKNodeFindsParentOfAnotherUser(t *testing.T) {
 	need(t, "node")
 	if os.Getuid() != 0 {
-		skip(t, "only root can become somebody else")
+		strict.Skip(t, "only root can become somebody else")
 	}
 	dir := nodeSDK.dir(t)
 	for path := dir; path != os.TempDir(); path = filepath.Dir(path) {

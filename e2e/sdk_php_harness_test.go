@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // needPHPModules skips the test unless php has these extensions.
@@ -25,7 +27,7 @@ func needPHPModules(t testing.TB, modules ...string) {
 	}
 	for _, m := range modules {
 		if !bytes.Contains(out, []byte("\n"+m+"\n")) {
-			skip(t, "php has no %s", m)
+			strict.Skip(t, "php has no %s", m)
 		}
 	}
 }
@@ -93,7 +95,7 @@ func newIsland(t testing.TB) *island {
 	made := make(chan error)
 	go func() { made <- i.make() }() // ends at once, and with it its thread
 	if err := <-made; errors.Is(err, unix.EPERM) {
-		skip(t, "no permission to make a network namespace: %v", err)
+		strict.Skip(t, "no permission to make a network namespace: %v", err)
 	} else if err != nil {
 		t.Fatal(err)
 	}

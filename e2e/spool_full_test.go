@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A dialogue is a connection that is asked one thing after the other.
@@ -187,6 +189,6 @@ func TestListenNotWritable(t *testing.T) {
 func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "only root can do that")
+		strict.Skip(t, "only root can do that")
 	}
 }

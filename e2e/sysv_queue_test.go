@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/ipc"
 	"golang.org/x/sys/unix"
 )
@@ -136,7 +137,7 @@ func needPHP(t testing.TB) {
 	t.Helper()
 	need(t, "php")
 	if _, code := run(t, program{host: true, args: []string{"php", "-r", "exit(function_exists('msg_send') ? 0 : 1);"}}); code != 0 {
-		skip(t, "php has no sysvmsg")
+		strict.Skip(t, "php has no sysvmsg")
 	}
 }
 
@@ -321,7 +322,7 @@ func ownIPC(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked
 	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
-		skip(t, "no permission to make an IPC namespace: %v", err)
+		strict.Skip(t, "no permission to make an IPC namespace: %v", err)
 	}
 }
 

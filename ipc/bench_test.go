@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/race"
 )
 
 // mirror is a worker that copies its input to its output, which is an echo of
@@ -62,7 +64,7 @@ func BenchmarkDelivery(b *testing.B) {
 // what they are given, on purpose: a Delivery and its buffer are half an allocation then.
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	limit := 0.02
-	if raceDetector {
+	if race.On {
 		limit = 0.9
 	}
 	w := newWorld(t, "?reply=always", nil)

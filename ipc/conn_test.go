@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // served checks that another client is served as if nothing were wrong.
@@ -244,7 +246,7 @@ func TestAllowBothFamilies(t *testing.T) {
 		}{{"127.0.0.1", tt.v4}, {"::1", tt.v6}} {
 			t.Run(tt.allow+" "+client.host, func(t *testing.T) {
 				if client.host == "::1" && !hasIPv6() {
-					t.Skip("no IPv6 here")
+					strict.Skip(t, "no IPv6 here")
 				}
 				c := w.dialTo(net.JoinHostPort(client.host, port))
 				_, _ = c.Write(AppendFrame(nil, []byte("a"))) // fails if it is turned away already

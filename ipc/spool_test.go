@@ -16,6 +16,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A spoolWorld is a world with a spool that is replayed at its start.
@@ -402,7 +404,7 @@ func smallDisk(t *testing.T, flags uintptr) (dir string) {
 		}
 	})
 	if err != nil {
-		t.Skipf("no permission to mount: %v", err)
+		strict.Skip(t, "no permission to mount: %v", err)
 	}
 	return dir
 }

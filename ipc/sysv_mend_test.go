@@ -11,6 +11,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // holding adds a worker that holds the first message until it is let go, which
@@ -181,7 +183,7 @@ func expectMissing(t *testing.T, src *sysv, want string) {
 // The permission to read is taken away while no worker has room, and given back.
 func TestSysVForbiddenWhileBusy(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become somebody else")
+		strict.Skip(t, "only root can become somebody else")
 	}
 	key := newKey(t)
 	if _, err := msgget(key, unix.IPC_CREAT|0o644); err != nil {

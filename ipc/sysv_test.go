@@ -17,6 +17,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A sysvWorld is a world with a System V queue that nobody else knows.
@@ -347,7 +349,7 @@ func inOwnIPC(t *testing.T, f func()) {
 		}
 	})
 	if err != nil {
-		t.Skipf("no permission to make an IPC namespace: %v", err)
+		strict.Skip(t, "no permission to make an IPC namespace: %v", err)
 	}
 }
 
@@ -398,7 +400,7 @@ func setLimit(t *testing.T, name string, n int) {
 // Somebody else's queue: a clear error, unless reading it is allowed.
 func TestSysVSomebodyElses(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be somebody else")
+		strict.Skip(t, "only root can be somebody else")
 	}
 	for mode, want := range map[int]string{
 		0o600: "the queue is there, but uid 65534 may not read it (ipcs -q shows whose it is): permission denied",

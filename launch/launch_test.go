@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/notify"
 	"github.com/poolinit/poolinit/output"
 	"github.com/poolinit/poolinit/reaper"
@@ -250,7 +251,7 @@ func TestWorkerHasThreeFiles(t *testing.T) {
 
 func TestWorkerUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can start workers as somebody else")
+		strict.Skip(t, "only root can start workers as somebody else")
 	}
 	c := launcher(t, "id")
 	c.Args[0] = readableCopy(t, c.Args[0])

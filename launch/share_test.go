@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/reaper"
 )
@@ -80,7 +81,7 @@ func TestShareChangesNothingElse(t *testing.T) {
 
 func TestShareUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can start workers as somebody else")
+		strict.Skip(t, "only root can start workers as somebody else")
 	}
 	c := launcher(t, "")
 	c.Shares = share(t, "tcp://127.0.0.1:0")

@@ -7,11 +7,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/race"
 )
 
 func TestRelayIdleMemory(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector has memory of its own")
+	if race.On {
+		t.Skip("the race detector has memory of its own") // no lack: go test without -race has it
 	}
 	r := NewRelay(JSON, io.Discard, io.Discard)
 	const workers = 200

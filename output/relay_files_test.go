@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A program that finds its stdout non-blocking loses output.
@@ -85,7 +87,7 @@ func openUnder(t *testing.T, r *Relay, limit uint64) (*Pipes, error) {
 		t.Fatal(err)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
-		t.Skipf("cannot lower the limit: %v", err)
+		strict.Skip(t, "cannot lower the limit: %v", err)
 	}
 	p, err := r.Open(5)
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {

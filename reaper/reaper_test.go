@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/race"
 )
 
 // newTest takes over the children of the test binary for one test.
@@ -66,7 +68,7 @@ func scaled(n int) int {
 	switch {
 	case testing.Short():
 		return n / 50
-	case raceDetector:
+	case race.On:
 		return n / 10
 	}
 	return n

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 func TestExecErrors(t *testing.T) {
@@ -150,7 +152,7 @@ func TestSealFiles(t *testing.T) {
 
 func TestCredential(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("only root can change to another user")
+		strict.Skip(t, "only root can change to another user")
 	}
 	r := newTest(t, nil)
 	out, _ := output(t, r, &Spec{Args: []string{"cat", "/proc/self/status"}, Files: []uintptr{0, 1, 2},

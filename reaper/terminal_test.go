@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
 )
 
 // A child is lent the foreground before its first instruction, and it comes
@@ -59,7 +61,7 @@ func openPTY(t *testing.T) (master *os.File, slave int) {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Skipf("no terminals here: %v", err)
+		strict.Skip(t, "no terminals here: %v", err)
 	}
 	master = os.NewFile(uintptr(fd), "/dev/ptmx")
 	t.Cleanup(func() { master.Close() })

@@ -1,5 +1,0 @@
-//go:build !race
-
-package reaper
-
-const raceDetector = false
