@@ -85,15 +85,21 @@ func id(s string) (uint32, error) {
 // allowed checks that this process may become that user, so that it is said
 // before anything starts.
 func (c credential) allowed() error {
-	if c.sys == nil || os.Geteuid() == 0 || hasCapability(unix.CAP_SETUID) && hasCapability(unix.CAP_SETGID) {
+	if c.sys == nil || hasCapability(unix.CAP_SETUID) && hasCapability(unix.CAP_SETGID) {
 		return nil
+	}
+	if os.Geteuid() == 0 {
+		return fmt.Errorf("--user %s: poolinit is root, but without the capabilities that it takes to start workers as somebody else; "+
+			"give it SETUID and SETGID (docker run --cap-add, capabilities.add in a pod), or start the container as that user and drop --user", c.name)
 	}
 	return fmt.Errorf("--user %s: poolinit runs as uid %d, and only root may start workers as somebody else; "+
 		"drop --user, or start the container as root", c.name, os.Geteuid())
 }
 
+// hasCapability reports whether this process has a capability, or may have it: where
+// nobody can tell, trying will.
 func hasCapability(n uint) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	return unix.Capget(&header, &data[0]) == nil && data[n/32].Effective&(1<<(n%32)) != 0
+	return unix.Capget(&header, &data[0]) != nil || data[n/32].Effective&(1<<(n%32)) != 0
 }

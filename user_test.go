@@ -4,10 +4,13 @@ import (
 	"os"
 	"os/user"
 	"reflect"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/strict"
 )
@@ -79,10 +82,30 @@ func TestUserNeedsRoot(t *testing.T) {
 		if err != nil {
 			t.Errorf("root: %v", err)
 		}
+		rootWithout(t)
 	case err == nil || !strings.Contains(err.Error(), "only root"):
 		t.Errorf("not root: %v", err)
 	}
 	if err := new(credential).allowed(); err != nil {
 		t.Errorf("no --user: %v", err)
+	}
+}
+
+// rootWithout is root in a container without capabilities: a thread of this process is, for a moment.
+func rootWithout(t *testing.T) {
+	t.Helper()
+	result := make(chan error)
+	go func() { // its thread ends with it
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			result <- err
+			return
+		}
+		result <- credential{name: "nobody", sys: new(syscall.Credential)}.allowed()
+	}()
+	if err := <-result; err == nil || !strings.Contains(err.Error(), "--user nobody") || !strings.Contains(err.Error(), "SETUID") {
+		t.Errorf("root without capabilities: %v", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,8 +51,18 @@ func newListener(u *URL, q *Queue, log zerolog.Logger, ln net.Listener) (*listen
 	if u.once {
 		l.accepts.deferUntilData()
 	}
-	l.stats.Name = u.Name
+	l.stats.Name = boundName(u, ln.Addr())
 	return l, nil
+}
+
+// boundName is what a source is called: as it was written, but with the port that the
+// kernel has chosen instead of port 0.
+func boundName(u *URL, addr net.Addr) string {
+	host, any := strings.CutSuffix(u.Name, ":0")
+	if tcp, ok := addr.(*net.TCPAddr); ok && any {
+		return host + ":" + strconv.Itoa(tcp.Port)
+	}
+	return u.Name
 }
 
 // Addr returns the address that was bound.

@@ -87,3 +87,15 @@ func FuzzParseURL(f *testing.F) {
 		}
 	})
 }
+
+// A source on port 0 is called by the port that it got: that is what people look for.
+func TestBoundName(t *testing.T) {
+	w := newWorld(t, "", nil)
+	if got, want := w.src.Stats().Name, "tcp://"+w.src.Addr().String(); got != want {
+		t.Errorf("the source is %q, and its address %q", got, want)
+	}
+	u, err := ParseURL("tcp://localhost:8089?reply=always")
+	if err != nil || boundName(u, w.src.Addr()) != "tcp://localhost:8089" {
+		t.Errorf("%q, %v", boundName(u, w.src.Addr()), err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -206,6 +207,9 @@ func describeExec(err error) string {
 	}
 	errno := reaper.Errno(err)
 	if errno == 0 || err == errno {
+		return capitalize(err.Error())
+	}
+	if strings.HasPrefix(err.Error(), errno.Error()) {
 		return capitalize(err.Error())
 	}
 	return capitalize(errno.Error()) + " (" + err.Error() + ")"
