@@ -109,12 +109,16 @@ type Stats struct {
 // Stats returns the counts.
 func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
 
-// lingerTick is how often groups are looked at that have outlived their leader.
-// For so long a group may be empty without our knowing.
-const lingerTick = 50 * time.Millisecond
+// lingerTick is how often groups are looked at that have outlived their leader, at first;
+// lingerMost when nothing has happened for long. For so long a group may be empty without our knowing.
+const (
+	lingerTick = 50 * time.Millisecond
+	lingerMost = 8 * lingerTick
+)
 
 func (r *Reaper) reapLoop() {
 	var look <-chan time.Time // nil when nobody lingers: an idle pool never wakes up
+	pause := lingerTick
 	// Children that ended before SIGCHLD was asked for have sent theirs: look once first.
 	for {
 		for r.reapOne() {
@@ -123,12 +127,15 @@ func (r *Reaper) reapLoop() {
 		case !r.anyLingers():
 			look = nil
 		case look == nil:
-			look = time.After(lingerTick)
+			look = time.After(pause)
 		}
 		select {
 		case <-r.sigchld:
+			if pause > lingerTick { // only then: a stream of them must not put the look off
+				look, pause = nil, lingerTick
+			}
 		case <-look:
-			look = nil
+			look, pause = nil, min(2*pause, lingerMost)
 			r.checkLingering()
 		case <-r.closing:
 			return
