@@ -51,6 +51,12 @@ func (a *acceptor) deferUntilData() {
 	})
 }
 
+// refuseFiles is for a unix socket: see the function.
+func (a *acceptor) refuseFiles() (ok bool) {
+	_ = a.raw.Control(func(fd uintptr) { ok = refuseFiles(int(fd)) })
+	return ok
+}
+
 // accept waits for a connection. It is for one goroutine.
 func (a *acceptor) accept() error {
 	if err := a.raw.Read(a.try); err != nil {

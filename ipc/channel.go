@@ -64,6 +64,7 @@ func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
+	refuseFiles(fds[0])
 	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "worker")
 	conn, err := net.FileConn(ours)
 	ours.Close()

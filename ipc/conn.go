@@ -55,6 +55,7 @@ type conn struct {
 func newConn(l *listener, nc socket, raw, control syscall.RawConn) *conn {
 	c := &conn{listener: l, nc: nc, control: control}
 	c.in.raw, c.in.conn, c.in.size, c.in.exact = raw, nc, requestBuffer, true
+	c.in.slow = l.slow
 	c.out.init(&c.mu, nc, raw, keepReplies)
 	c.out.onIdle, c.out.stall = c.wrote, l.url.idle
 	return c
@@ -265,7 +266,7 @@ func (d *Delivery) room(n int) []byte {
 		return d.frame[:0]
 	}
 	if n <= keepFrame {
-		return make([]byte, 0, n+64)
+		return make([]byte, 0, min(n+64, keepFrame))
 	}
 	return getBuffer(n)
 }

@@ -147,7 +147,11 @@ func (c *conn) closeIfDone() {
 		return
 	}
 	c.closing = true
-	c.nc.Close()
+	if c.listener.slow {
+		go c.nc.Close() // ends when what is attached to it has been closed
+	} else {
+		c.nc.Close()
+	}
 	c.listener.gone(c)
 }
 

@@ -19,6 +19,7 @@ type inbox struct {
 	raw   syscall.RawConn // nil: conn is read by waiting, with a buffer held (TLS)
 	conn  io.Reader
 	size  int
+	slow  bool   // a read may take long: see refuseFiles
 	exact bool   // a frame larger than size gets a buffer of its own, which give hands over
 	want  int    // bytes of the frame that has begun, if the buffer is too small for it
 	most  int    // bytes that may be in buf; 0: as many as there is room for
@@ -120,7 +121,11 @@ func (in *inbox) attempt(fd uintptr) bool {
 	in.starved.Store(false)
 	in.hold()
 	have := len(in.buf)
-	in.n, in.err = readNow(int(fd), in.buf[have:in.end()])
+	if in.slow {
+		in.n, in.err = readPatiently(int(fd), in.buf[have:in.end()])
+	} else {
+		in.n, in.err = readNow(int(fd), in.buf[have:in.end()])
+	}
 	if in.err == unix.EAGAIN {
 		in.n, in.err = 0, nil
 		if have == 0 {

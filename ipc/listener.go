@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // A listener is a source of stream connections, tcp and unix.
@@ -24,6 +25,7 @@ type listener struct {
 
 	addr       net.Addr
 	accepts    *acceptor
+	slow       bool // reading and closing a connection may take long: see refuseFiles
 	stats      SourceStats
 	draining   atomic.Bool
 	drainBegan atomic.Int64 // a time.Duration; 0: not yet
@@ -50,6 +52,9 @@ func newListener(u *URL, q *Queue, log zerolog.Logger, ln net.Listener) (*listen
 	}
 	if u.once {
 		l.accepts.deferUntilData()
+	}
+	if u.Scheme == "unix" {
+		l.slow = !l.accepts.refuseFiles()
 	}
 	l.stats.Name = boundName(u, ln.Addr())
 	return l, nil
@@ -97,14 +102,18 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 	if why := l.unwelcome(peer); why != "" {
 		l.stats.TurnedAway.Add(1)
 		l.complain.warn("connections closed at once", why)
-		closeNow(fd)
+		if l.slow {
+			go unix.Close(fd) // ends when what is attached to it has been closed
+		} else {
+			closeNow(fd)
+		}
 		return
 	}
 	l.stats.Connections.Add(1)
 	switch {
 	case l.certs != nil:
 		l.serveTLS(fd)
-	case l.url.once:
+	case l.url.once && !l.slow:
 		l.serveOnce(fd)
 	default:
 		file := os.NewFile(uintptr(fd), "connection")

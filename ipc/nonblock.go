@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These are system calls on non-blocking sockets. They never wait, so the runtime is
-// not told of them: that costs a tenth of a small message, and under load has it start
-// threads for goroutines that are about to go on.
+// These are system calls on non-blocking sockets, and refuseFiles keeps away what could hold them up
+// all the same. They never wait, so the runtime is not told of them: that costs a tenth of a
+// small message, and under load has it start threads for goroutines that are about to go on.
 
 // readNow is read(2).
 func readNow(fd int, b []byte) (int, error) {

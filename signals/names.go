@@ -60,7 +60,7 @@ func number(name string) (int, error) {
 	case "RTMAX":
 		base, sign = int(RTMAX), '-'
 	default:
-		return 0, strconv.ErrSyntax
+		return strconv.Atoi(name)
 	}
 	offset := name[len("RTMIN"):]
 	if offset == "" {

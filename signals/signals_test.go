@@ -9,7 +9,7 @@ import (
 
 func TestParse(t *testing.T) {
 	for in, want := range map[string]syscall.Signal{
-		"TERM": 15, "SIGTERM": 15, "sigterm": 15, "15": 15, "KILL": 9, "usr1": 10, "64": 64,
+		"TERM": 15, "SIGTERM": 15, "sigterm": 15, "15": 15, "00015": 15, "KILL": 9, "usr1": 10, "64": 64,
 		"RTMIN": 34, "SIGRTMIN+3": 37, "rtmin+30": 64, "RTMAX": 64, "RTMAX-2": 62, "WINCH": 28, "SYS": 31,
 	} {
 		got, err := Parse(in)

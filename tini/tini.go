@@ -178,7 +178,7 @@ const noReaperWarning = "This is not PID 1, and is not registered as a child sub
 // signalOnParentDeath has the kernel send this process a signal when its
 // parent dies. The kernel keeps that with the thread that asked, so this one
 // must not end before the process does: the lock is never released, and the
-// goroutine is main's.
+// goroutine ends by os.Exit.
 func signalOnParentDeath(sig syscall.Signal) error {
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(sig), 0, 0, 0); err != nil {
