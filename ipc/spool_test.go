@@ -143,7 +143,7 @@ func TestSpoolKeepsAndReplays(t *testing.T) {
 		if i == 0 {
 			charged = 1 // the first of the worker's window
 		}
-		if h.Source != "tcp://127.0.0.1:0" || h.Attempts != charged || h.ID != uint64(i+1) || h.Reason != "" {
+		if h.Source != w.src.Stats().Name || h.Attempts != charged || h.ID != uint64(i+1) || h.Reason != "" {
 			t.Errorf("header %+v", h)
 		}
 	}
@@ -218,7 +218,7 @@ func TestSpoolGivenUp(t *testing.T) {
 	if fmt.Sprint(bodies) != "[old new]" {
 		t.Errorf("given up: %q", bodies)
 	}
-	for i, source := range []string{"tcp://old", "tcp://127.0.0.1:0"} {
+	for i, source := range []string{"tcp://old", w.src.Stats().Name} {
 		if h := headers[i]; h.Source != source || h.Attempts != 3 || h.Reason != "after 3 attempts: oops: no" || h.Kept.IsZero() {
 			t.Errorf("header %+v", h)
 		}
