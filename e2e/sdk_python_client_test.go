@@ -25,21 +25,23 @@ func TestSDKPythonClientFork(t *testing.T) {
 	server.Go(func() { forkServer(ln, &server, over) })
 	cmd := exec.Command("timeout", fmt.Sprint(patience.Seconds()), pythonSDK.interpreter(t), "-W", "ignore", "-c", `
 import os, sys, threading, poolinit
+def say(text):
+    os.write(1, (text + "\n").encode()) # at once: print may write the end of line later
 client = poolinit.Client(sys.argv[1])
-print(client.send("one").decode(), flush=True)
-thread = threading.Thread(target=lambda: print(client.send("wait").decode(), flush=True))
+say(client.send("one").decode())
+thread = threading.Thread(target=lambda: say(client.send("wait").decode()))
 thread.start()
 while not client._lock.locked():
     pass
 pid = os.fork()
 if pid == 0:
-    print(client.send("child").decode(), flush=True)
-    print(client.send("again").decode(), flush=True)
+    say(client.send("child").decode())
+    say(client.send("again").decode())
     client.close()
     os._exit(0)
 _, status = os.waitpid(pid, 0)
 thread.join()
-print(client.send("parent").decode(), status)
+say("%s %d" % (client.send("parent").decode(), status))
 `, url)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+pythonSDK.dir(t))
 	out, err := cmd.CombinedOutput()
@@ -49,7 +51,7 @@ print(client.send("parent").decode(), status)
 	text := string(out)
 	for _, want := range []string{"1 one\n", "1 wait\n", "2 child\n", "2 again\n", "1 parent 0\n"} {
 		if text = strings.Replace(text, want, "", 1); !strings.Contains(string(out), want) {
-			t.Errorf("no %q", want)
+			t.Errorf("no %q in %q", want, out)
 		}
 	}
 	if err != nil || text != "" {
