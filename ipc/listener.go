@@ -63,8 +63,8 @@ func newListener(u *URL, q *Queue, log zerolog.Logger, ln net.Listener) (*listen
 // boundName is what a source is called: as it was written, but with the port that the
 // kernel has chosen instead of port 0.
 func boundName(u *URL, addr net.Addr) string {
-	host, any := strings.CutSuffix(u.Name, ":0")
-	if tcp, ok := addr.(*net.TCPAddr); ok && any {
+	host, chosen := strings.CutSuffix(u.Name, ":0")
+	if tcp, ok := addr.(*net.TCPAddr); ok && chosen {
 		return host + ":" + strconv.Itoa(tcp.Port)
 	}
 	return u.Name
