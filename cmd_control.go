@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/poolinit/poolinit/control"
+	"github.com/poolinit/poolinit/metrics/control"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // notifyPatience is how long notify waits until its word is read, as

@@ -14,12 +14,12 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 
-	"github.com/poolinit/poolinit/cgroup"
-	"github.com/poolinit/poolinit/launch"
-	"github.com/poolinit/poolinit/output"
 	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/cgroup"
+	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/launch"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // lastLines is how long the end waits for output that somebody is slow to read.

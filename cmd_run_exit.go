@@ -8,8 +8,8 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/launch"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/launch"
 )
 
 // eventVariable tells COMMAND that it is no worker this time, but is run for

@@ -8,10 +8,10 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/control"
 	"github.com/poolinit/poolinit/metrics"
-	"github.com/poolinit/poolinit/signals"
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/control"
+	"github.com/poolinit/poolinit/metrics/status"
+	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

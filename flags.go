@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/launch"
-	"github.com/poolinit/poolinit/output"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/launch"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // maxWorkers is far above what a machine can run, and far below what a typing

@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/poolinit/poolinit/output"
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // badValues has, for every flag of run, what it refuses and words of the

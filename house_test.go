@@ -36,19 +36,19 @@ const modulePath = "github.com/poolinit/poolinit"
 // together with the package; it is checked as soon as it exists.
 var mayImport = map[string][]string{
 	".":          {"github.com/spf13/pflag", "github.com/rs/zerolog", "golang.org/x/sys/unix", modulePath + "/..."},
-	"signals":    {},
-	"notify":     {"golang.org/x/sys/unix"},
-	"cgroup":     {"golang.org/x/sys/unix"},
+	"reaper/signals":    {},
+	"supervisor/notify":     {"golang.org/x/sys/unix"},
+	"reaper/cgroup":     {"golang.org/x/sys/unix"},
 	"reaper":     {"golang.org/x/sys/unix"},
-	"output":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"supervisor": {modulePath + "/reaper", modulePath + "/notify", modulePath + "/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
-	"launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/notify", modulePath + "/output",
+	"supervisor/output":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"supervisor": {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
+	"supervisor/launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/supervisor/notify", modulePath + "/supervisor/output",
 		modulePath + "/ipc", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
 	"ipc":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", "golang.org/x/sys/unix"},
-	"control": {modulePath + "/status", modulePath + "/supervisor", "golang.org/x/sys/unix"},
-	"metrics": {modulePath + "/status", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
-	"tini":    {modulePath + "/reaper", modulePath + "/signals", "golang.org/x/sys/unix"},
+	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", "golang.org/x/sys/unix"},
+	"metrics/control": {modulePath + "/metrics/status", modulePath + "/supervisor", "golang.org/x/sys/unix"},
+	"metrics": {modulePath + "/metrics/status", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
+	"reaper/tini":    {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
 	"worker":  {}, // a program that uses it takes nothing else along
 	"client":  {}, // the same
 }
@@ -136,7 +136,7 @@ func matches(pattern, importPath string) bool {
 
 // Not even through others may the core reach what serves and counts.
 func TestCoreDoesNotReachHTTP(t *testing.T) {
-	for _, dir := range []string{"signals", "notify", "cgroup", "output", "reaper", "supervisor", "launch", "ipc", "status", "control", "tini"} {
+	for _, dir := range []string{"reaper", "reaper/signals", "reaper/cgroup", "reaper/tini", "supervisor", "supervisor/notify", "supervisor/output", "supervisor/launch", "ipc", "metrics/status", "metrics/control"} {
 		if _, err := os.Stat(dir); err != nil {
 			continue // not there yet
 		}
@@ -181,7 +181,7 @@ func TestNothingEndsTheProcess(t *testing.T) {
 					switch name := types.ExprString(call.Fun); {
 					case name == "panic" && panics[where] == "":
 						t.Errorf("%s: panic in %s", position(n), where)
-					case name == "os.Exit" && where != "main.go: main" && where != "tini/early.go: init", name == "syscall.Exit", name == "unix.Exit", name == "runtime.Goexit":
+					case name == "os.Exit" && where != "main.go: main" && where != "reaper/tini/early.go: init", name == "syscall.Exit", name == "unix.Exit", name == "runtime.Goexit":
 						t.Errorf("%s: %s", position(n), name)
 					case fatal.MatchString(name):
 						t.Errorf("%s: %s", position(n), name)
@@ -448,7 +448,7 @@ func TestEveryLogLineIsExplained(t *testing.T) {
 				return true
 			}
 			sel, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok || !slices.Contains([]string{"Msg", "Msgf", "warn"}, sel.Sel.Name) || f.dir == "tini" { // whose words are tini's
+			if !ok || !slices.Contains([]string{"Msg", "Msgf", "warn"}, sel.Sel.Name) || f.dir == "reaper/tini" { // whose words are tini's
 				return true
 			}
 			if lit, ok := call.Args[0].(*ast.BasicLit); ok {
@@ -553,7 +553,7 @@ func exitCode(t *testing.T, cmd *exec.Cmd, stop bool) (code int, output string) 
 }
 
 // An init is done before the packages are initialised that only a pool needs: see
-// tini/early.go.
+// reaper/tini/early.go.
 func TestInitIsEarly(t *testing.T) {
 	binary, err := builds[runtime.GOARCH]()
 	if err != nil {
@@ -578,7 +578,7 @@ func TestInitIsEarly(t *testing.T) {
 			t.Fatalf("%v: %v\n%s", tt.command, err, trace)
 		}
 		// TERM is asked for before all that can wait.
-		early, _, ok := strings.Cut(string(trace), "init "+modulePath+"/signals @")
+		early, _, ok := strings.Cut(string(trace), "init "+modulePath+"/reaper/signals @")
 		for _, later := range []string{"fmt", "bufio", "crypto/internal/fips140", "google.golang.org/protobuf/internal/detrand"} {
 			if !ok || strings.Contains(early, "init "+later+" @") {
 				t.Errorf("%v initialises %s before signals", tt.command[1:], later)

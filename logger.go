@@ -7,7 +7,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"github.com/poolinit/poolinit/output"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // logBuffer is how many bytes of log wait for a stderr that nobody reads. What

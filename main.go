@@ -9,8 +9,8 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/poolinit/poolinit/launch"
-	"github.com/poolinit/poolinit/tini"
+	"github.com/poolinit/poolinit/reaper/tini"
+	"github.com/poolinit/poolinit/supervisor/launch"
 )
 
 // exitUsage is the exit code for what the user could have written right.

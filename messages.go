@@ -11,7 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/output"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // messages is everything between the sources and the workers.

@@ -12,7 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 )
 
 // exampleStatus is the document of docs/status.md, which a test of status keeps true.

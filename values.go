@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/poolinit/poolinit/output"
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // A value is a flag's value of any type, with a parser that says what is

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

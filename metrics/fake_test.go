@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

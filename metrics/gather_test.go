@@ -17,7 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

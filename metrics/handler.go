@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

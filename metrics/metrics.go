@@ -6,7 +6,7 @@ package metrics
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/metrics"
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 )
 
 // maxPage is the budget of the page's files together, in bytes: they are part of

@@ -9,7 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
 )
 
 // A Cause is why a worker ended.

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // A Restart says after which exits a worker is replaced.

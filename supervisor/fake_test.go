@@ -14,8 +14,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // A world is a pool with fake processes, in a synctest bubble.

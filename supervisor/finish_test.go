@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // What a worker says is read until its end: poolinit notify waits for that.

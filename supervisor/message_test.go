@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // A worker is fed from when it is ready until it is asked to stop, or says that

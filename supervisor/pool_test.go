@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 func TestStartsAndStops(t *testing.T) {

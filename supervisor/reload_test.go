@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 func TestReloadOneByOne(t *testing.T) {

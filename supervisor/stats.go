@@ -5,7 +5,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
 )
 
 // Stats is a picture of a pool. Every count only grows.

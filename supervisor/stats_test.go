@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 func TestStatsOfALife(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // startFirst is a pool of one worker that is replaced by a successor.

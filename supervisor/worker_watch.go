@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // timers are what a running worker is watched by. A nil channel is off.

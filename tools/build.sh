@@ -11,7 +11,7 @@
 set -eu
 output=$1
 cd "$(dirname "$0")/.."
-hot="runtime/... internal/... sync/... syscall golang.org/x/sys/... github.com/poolinit/poolinit/ipc"
+hot="runtime/... internal/... sync/... syscall golang.org/x/sys/... github.com/poolinit/poolinit/ipc/..."
 set -- -gcflags=all=-l
 for package in $hot; do
 	set -- "$@" "-gcflags=$package="

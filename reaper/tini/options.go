@@ -8,7 +8,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
 )
 
 // options is tini's command line, with what its environment adds.

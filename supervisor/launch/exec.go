@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // DeliverExec is the Deliver of workers that are no processes: the command runs

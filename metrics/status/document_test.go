@@ -17,7 +17,7 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-const docs = "../docs/status.md"
+const docs = "../../docs/status.md"
 
 var update = flag.Bool("update", false, "write the example into docs/status.md")
 
@@ -197,7 +197,7 @@ func example() *Snapshot {
 }
 
 // The example of docs/status.md is what Document makes of example.
-// go test ./status -run Document -update puts it there.
+// go test ./metrics/status -run Document -update puts it there.
 func TestDocument(t *testing.T) {
 	got, err := json.MarshalIndent(example().Document(), "", "  ")
 	if err != nil {
@@ -215,7 +215,7 @@ func TestDocument(t *testing.T) {
 			t.Error(err)
 		}
 	default:
-		t.Errorf("docs/status.md has another document: go test ./status -run Document -update\n%s", got)
+		t.Errorf("docs/status.md has another document: go test ./metrics/status -run Document -update\n%s", got)
 	}
 }
 

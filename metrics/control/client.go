@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/poolinit/poolinit/status"
+	"github.com/poolinit/poolinit/metrics/status"
 )
 
 // AnswerTime is how long a pool may take to answer before it is said to hang.

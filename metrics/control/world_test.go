@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 

@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/strict"
-	"github.com/poolinit/poolinit/notify"
-	"github.com/poolinit/poolinit/output"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/notify"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // patience is how long a test waits for what must happen.

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/signals"
+	"github.com/poolinit/poolinit/reaper/signals"
 )
 
 // The exit codes of tini that are not its child's.

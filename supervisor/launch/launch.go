@@ -14,10 +14,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/notify"
-	"github.com/poolinit/poolinit/output"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/notify"
+	"github.com/poolinit/poolinit/supervisor/output"
 )
 
 // A Launcher starts workers that are all alike. Its fields are set once, before
