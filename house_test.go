@@ -35,22 +35,23 @@ const modulePath = "github.com/poolinit/poolinit"
 // is main, which may import all of ours. What is not here yet is added
 // together with the package; it is checked as soon as it exists.
 var mayImport = map[string][]string{
-	".":          {"github.com/spf13/pflag", "github.com/rs/zerolog", "golang.org/x/sys/unix", modulePath + "/..."},
+	".":                 {"github.com/spf13/pflag", "github.com/rs/zerolog", "golang.org/x/sys/unix", modulePath + "/..."},
 	"reaper/signals":    {},
-	"supervisor/notify":     {"golang.org/x/sys/unix"},
+	"supervisor/notify": {"golang.org/x/sys/unix"},
 	"reaper/cgroup":     {"golang.org/x/sys/unix"},
-	"reaper":     {"golang.org/x/sys/unix"},
-	"supervisor/output":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"supervisor": {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
+	"reaper":            {"golang.org/x/sys/unix"},
+	"supervisor/output": {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"supervisor":        {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
 	"supervisor/launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/supervisor/notify", modulePath + "/supervisor/output",
-		modulePath + "/ipc", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
-	"ipc":     {"golang.org/x/sys/unix", "github.com/rs/zerolog"},
+		modulePath + "/ipc", modulePath + "/ipc/frame", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
+	"ipc/frame":       {}, // the modules worker and client carry copies of it
+	"ipc":             {modulePath + "/ipc/frame", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", "golang.org/x/sys/unix"},
 	"metrics/control": {modulePath + "/metrics/status", modulePath + "/supervisor", "golang.org/x/sys/unix"},
-	"metrics": {modulePath + "/metrics/status", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
-	"reaper/tini":    {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
-	"worker":  {}, // a program that uses it takes nothing else along
-	"client":  {}, // the same
+	"metrics":         {modulePath + "/metrics/status", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
+	"reaper/tini":     {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
+	"worker":          {}, // a program that uses it takes nothing else along
+	"client":          {}, // the same
 }
 
 // notProduct are directories whose Go code is not part of the binary, nor

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A sendOutput writes replies and failures, counts, and shows how far it is.
@@ -70,7 +70,7 @@ func (out *sendOutput) reply(body []byte) {
 
 // failure reports a message that failed; who is the message, or what is known
 // of it.
-func (out *sendOutput) failure(who string, code ipc.Code, text string) {
+func (out *sendOutput) failure(who string, code frame.Code, text string) {
 	if code != "" {
 		text = string(code) + ": " + text
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // Without --reply a connection gets so much and is then ended: only the end
@@ -149,7 +149,7 @@ func (r *round) patience() {
 }
 
 func writeParcel(w *bufio.Writer, p parcel) error {
-	var header [ipc.HeaderSize]byte
+	var header [frame.HeaderSize]byte
 	binary.BigEndian.PutUint32(header[:], uint32(len(p.body)))
 	if _, err := w.Write(header[:]); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (r *round) read() {
 	defer func() { _ = r.conn.SetWriteDeadline(time.Unix(1, 0)) }()
 	b := bufio.NewReaderSize(r.conn, 64<<10)
 	for {
-		if b.Buffered() < ipc.HeaderSize {
+		if b.Buffered() < frame.HeaderSize {
 			_ = r.s.out.flush() // what cannot be written is told at the end
 		}
 		body, failed, err := readReply(b)
@@ -184,13 +184,13 @@ func (r *round) read() {
 
 // readReply reads a frame.
 func readReply(b *bufio.Reader) (body []byte, failed bool, err error) {
-	var header [ipc.HeaderSize]byte
+	var header [frame.HeaderSize]byte
 	if _, err := io.ReadFull(b, header[:]); err != nil {
 		return nil, false, err
 	}
 	n := binary.BigEndian.Uint32(header[:])
 	failed, n = n&(1<<31) != 0, n&^(1<<31)
-	if n > ipc.MaxReply {
+	if n > frame.MaxReply {
 		return nil, false, errGarbage
 	}
 	body = make([]byte, n)
@@ -216,18 +216,18 @@ func (r *round) took(body []byte, failed bool) error {
 	case r.frames > r.sentSoFar():
 		return errTooMany
 	}
-	var code ipc.Code
+	var code frame.Code
 	var text string
 	if failed {
-		code, text = ipc.ParseFailure(body)
+		code, text = frame.ParseFailure(body)
 	}
-	if code == ipc.TooBig {
+	if code == frame.TooBig {
 		r.overflowed()
 	}
 	switch p, who := r.whose(); {
 	case !failed:
 		r.s.out.reply(body)
-	case code == ipc.Stopping:
+	case code == frame.Stopping:
 		r.stop(p)
 	default:
 		r.s.out.failure(who, code, text)

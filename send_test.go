@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 func TestSendRefusesCommandLines(t *testing.T) {
@@ -157,7 +157,7 @@ func (f *fake) play(nc net.Conn, script string) {
 			f.mu.Unlock()
 		case word == "echo":
 			for _, body := range last {
-				_, _ = nc.Write(ipc.AppendFrame(nil, []byte(body)))
+				_, _ = nc.Write(frame.Append(nil, []byte(body)))
 			}
 		case word == "all":
 			f.all(nc, r)
@@ -171,9 +171,9 @@ func (f *fake) play(nc net.Conn, script string) {
 			_, _ = nc.Write(binary.BigEndian.AppendUint32(nil, 0x7fffffff))
 		case strings.HasPrefix(word, "!"):
 			code, text, _ := strings.Cut(word[1:], ":")
-			_, _ = nc.Write(ipc.AppendFailure(nil, ipc.Code(code), text))
+			_, _ = nc.Write(frame.AppendFailure(nil, frame.Code(code), text))
 		default:
-			_, _ = nc.Write(ipc.AppendFrame(nil, []byte(word)))
+			_, _ = nc.Write(frame.Append(nil, []byte(word)))
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (f *fake) all(nc net.Conn, r *bufio.Reader) {
 		f.mu.Lock()
 		f.got = append(f.got, string(body))
 		f.mu.Unlock()
-		_, _ = nc.Write(ipc.AppendFrame(nil, body))
+		_, _ = nc.Write(frame.Append(nil, body))
 	}
 }
 
@@ -331,7 +331,7 @@ func FuzzSendReplies(f *testing.F) {
 				}
 				return
 			}
-			rest -= ipc.HeaderSize + len(body)
+			rest -= frame.HeaderSize + len(body)
 		}
 	})
 }

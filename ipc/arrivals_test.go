@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 func TestArrivals(t *testing.T) {
@@ -67,7 +69,7 @@ func TestLargeMessagesArriveInTurn(t *testing.T) {
 	for i := range clients {
 		c := w.dial()
 		all = append(all, c)
-		go c.Write(AppendFrame(nil, bytes.Repeat([]byte{byte(i)}, size))) // ends when it is read
+		go c.Write(frame.Append(nil, bytes.Repeat([]byte{byte(i)}, size))) // ends when it is read
 	}
 	eventually(t, "the queue is full and the rest waits", func() bool {
 		n, _, _ := w.q.Depth()
@@ -79,7 +81,7 @@ func TestLargeMessagesArriveInTurn(t *testing.T) {
 	if held := w.q.arriving.held(); held > 4<<20 {
 		t.Errorf("connections hold %d bytes", held)
 	}
-	w.worker(answering(func(b []byte) []byte { <-gate; return AppendFrame(nil, b[:1]) }))
+	w.worker(answering(func(b []byte) []byte { <-gate; return frame.Append(nil, b[:1]) }))
 	close(gate)
 	for i, c := range all {
 		c.want(string([]byte{byte(i)}))
@@ -99,7 +101,7 @@ func TestClaimsEndWithTheirConnection(t *testing.T) {
 			w := newWorld(t, "?reply=always&partial=1s", nil)
 			w.worker(answering(echo))
 			c := w.dial()
-			c.Write(AppendFrame(nil, make([]byte, 1<<20))[:100_000])
+			c.Write(frame.Append(nil, make([]byte, 1<<20))[:100_000])
 			eventually(t, "it is claimed", func() bool { return w.q.arriving.held() > 0 })
 			end(w, c)
 			eventually(t, "it is given back", func() bool { return w.q.arriving.held() == 0 })
@@ -125,7 +127,7 @@ func TestLargeFramesAmongSmallOnes(t *testing.T) {
 		c := w.dial()
 		var wire []byte
 		for i, n := range sizes {
-			wire = AppendFrame(wire, bytes.Repeat([]byte{byte('a' + i)}, n))
+			wire = frame.Append(wire, bytes.Repeat([]byte{byte('a' + i)}, n))
 		}
 		go func(nc net.Conn) { // in odd pieces; ends when all is read
 			for len(wire) > 0 {

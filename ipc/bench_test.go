@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // mirror is a worker that copies its input to its output, which is an echo of
@@ -37,7 +38,7 @@ func BenchmarkDelivery(b *testing.B) {
 			c := w.dial()
 			var batch []byte
 			for range flight {
-				batch = AppendFrame(batch, make([]byte, 100))
+				batch = frame.Append(batch, make([]byte, 100))
 			}
 			replies := make([]byte, len(batch))
 			round := func() {
@@ -63,7 +64,7 @@ func BenchmarkDelivery(b *testing.B) {
 // A message allocates nothing on its way. The race detector has pools lose a quarter of
 // what they are given, on purpose: a Delivery and its buffer are half an allocation then.
 func TestDeliveryAllocatesNothing(t *testing.T) {
-	for _, size := range []int{100, keepFrame - HeaderSize} {
+	for _, size := range []int{100, keepFrame - frame.HeaderSize} {
 		each := allocations(t, size)
 		t.Logf("%.3f allocations a message of %d bytes", each, size)
 		if each > 0.02 && !race.On || each > 0.9 {
@@ -80,7 +81,7 @@ func allocations(t *testing.T, size int) float64 {
 	c := w.dial()
 	var batch []byte
 	for range 50 {
-		batch = AppendFrame(batch, make([]byte, size))
+		batch = frame.Append(batch, make([]byte, size))
 	}
 	replies := make([]byte, len(batch))
 	send := func(rounds int) {
@@ -109,7 +110,7 @@ func TestNoGrowth(t *testing.T) {
 	c := w.dial()
 	var batch []byte
 	for range 100 {
-		batch = AppendFrame(batch, make([]byte, 100))
+		batch = frame.Append(batch, make([]byte, 100))
 	}
 	replies := make([]byte, len(batch))
 	send := func(n int) uint64 {

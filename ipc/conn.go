@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // requestBuffer is what a connection's reader reads at once. It is held only
@@ -70,7 +72,7 @@ func (c *conn) serve() {
 			err = c.arrived()
 		}
 	}
-	if errors.Is(err, errTooLong) {
+	if errors.Is(err, frame.ErrTooLong) {
 		c.tooLong()
 	}
 	c.end(err)
@@ -83,7 +85,7 @@ const discardTime = time.Second
 
 // tooLong answers a message over the limit, and lets the client finish.
 func (c *conn) tooLong() {
-	c.sayLast(AppendFailure(nil, TooBig, fmt.Sprintf("the longest message here is %d bytes", c.listener.maxMessage)))
+	c.sayLast(frame.AppendFailure(nil, frame.TooBig, fmt.Sprintf("the longest message here is %d bytes", c.listener.maxMessage)))
 	_ = c.nc.SetReadDeadline(time.Now().Add(discardTime))
 	for !c.dead.Load() {
 		c.in.buf, c.in.start = c.in.buf[:0], 0
@@ -217,16 +219,16 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 		most = 1
 	}
 	for n < most {
-		frame, err := c.in.frame(c.listener.maxMessage)
-		if err != nil || frame == nil {
+		whole, err := c.in.frame(c.listener.maxMessage)
+		if err != nil || whole == nil {
 			return n, err
 		}
 		c.alarm = max(c.alarm, 0) // the frame that the deadline was for is there
-		if c.draining && n > 0 && len(frame) > c.allowed {
-			c.in.start -= len(frame) // not before those of the batch are expected: replies go in the order of messages
+		if c.draining && n > 0 && len(whole) > c.allowed {
+			c.in.start -= len(whole) // not before those of the batch are expected: replies go in the order of messages
 			return n, nil
 		}
-		if c.draining && !c.inTime(len(frame)) {
+		if c.draining && !c.inTime(len(whole)) {
 			if c.listener.url.once {
 				return n, errOnce // closed without a byte, as every failure there
 			}
@@ -235,12 +237,12 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 			continue
 		}
 		d := newDelivery(c, &c.listener.stats)
-		if whole := c.in.give(frame); whole != nil {
-			d.frame = whole
+		if given := c.in.give(whole); given != nil {
+			d.frame = given
 		} else {
-			d.frame = append(d.room(len(frame)), frame...) // d's own buffer, almost always: nothing is allocated
+			d.frame = append(d.room(len(whole)), whole...) // d's own buffer, almost always: nothing is allocated
 		}
-		d.frame[0] &^= 0x80 // a client's top bit means nothing
+		frame.ClearFailure(d.frame) // a client's top bit means nothing
 		batch[n] = d
 		n++
 	}

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // hearDrain notes, once, how much had arrived when the drain began: that much
@@ -93,5 +95,5 @@ func (c *conn) inTime(size int) bool {
 
 // turnAway answers a message that came after the drain began.
 func (c *conn) turnAway() {
-	c.sayLast(AppendFailure(nil, Stopping, "poolinit is stopping; send it again on a new connection"))
+	c.sayLast(frame.AppendFailure(nil, frame.Stopping, "poolinit is stopping; send it again on a new connection"))
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // unread is how many bytes of replies may wait for a client. Beyond that its
@@ -79,14 +81,14 @@ func (c *conn) pop() {
 }
 
 // reply adds a reply to what is to be written, if the client is to have it.
-func (c *conn) reply(frame []byte) {
+func (c *conn) reply(answer []byte) {
 	u := c.listener.url
 	switch {
-	case u.once && isFailure(frame): // closed without a byte
+	case u.once && frame.IsFailure(answer): // closed without a byte
 	case u.reply == replyNever:
-	case u.reply == replyAuto && len(frame) == HeaderSize:
+	case u.reply == replyAuto && len(answer) == frame.HeaderSize:
 	default:
-		c.out.add(frame)
+		c.out.add(answer)
 	}
 }
 
@@ -126,17 +128,17 @@ func (c *conn) blame(err error) {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errPartial):
 		stats.FramesPartial.Add(1)
-	case errors.Is(err, errTooLong):
+	case errors.Is(err, frame.ErrTooLong):
 		stats.FramesTooBig.Add(1)
 	}
 }
 
 // sayLast answers something that never became a message, after all replies
 // that are owed.
-func (c *conn) sayLast(frame []byte) {
+func (c *conn) sayLast(answer []byte) {
 	d := newDelivery(c, &c.listener.stats)
 	c.expect([]*Delivery{d})
-	c.Settled(d, frame)
+	c.Settled(d, answer)
 	c.Flush()
 }
 

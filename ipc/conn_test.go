@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // served checks that another client is served as if nothing were wrong.
@@ -69,7 +70,7 @@ func TestByteByByte(t *testing.T) {
 	w.worker(answering(echo))
 	c := w.dial()
 	_ = c.Conn.(*net.TCPConn).SetNoDelay(true)
-	for _, b := range AppendFrame(AppendFrame(nil, []byte("hello")), []byte("world")) {
+	for _, b := range frame.Append(frame.Append(nil, []byte("hello")), []byte("world")) {
 		c.Write([]byte{b})
 	}
 	c.want("hello", "world")
@@ -129,11 +130,11 @@ func TestWaitingIsNotIdle(t *testing.T) {
 // A client that never reads holds up nobody, and does not fill the memory.
 func TestClientNeverReads(t *testing.T) {
 	w := newWorld(t, "?reply=always&idle=0s", nil)
-	w.worker(answering(func(b []byte) []byte { return AppendFrame(nil, make([]byte, 64<<10)) }))
+	w.worker(answering(func(b []byte) []byte { return frame.Append(nil, make([]byte, 64<<10)) }))
 	deaf := w.dial()
 	go func() { // ends when the connection is closed, at the end
 		for {
-			if _, err := deaf.Write(AppendFrame(nil, []byte("more"))); err != nil {
+			if _, err := deaf.Write(frame.Append(nil, []byte("more"))); err != nil {
 				return
 			}
 		}
@@ -163,7 +164,7 @@ func TestOnce(t *testing.T) {
 	w := newWorld(t, "?once=true", nil)
 	w.worker(answering(func(b []byte) []byte {
 		if string(b) == "bad" {
-			return AppendFailure(nil, Refused, "no")
+			return frame.AppendFailure(nil, frame.Refused, "no")
 		}
 		return echo(b)
 	}))
@@ -216,7 +217,7 @@ func TestAllow(t *testing.T) {
 		w := newWorld(t, params, nil)
 		w.worker(answering(echo))
 		c := w.dial()
-		c.Write(AppendFrame(nil, []byte("a")))
+		c.Write(frame.Append(nil, []byte("a")))
 		if got := c.next(); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %q, want %q", params, got, want)
 		}
@@ -249,7 +250,7 @@ func TestAllowBothFamilies(t *testing.T) {
 					strict.Skip(t, "no IPv6 here")
 				}
 				c := w.dialTo(net.JoinHostPort(client.host, port))
-				_, _ = c.Write(AppendFrame(nil, []byte("a"))) // fails if it is turned away already
+				_, _ = c.Write(frame.Append(nil, []byte("a"))) // fails if it is turned away already
 				if got := c.next(); (got == "a") != client.in || !client.in && !strings.HasPrefix(got, "error") {
 					t.Errorf("got %q, want it let in: %v", got, client.in)
 				}
@@ -284,7 +285,7 @@ func TestOneLimitAlone(t *testing.T) {
 			w := newWorld(t, "?reply=always"+test.params, nil)
 			w.worker(answering(echo))
 			c := w.dial()
-			frame := AppendFrame(nil, []byte("x"))
+			frame := frame.Append(nil, []byte("x"))
 			for range 2 {
 				_, _ = c.Write(frame[:3]) // fails if it has been closed
 				time.Sleep(test.inFrame)
@@ -449,7 +450,7 @@ func TestTooBigIsHeard(t *testing.T) {
 	undisturbed(t, discardTime*3/4, func() error {
 		c := w.dial()
 		defer c.Close()
-		c.Write(AppendFrame(nil, make([]byte, 1<<20)))
+		c.Write(frame.Append(nil, make([]byte, 1<<20)))
 		c.Write(make([]byte, 1<<20))
 		if got := c.next(); got != "!too-big: the longest message here is 1000 bytes" {
 			return fmt.Errorf("reply %q", got)
@@ -478,7 +479,7 @@ func TestOnceDuringDrain(t *testing.T) {
 func TestPartialIsAFrames(t *testing.T) {
 	w := newWorld(t, "?reply=always&partial=400ms", nil)
 	w.worker(answering(echo))
-	frame := AppendFrame(nil, []byte("hello"))
+	frame := frame.Append(nil, []byte("hello"))
 	undisturbed(t, 1000*time.Millisecond, func() error {
 		c := w.dial()
 		c.Write(frame[:3])
@@ -511,7 +512,7 @@ func TestRepliesBehindASlowOne(t *testing.T) {
 	const n = 50_000
 	go func() { // ends when all is written
 		for range n {
-			c.Write(AppendFrame(nil, []byte("fast")))
+			c.Write(frame.Append(nil, []byte("fast")))
 		}
 	}()
 	eventually(t, "the client is not read any more", func() bool {

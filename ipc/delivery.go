@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 	"unsafe"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A Delivery is one message on its way, and the whole truth about it. It is
@@ -54,7 +56,7 @@ const keepFrame = 4 << 10
 // NewDelivery returns a message with a copy of body.
 func NewDelivery(origin Origin, source *SourceStats, body []byte) *Delivery {
 	d := newDelivery(origin, source)
-	d.frame = AppendFrame(d.frame[:0], body)
+	d.frame = frame.Append(d.frame[:0], body)
 	return d
 }
 
@@ -65,7 +67,7 @@ func newDelivery(origin Origin, source *SourceStats) *Delivery {
 }
 
 // Body returns the message. It is valid until the message is settled.
-func (d *Delivery) Body() []byte { return body(d.frame) }
+func (d *Delivery) Body() []byte { return frame.Body(d.frame) }
 
 // Attempt counts the deliveries of the message, from 1.
 func (d *Delivery) Attempt() int { return d.attempts + 1 }
@@ -80,12 +82,12 @@ func (d *Delivery) Worker() int {
 
 // Release gives d back after it was settled.
 func (d *Delivery) Release() {
-	frame := d.frame
-	if cap(frame) > keepFrame {
-		putBuffer(frame)
-		frame = nil
+	kept := d.frame
+	if cap(kept) > keepFrame {
+		putBuffer(kept)
+		kept = nil
 	}
-	*d = Delivery{frame: frame[:0]}
+	*d = Delivery{frame: kept[:0]}
 	deliveries.Put(d)
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 func TestEcho(t *testing.T) {
@@ -23,9 +25,9 @@ func TestReplyModes(t *testing.T) {
 	answer := func(b []byte) []byte {
 		switch string(b) {
 		case "fail":
-			return AppendFailure(nil, Refused, "no")
+			return frame.AppendFailure(nil, frame.Refused, "no")
 		case "empty":
-			return AppendFrame(nil, nil)
+			return frame.Append(nil, nil)
 		}
 		return echo(b)
 	}
@@ -52,7 +54,7 @@ func TestOrderAcrossWorkers(t *testing.T) {
 	const n = 5000
 	go func() { // ends when all is written
 		for i := range n {
-			c.Write(AppendFrame(nil, fmt.Append(nil, i)))
+			c.Write(frame.Append(nil, fmt.Append(nil, i)))
 		}
 	}()
 	for i := range n {
@@ -140,7 +142,7 @@ func TestAnswersOfTheDeadCount(t *testing.T) {
 		var out []byte
 		for range 3 {
 			body, _, _ := readFrame(sock)
-			out = AppendFrame(out, body)
+			out = frame.Append(out, body)
 		}
 		sock.Write(out[:len(out)-2]) // the third answer is cut off
 		(<-dying).Close("the worker died")
@@ -162,7 +164,7 @@ func TestFailureComesBackFirst(t *testing.T) {
 		order += string(b)
 		if string(b) == "F" && failed < 2 {
 			failed++
-			return AppendFailure(nil, "busy", "not yet")
+			return frame.AppendFailure(nil, "busy", "not yet")
 		}
 		return echo(b)
 	}))
@@ -179,13 +181,13 @@ func TestFailureOfTheWorker(t *testing.T) {
 		tries++
 		switch string(b) {
 		case "final":
-			return AppendFailure(nil, Refused, "not this one")
+			return frame.AppendFailure(nil, frame.Refused, "not this one")
 		case "third time":
 			if tries%3 != 0 {
-				return AppendFailure(nil, "busy", "not yet")
+				return frame.AppendFailure(nil, "busy", "not yet")
 			}
 		case "never":
-			return AppendFailure(nil, "busy", "not yet")
+			return frame.AppendFailure(nil, "busy", "not yet")
 		}
 		return echo(b)
 	}))
@@ -200,7 +202,7 @@ func TestFailureOfTheWorker(t *testing.T) {
 
 func TestRedeliveryGoesToAnotherWorker(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *Config) { c.Attempts = 2 })
-	w.worker(answering(func([]byte) []byte { return AppendFailure(nil, "broken", "this worker is ill") }))
+	w.worker(answering(func([]byte) []byte { return frame.AppendFailure(nil, "broken", "this worker is ill") }))
 	w.worker(answering(echo))
 	c := w.dial()
 	for i := range 100 {
@@ -259,7 +261,7 @@ func TestWorkerMisbehaves(t *testing.T) {
 		answer []byte
 		ask    Ask
 	}{
-		"too often":  {AppendFrame(AppendFrame(nil, []byte("one")), []byte("two")), AskBroken},
+		"too often":  {frame.Append(frame.Append(nil, []byte("one")), []byte("two")), AskBroken},
 		"too big":    {[]byte{0x7f, 0xff, 0xff, 0xff}, AskBroken},
 		"garbage":    {[]byte("PHP Warning: something\n"), AskBroken},
 		"half, gone": {[]byte{0, 0, 0, 9, 'h'}, AskDetach},
@@ -299,7 +301,7 @@ func TestWorkerMisbehaves(t *testing.T) {
 func TestWorkerAnswersUnasked(t *testing.T) {
 	w := newWorld(t, "?reply=always", nil)
 	bad := w.worker(func(sock net.Conn) {
-		sock.Write(AppendFrame(nil, []byte("hello")))
+		sock.Write(frame.Append(nil, []byte("hello")))
 		readFrame(sock)
 	})
 	if ask := <-bad.Asks(); ask != AskBroken {
@@ -375,7 +377,7 @@ func TestFinish(t *testing.T) {
 	first := w.worker(func(sock net.Conn) {
 		body, _, _ := readFrame(sock)
 		<-release
-		sock.Write(AppendFrame(nil, body))
+		sock.Write(frame.Append(nil, body))
 		_, _, err := readFrame(sock)
 		eof <- err
 	})
@@ -424,7 +426,7 @@ func TestBackPressure(t *testing.T) {
 	const n = 500
 	go func() { // ends when all is written
 		for i := range n {
-			c.Write(AppendFrame(nil, fmt.Append(nil, i)))
+			c.Write(frame.Append(nil, fmt.Append(nil, i)))
 		}
 	}()
 	eventually(t, "the queue is full", func() bool { waiting, _, _ := w.q.Depth(); return waiting == 3 })
@@ -449,7 +451,7 @@ func TestBufferGrowsUnderReplies(t *testing.T) {
 		}
 		<-first
 		// A whole reply, and the beginning of one that is larger than the reader's buffer.
-		out := AppendFrame(AppendFrame(nil, []byte("reply-one")), []byte(large))
+		out := frame.Append(frame.Append(nil, []byte("reply-one")), []byte(large))
 		sock.Write(out[:replyBuffer/2])
 		readFrame(sock) // the message that the first reply made room for
 		sock.Write(out[replyBuffer/2:])

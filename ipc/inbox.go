@@ -2,16 +2,14 @@ package ipc
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"io"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-)
 
-var errTooLong = errors.New("the frame is too long")
+	"github.com/poolinit/poolinit/ipc/frame"
+)
 
 // An inbox reads a socket into a buffer that it holds only while something is
 // in it.
@@ -158,8 +156,8 @@ func (in *inbox) missing() int {
 
 // give returns the buffer if this frame is all that is in it, and it was made for
 // it: then it need not be copied. It is the caller's from then on.
-func (in *inbox) give(frame []byte) []byte {
-	if in.most == 0 || len(frame) != in.most {
+func (in *inbox) give(cut []byte) []byte {
+	if in.most == 0 || len(cut) != in.most {
 		return nil
 	}
 	whole := in.buf
@@ -170,20 +168,13 @@ func (in *inbox) give(frame []byte) []byte {
 // frame cuts a whole frame off, or returns nil if there is none yet. The frame
 // is valid until the next fill.
 func (in *inbox) frame(limit int) ([]byte, error) {
-	rest := in.buf[in.start:]
-	if len(rest) < HeaderSize {
-		return nil, nil
+	whole, need, err := frame.Cut(in.buf[in.start:], limit)
+	if whole == nil {
+		in.want = need // not now: frames that were cut off are still in use
+		return nil, err
 	}
-	size, _ := header(rest)
-	if size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, and the limit is %d", errTooLong, size, limit)
-	}
-	if len(rest) < HeaderSize+size {
-		in.want = HeaderSize + size // not now: frames that were cut off are still in use
-		return nil, nil
-	}
-	in.start += HeaderSize + size
-	return rest[:HeaderSize+size], nil
+	in.start += len(whole)
+	return whole, nil
 }
 
 // line cuts a line off, and returns it as a frame.
@@ -193,9 +184,9 @@ func (in *inbox) line() ([]byte, error) {
 	switch {
 	case end >= 0:
 		in.start += end + 1
-		return AppendFrame(nil, rest[:end]), nil
-	case len(rest) > MaxReply:
-		return nil, errTooLong
+		return frame.Append(nil, rest[:end]), nil
+	case len(rest) > frame.MaxReply:
+		return nil, frame.ErrTooLong
 	case len(rest) == cap(in.buf):
 		in.want = 2 * cap(in.buf)
 	}

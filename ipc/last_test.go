@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // lastReplies are the ways to a reply after which poolinit closes the connection.
@@ -15,7 +17,7 @@ var lastReplies = []struct {
 	sent         func(c *net.TCPConn)
 }{
 	{"once", "?once=true", func(*net.TCPConn) {}},
-	{"once, and more unread", "?once=true", func(c *net.TCPConn) { _, _ = c.Write(AppendFrame(nil, []byte("more"))) }},
+	{"once, and more unread", "?once=true", func(c *net.TCPConn) { _, _ = c.Write(frame.Append(nil, []byte("more"))) }},
 	{"half closed", "?reply=always", func(c *net.TCPConn) { _ = c.CloseWrite() }},
 }
 
@@ -26,15 +28,15 @@ func TestLastReplyIsWhole(t *testing.T) {
 				continue // what is not read resets the connection, and what was not received yet is lost
 			}
 			w := newWorld(t, way.params, nil)
-			w.worker(answering(func([]byte) []byte { return AppendFrame(nil, make([]byte, size)) }))
+			w.worker(answering(func([]byte) []byte { return frame.Append(nil, make([]byte, size)) }))
 			for range 3 {
 				c := w.dial().Conn.(*net.TCPConn)
-				if _, err := c.Write(AppendFrame(nil, []byte("hello"))); err != nil {
+				if _, err := c.Write(frame.Append(nil, []byte("hello"))); err != nil {
 					t.Fatal(err)
 				}
 				way.sent(c)
 				got, err := io.ReadAll(c)
-				if want := AppendFrame(nil, make([]byte, size)); !bytes.Equal(got, want) {
+				if want := frame.Append(nil, make([]byte, size)); !bytes.Equal(got, want) {
 					t.Fatalf("%s: %d bytes of %d, and then %v", way.name, len(got), len(want), err)
 				}
 			}
@@ -57,7 +59,7 @@ func TestLastReplyBringsTheEnd(t *testing.T) {
 		}))
 		for range 100 {
 			c := w.dial().Conn.(*net.TCPConn)
-			if _, err := c.Write(AppendFrame(nil, []byte("hello"))); err != nil {
+			if _, err := c.Write(frame.Append(nil, []byte("hello"))); err != nil {
 				t.Fatal(err)
 			}
 			way.sent(c)
@@ -66,7 +68,7 @@ func TestLastReplyBringsTheEnd(t *testing.T) {
 				return len(all) == 1 && all[0].isOver()
 			})
 			hold <- struct{}{}
-			if n, err := c.Read(make([]byte, 100)); n != HeaderSize+5 || err != nil {
+			if n, err := c.Read(make([]byte, 100)); n != frame.HeaderSize+5 || err != nil {
 				t.Fatalf("%s: %d bytes, %v", way.name, n, err)
 			}
 			if state := tcpState(t, c); state != unix.BPF_TCP_CLOSE_WAIT && state != unix.BPF_TCP_CLOSE {

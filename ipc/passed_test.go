@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // unixSource is a second source of a world, not served yet.
@@ -42,7 +44,7 @@ func (w *world) dialUnix(path string) *net.UnixConn {
 
 // attach sends a message with an open file.
 func attach(nc *net.UnixConn, fd int) error {
-	_, _, err := nc.WriteMsgUnix(AppendFrame(nil, []byte("x")), unix.UnixRights(fd), nil)
+	_, _, err := nc.WriteMsgUnix(frame.Append(nil, []byte("x")), unix.UnixRights(fd), nil)
 	return err
 }
 
@@ -67,11 +69,11 @@ func TestAttachedFilesAreRefused(t *testing.T) {
 	if err := attach(nc, 0); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("the client: %v", err)
 	}
-	if _, err := nc.Write(AppendFrame(nil, []byte("hello"))); err != nil {
+	if _, err := nc.Write(frame.Append(nil, []byte("hello"))); err != nil {
 		t.Fatal(err)
 	}
 	reply := make([]byte, 100)
-	if n, err := nc.Read(reply); err != nil || string(reply[HeaderSize:n]) != "hello" {
+	if n, err := nc.Read(reply); err != nil || string(reply[frame.HeaderSize:n]) != "hello" {
 		t.Errorf("%q, %v", reply[:n], err)
 	}
 }
@@ -143,7 +145,7 @@ func TestAttachedFilesHoldNobodyElseUp(t *testing.T) {
 	}
 	for i, nc := range held {
 		frees[i]()
-		if n, err := nc.Read(make([]byte, 100)); n != HeaderSize+1 || err != nil {
+		if n, err := nc.Read(make([]byte, 100)); n != frame.HeaderSize+1 || err != nil {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 	}

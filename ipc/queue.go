@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A Config says how a Queue delivers.
@@ -122,7 +124,7 @@ func (q *Queue) submitLines(batch []*Delivery) int {
 			}
 			continue
 		}
-		q.finishAlone(d, AppendFailure(nil, NotALine, "the message has an end of line in it, and the workers get one message a line"))
+		q.finishAlone(d, frame.AppendFailure(nil, frame.NotALine, "the message has an end of line in it, and the workers get one message a line"))
 	}
 	return len(batch)
 }

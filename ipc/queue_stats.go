@@ -3,6 +3,8 @@ package ipc
 import (
 	"slices"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // QueueStats is a picture of a Queue.
@@ -89,7 +91,7 @@ func (c *Channel) measured(batch []*Delivery, replies [][]byte, at time.Duration
 	c.q.took.Observe(each, len(batch))
 	first := 0 // of those that arrived together
 	for i, d := range batch {
-		if isFailure(replies[i]) {
+		if frame.IsFailure(replies[i]) {
 			failed++
 		}
 		if i+1 == len(batch) || batch[i+1].arrived != d.arrived {

@@ -4,6 +4,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 func TestQueueStats(t *testing.T) {
@@ -12,7 +14,7 @@ func TestQueueStats(t *testing.T) {
 	failing := answering(func(body []byte) []byte {
 		<-release
 		if string(body) == "bad" {
-			return AppendFailure(nil, Refused, "no")
+			return frame.AppendFailure(nil, frame.Refused, "no")
 		}
 		return echo(body)
 	})

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // replyBuffer is what a channel's reader reads at once. It is held only while
@@ -53,7 +55,7 @@ func (c *Channel) split(in *inbox, replies [][]byte) (n int, err error) {
 		if c.q.cfg.Lines {
 			reply, err = in.line()
 		} else {
-			reply, err = in.frame(MaxReply)
+			reply, err = in.frame(frame.MaxReply)
 		}
 		if reply == nil {
 			break
@@ -79,7 +81,7 @@ func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (
 	at := now()
 	for i := range batch {
 		batch[i] = c.flight.pop()
-		if !isFailure(replies[i]) { // else it may come back: landed counts it
+		if !frame.IsFailure(replies[i]) { // else it may come back: landed counts it
 			q.flying--
 		}
 	}
@@ -111,11 +113,11 @@ func (c *Channel) takeFailures(batch []*Delivery, replies [][]byte) bool {
 	}
 	var retried list
 	for i, d := range batch {
-		if !isFailure(replies[i]) || d.attempts+1 >= q.cfg.Attempts {
+		if !frame.IsFailure(replies[i]) || d.attempts+1 >= q.cfg.Attempts {
 			continue
 		}
-		failure := body(replies[i])
-		if code, _ := ParseFailure(failure); code == Refused {
+		failure := frame.Body(replies[i])
+		if code, _ := frame.ParseFailure(failure); code == frame.Refused {
 			continue
 		}
 		q.failed(d, string(failure))
@@ -147,10 +149,10 @@ func (c *Channel) finish(batch []*Delivery, replies [][]byte) {
 			continue // it is on its way again
 		}
 		origin := d.origin
-		if !isFailure(replies[i]) {
+		if !frame.IsFailure(replies[i]) {
 			c.q.finish(d, replies[i])
 		} else {
-			c.refused(d, body(replies[i]))
+			c.refused(d, frame.Body(replies[i]))
 		}
 		if i+1 == len(batch) || batch[i+1] == nil || batch[i+1].origin != origin {
 			origin.Flush()
@@ -162,9 +164,9 @@ func (c *Channel) finish(batch []*Delivery, replies [][]byte) {
 // anything else is worth another attempt.
 func (c *Channel) refused(d *Delivery, failure []byte) {
 	defer c.q.landed()
-	code, text := ParseFailure(failure)
-	if code == Refused {
-		c.q.finish(d, AppendFailure(nil, Refused, text))
+	code, text := frame.ParseFailure(failure)
+	if code == frame.Refused {
+		c.q.finish(d, frame.AppendFailure(nil, frame.Refused, text))
 		return
 	}
 	c.q.retry(d, string(failure))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // failed decides about a message whose delivery failed: once more, or the end.
@@ -30,7 +32,7 @@ func (q *Queue) giveUp(d *Delivery) {
 	if q.cfg.GivenUp != nil {
 		q.cfg.GivenUp(d, reason)
 	}
-	q.finishAlone(d, AppendFailure(nil, GivenUp, reason))
+	q.finishAlone(d, frame.AppendFailure(nil, frame.GivenUp, reason))
 }
 
 // finishAlone settles one message.
@@ -43,7 +45,7 @@ func (q *Queue) finishAlone(d *Delivery, reply []byte) {
 // finish settles a message, which is its origin's from then on. The caller
 // flushes the origin.
 func (q *Queue) finish(d *Delivery, reply []byte) {
-	if isFailure(reply) {
+	if frame.IsFailure(reply) {
 		d.source.Failed.Add(1)
 	} else {
 		d.source.Handled.Add(1)
@@ -72,13 +74,13 @@ func (q *Queue) leave(l *list) {
 		switch {
 		case kept[i]:
 			d.source.Spooled.Add(1)
-			q.finishAlone(d, AppendFailure(nil, Spooled, "kept; it is handled after the next start, do not send it again"))
+			q.finishAlone(d, frame.AppendFailure(nil, frame.Spooled, "kept; it is handled after the next start, do not send it again"))
 		case d.last == nil:
 			d.source.Lost.Add(1)
-			q.finishAlone(d, AppendFailure(nil, Stopping, "poolinit stopped before a worker was free; send it again"))
+			q.finishAlone(d, frame.AppendFailure(nil, frame.Stopping, "poolinit stopped before a worker was free; send it again"))
 		default:
 			d.source.Lost.Add(1)
-			q.finishAlone(d, AppendFailure(nil, Interrupted, "poolinit stopped while a worker had the message"))
+			q.finishAlone(d, frame.AppendFailure(nil, frame.Interrupted, "poolinit stopped while a worker had the message"))
 		}
 	}
 }
@@ -115,14 +117,14 @@ func (q *Queue) keep(l *list) []bool {
 
 // reject ends a message that no worker is to have. It is put where the given-up
 // ones are, or lost.
-func (q *Queue) reject(d *Delivery, code Code, why string) {
+func (q *Queue) reject(d *Delivery, code frame.Code, why string) {
 	d.enter(q, now())
 	if q.cfg.GivenUp != nil {
 		q.cfg.GivenUp(d, why)
 	} else {
 		d.source.Lost.Add(1)
 	}
-	q.finishAlone(d, AppendFailure(nil, code, why))
+	q.finishAlone(d, frame.AppendFailure(nil, code, why))
 }
 
 // landed: a message that a worker has answered with a failure is settled, or

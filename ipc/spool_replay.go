@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A replay is the source of what a spool had kept before this start.
@@ -81,8 +83,8 @@ func (r *replay) take(m *spooled, body []byte) {
 
 // Settled implements Origin.
 func (m *spooled) Settled(d *Delivery, reply []byte) {
-	if isFailure(reply) && !m.stays && !m.moved {
-		m.spool.GiveUp(d, string(body(reply))) // there is nobody else to tell
+	if frame.IsFailure(reply) && !m.stays && !m.moved {
+		m.spool.GiveUp(d, string(frame.Body(reply))) // there is nobody else to tell
 	}
 	if !m.stays {
 		m.spool.remove(m.name)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A spoolWorld is a world with a spool that is replayed at its start.
@@ -199,8 +200,8 @@ func put(t testing.TB, dir string, id, attempts int, body string) (name string) 
 }
 
 // failing answers each message with a failure.
-func failing(code Code) func([]byte) []byte {
-	return func([]byte) []byte { return AppendFailure(nil, code, "no") }
+func failing(code frame.Code) func([]byte) []byte {
+	return func([]byte) []byte { return frame.AppendFailure(nil, code, "no") }
 }
 
 func TestSpoolGivenUp(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // stopWithin drains and lingers as a stop does, and reports whether that took
@@ -28,7 +30,7 @@ func (w *world) stopWithin(t *testing.T, limit time.Duration) (all bool) {
 }
 
 // megabyte is a worker's reply that takes room.
-func megabyte([]byte) []byte { return AppendFrame(nil, make([]byte, 1<<20)) }
+func megabyte([]byte) []byte { return frame.Append(nil, make([]byte, 1<<20)) }
 
 // A client that has ended its side and never reads does not hold up a stop.
 func TestStopDoesNotWaitForADeafClient(t *testing.T) {
@@ -50,11 +52,11 @@ func TestStopDoesNotWaitForADeafClient(t *testing.T) {
 // Nor does one that goes on to send, and is not read any more because of that.
 func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
 	w := newWorld(t, "?reply=always&idle=0s", func(c *Config) { c.Messages = 100 })
-	w.worker(answering(func([]byte) []byte { return AppendFrame(nil, make([]byte, 64<<10)) }))
+	w.worker(answering(func([]byte) []byte { return frame.Append(nil, make([]byte, 64<<10)) }))
 	deaf := w.dial()
 	go func() { // ends when the connection is closed, at the latest by the deadline
 		for {
-			if _, err := deaf.Write(AppendFrame(nil, []byte("more"))); err != nil {
+			if _, err := deaf.Write(frame.Append(nil, []byte("more"))); err != nil {
 				return
 			}
 		}
@@ -108,7 +110,7 @@ func stopWithSlowClient(t *testing.T) (longest time.Duration, err error) {
 	last := time.Now()
 	go func() { stopped <- w.stopWithin(t, patience) }() // ends with the connection
 	buf := make([]byte, 256<<10)
-	for left := n * (HeaderSize + 1<<20); left > 0; {
+	for left := n * (frame.HeaderSize + 1<<20); left > 0; {
 		longest = max(longest, time.Since(last))
 		last = time.Now()
 		got, err := slow.Read(buf)
@@ -273,7 +275,7 @@ func TestStopKeepsTheOrder(t *testing.T) {
 			for i := 0; ; i += 50 {
 				var b []byte
 				for k := range 50 {
-					b = AppendFrame(b, fmt.Append(nil, i+k))
+					b = frame.Append(b, fmt.Append(nil, i+k))
 				}
 				if _, err := c.Write(b); err != nil {
 					return

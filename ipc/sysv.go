@@ -10,6 +10,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A sysv is a System V message queue as a source. What no worker is free for
@@ -195,7 +197,7 @@ func (s *sysv) quarantine(d *Delivery) {
 	why := fmt.Sprintf("it has %d bytes, and --max-message is %d", len(d.Body()), s.queue.cfg.MaxMessage)
 	s.unsettled.Add(1) // until reject
 	s.oversized.warn("oversized messages taken out of the queue", why)
-	s.queue.reject(d, TooBig, why)
+	s.queue.reject(d, frame.TooBig, why)
 }
 
 func (s *sysv) submit(batch []*Delivery) {

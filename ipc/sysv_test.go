@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // A sysvWorld is a world with a System V queue that nobody else knows.
@@ -110,7 +111,7 @@ func (c *collector) add(body []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.got = append(c.got, string(body))
-	return AppendFrame(nil, nil)
+	return frame.Append(nil, nil)
 }
 
 func (c *collector) all() []string {
@@ -161,7 +162,7 @@ func TestSysVTakesOnlyWhatHasAWorker(t *testing.T) {
 					return
 				}
 			}
-			sock.Write(bytes.Repeat(AppendFrame(nil, nil), n))
+			sock.Write(bytes.Repeat(frame.Append(nil, nil), n))
 		}
 	})
 	defer close(let)
@@ -473,7 +474,7 @@ func TestSysVRedelivers(t *testing.T) {
 	dying := make(chan *Channel, 1)
 	dying <- w.worker(func(sock net.Conn) {
 		readFrame(sock)
-		sock.Write(AppendFrame(nil, nil))
+		sock.Write(frame.Append(nil, nil))
 		readFrame(sock)
 		(<-dying).Close("the worker died")
 	})
@@ -489,7 +490,7 @@ func TestSysVRedelivers(t *testing.T) {
 func BenchmarkSysV(b *testing.B) {
 	w := newSysVWorld(b, nil)
 	for range 2 {
-		w.worker(answering(func([]byte) []byte { return AppendFrame(nil, nil) }))
+		w.worker(answering(func([]byte) []byte { return frame.Append(nil, nil) }))
 	}
 	body := make([]byte, 100)
 	b.ReportAllocs()
@@ -542,7 +543,7 @@ func TestSysVAmongOthers(t *testing.T) {
 		for n := 0; n < 40 && !isClosed(until); n, _, _ = w.q.Depth() { // the crowd is back
 			time.Sleep(10 * time.Microsecond)
 		}
-		return AppendFrame(nil, b)
+		return frame.Append(nil, b)
 	}))
 	eventually(t, "all are handled", func() bool { return w.src.Stats().Handled.Load() == 20 })
 	if most.Load() != 1 {

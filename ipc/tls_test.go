@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // dialTLS connects a client that trusts the authority.
@@ -136,7 +138,7 @@ func TestMutualTLS(t *testing.T) {
 			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tt.cert[0], nil }
 		}
 		c := w.dialTLS(ca, config)
-		if _, err := c.Write(AppendFrame(nil, []byte("a"))); err != nil {
+		if _, err := c.Write(frame.Append(nil, []byte("a"))); err != nil {
 			t.Fatal(err)
 		}
 		if got := c.next(); got != tt.want {
@@ -197,7 +199,7 @@ func TestTLSDrainOfABurst(t *testing.T) {
 // worker's reader, and with it everybody.
 func TestTLSCloseDoesNotWait(t *testing.T) {
 	w, ca := tlsWorld(t, "&reply=always&idle=50ms", nil)
-	w.worker(answering(func([]byte) []byte { return AppendFrame(nil, make([]byte, 16<<20)) }))
+	w.worker(answering(func([]byte) []byte { return frame.Append(nil, make([]byte, 16<<20)) }))
 	deaf := w.dialTLS(ca, nil)
 	deaf.send("a")
 	eventually(t, "the deaf client's connection is given up", func() bool { return w.src.stats.Connections.Load() == 0 })

@@ -3,7 +3,6 @@ package ipc
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
 // patience is how long a test waits for what must happen.
@@ -115,7 +116,7 @@ func answering(f func(body []byte) []byte) func(net.Conn) {
 				return
 			}
 			out = append(out, f(body)...)
-			if r.Buffered() < HeaderSize {
+			if r.Buffered() < frame.HeaderSize {
 				if _, err := sock.Write(out); err != nil {
 					return
 				}
@@ -125,17 +126,10 @@ func answering(f func(body []byte) []byte) func(net.Conn) {
 	}
 }
 
-func echo(body []byte) []byte { return AppendFrame(nil, body) }
+func echo(body []byte) []byte { return frame.Append(nil, body) }
 
 func readFrame(r io.Reader) (body []byte, failed bool, err error) {
-	var h [4]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, false, err
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	body = make([]byte, n&^failureBit)
-	_, err = io.ReadFull(r, body)
-	return body, n&failureBit != 0, err
+	return frame.Read(r, frame.MaxBody)
 }
 
 // A client is a connection to the world's source.
@@ -165,7 +159,7 @@ func (c *client) send(bodies ...string) {
 	c.t.Helper()
 	var b []byte
 	for _, body := range bodies {
-		b = AppendFrame(b, []byte(body))
+		b = frame.Append(b, []byte(body))
 	}
 	if _, err := c.Write(b); err != nil {
 		c.t.Fatal(err)
@@ -196,7 +190,7 @@ func (c *client) want(replies ...string) {
 
 // try sends a message and compares its reply, for a client that may be closed.
 func (c *client) try(body, want string) error {
-	if _, err := c.Write(AppendFrame(nil, []byte(body))); err != nil {
+	if _, err := c.Write(frame.Append(nil, []byte(body))); err != nil {
 		return err
 	}
 	if got := c.next(); got != want {

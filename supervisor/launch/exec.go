@@ -2,14 +2,13 @@ package launch
 
 import (
 	"bufio"
-	"encoding/binary"
-	"io"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/notify"
@@ -75,14 +74,9 @@ func (w *execWorker) live() {
 	}
 }
 
-// next waits for a message.
+// next waits for a message. How long it may be was looked at when it came.
 func (w *execWorker) next() ([]byte, error) {
-	var header [ipc.HeaderSize]byte
-	if _, err := io.ReadFull(w.in, header[:]); err != nil {
-		return nil, err
-	}
-	body := make([]byte, binary.BigEndian.Uint32(header[:]))
-	_, err := io.ReadFull(w.in, body)
+	body, _, err := frame.Read(w.in, frame.MaxBody)
 	return body, err
 }
 

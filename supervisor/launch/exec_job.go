@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
@@ -51,7 +51,7 @@ func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holdin
 		return nil, err
 	}
 	defer theirs.Close()
-	j := &job{l: l, began: time.Now(), stdout: stdout, reply: make([]byte, ipc.HeaderSize)}
+	j := &job{l: l, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize)}
 	if j.proc, err = l.startCommand(id, held, stdin, theirs); err != nil {
 		stdout.Close()
 		return nil, err
@@ -131,7 +131,7 @@ func (j *job) read() {
 		if j.reply = j.reply[:len(j.reply)+n]; err != nil {
 			return
 		}
-		if len(j.reply)-ipc.HeaderSize > ipc.MaxReply {
+		if len(j.reply)-frame.HeaderSize > frame.MaxReply {
 			j.tooLong = true
 			_ = j.proc.SignalGroup(syscall.SIGKILL) // ended already: fine
 			return
@@ -174,7 +174,7 @@ func (j *job) answer(oom bool) []byte {
 	exit := j.proc.Exit()
 	switch {
 	case j.tooLong:
-		return failure(errors.New("the reply is longer than " + strconv.Itoa(ipc.MaxReply) + " bytes"))
+		return failure(errors.New("the reply is longer than " + strconv.Itoa(frame.MaxReply) + " bytes"))
 	case oom:
 		return failure(errors.New("the command was killed by the OOM killer"))
 	case exit.Signal != 0:
@@ -182,13 +182,13 @@ func (j *job) answer(oom bool) []byte {
 	case exit.Code != 0:
 		return failure(fmt.Errorf("the command exited with code %d", exit.Code))
 	}
-	binary.BigEndian.PutUint32(j.reply, uint32(len(j.reply)-ipc.HeaderSize))
+	frame.PutHeader(j.reply, len(j.reply)-frame.HeaderSize)
 	return j.reply
 }
 
 // failure is a frame that says that the message failed, and may be tried again.
 func failure(why error) []byte {
-	frame := ipc.AppendFrame(nil, []byte(why.Error()))
-	frame[0] |= 0x80
-	return frame
+	answer := frame.Append(nil, []byte(why.Error()))
+	frame.MarkFailure(answer)
+	return answer
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
@@ -28,7 +29,7 @@ type desk struct {
 func (d *desk) Settled(m *ipc.Delivery, reply []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	text := string(reply[ipc.HeaderSize:])
+	text := string(reply[frame.HeaderSize:])
 	if reply[0]&0x80 != 0 {
 		text = "!" + text
 	}
@@ -168,7 +169,7 @@ func TestExecPipeline(t *testing.T) {
 
 func TestExecReplyTooLong(t *testing.T) {
 	b := execBench(t, `cat /dev/zero`, nil)
-	b.want("a", fmt.Sprintf("!given-up: the reply is longer than %d bytes", ipc.MaxReply))
+	b.want("a", fmt.Sprintf("!given-up: the reply is longer than %d bytes", frame.MaxReply))
 }
 
 func TestExecIsTold(t *testing.T) {
