@@ -45,10 +45,11 @@ func Listen(addr string, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve HTTP: %w", err)
 	}
-	return newServer(ln, o), nil
+	return New(ln, o), nil
 }
 
-func newServer(ln net.Listener, o *Options) *Server {
+// New returns a server for a listener. Nothing is answered before Serve.
+func New(ln net.Listener, o *Options) *Server {
 	s := &Server{options: o}
 	s.listener = newLimited(ln, maxConnections, func(full bool) { s.http.SetKeepAlivesEnabled(!full) })
 	s.http = http.Server{

@@ -339,7 +339,7 @@ func TestSlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				pipes := newPipes()
-				s := newServer(pipes, &newFake(64, "tcp://a:1").options)
+				s := New(pipes, &newFake(64, "tcp://a:1").options)
 				s.Serve()
 				nc := pipes.dial()
 				tt.begin(t, nc)
@@ -367,7 +367,7 @@ func write(t *testing.T, nc net.Conn, text string) {
 func TestCloseWithClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pipes := newPipes()
-		s := newServer(pipes, &newFake(64, "tcp://a:1").options)
+		s := New(pipes, &newFake(64, "tcp://a:1").options)
 		s.Serve()
 		silent, stuck, idle := pipes.dial(), pipes.dial(), pipes.dial()
 		write(t, stuck, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -399,7 +399,7 @@ func TestCloseFinishesAnswers(t *testing.T) {
 			return stats
 		}}
 		pipes := newPipes()
-		s := newServer(pipes, &f.options)
+		s := New(pipes, &f.options)
 		s.Serve()
 		nc := pipes.dial()
 		write(t, nc, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -14,7 +14,7 @@ import (
 // settings are poolinit's flags as a container sets them, by their names.
 type settings map[string]string
 
-// defaults are those that matter here. TestDefaults holds them to flags.go.
+// defaults are those that matter here. TestDefaults holds them to cli/run.go.
 var defaults = settings{
 	"stop-timeout": "8s", "drain-delay": "0s", "ready-timeout": "30s", "min-ready": "0s", "queue-bytes": "64MiB",
 }
@@ -76,7 +76,7 @@ func port(address string) int32 {
 // flagsText is where poolinit declares its flags.
 func flagsText(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../flags.go")
+	text, err := os.ReadFile("../../cli/run.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestDefaults(t *testing.T) {
 	text := flagsText(t)
 	for name, value := range defaults {
 		if !strings.Contains(text, `"`+name+`", "", "`+value+`"`) {
-			t.Errorf("flags.go does not declare --%s with the default %s", name, value)
+			t.Errorf("cli/run.go does not declare --%s with the default %s", name, value)
 		}
 	}
 }

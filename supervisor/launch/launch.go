@@ -192,9 +192,9 @@ func (l *Launcher) environ(id supervisor.Identity, socket string) []string {
 	return env
 }
 
-// ownVariables are those that a worker gets from its own manager, and must not
-// inherit from the manager of poolinit.
-func ownVariables() []string {
+// OwnVariables returns the names of the variables that a worker gets from its own
+// pool, and must not inherit from the manager of poolinit.
+func OwnVariables() []string {
 	return []string{
 		"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "POOLINIT_DELIVER", "POOLINIT_FD",
 		"POOLINIT_MESSAGE_ID", "POOLINIT_ATTEMPT", "POOLINIT_SOURCE", "POOLINIT_EVENT",
@@ -206,7 +206,7 @@ func ownVariables() []string {
 // without what each worker gets itself.
 func Environ(drop func(name string) bool) []string {
 	own := make(map[string]bool)
-	for _, name := range ownVariables() {
+	for _, name := range OwnVariables() {
 		own[name] = true
 	}
 	var env []string

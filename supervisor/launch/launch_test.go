@@ -418,11 +418,11 @@ func TestEnvironKeepsOrderAndOddities(t *testing.T) {
 	if !slices.Contains(env, "A_FIRST=1") || !slices.Contains(env, "B_SECOND=x=y\nz") || slices.Contains(env, "C_DROPPED=1") {
 		t.Errorf("%q", env)
 	}
-	for _, name := range ownVariables() {
+	for _, name := range OwnVariables() {
 		t.Setenv(name, "outer")
 	}
 	for _, v := range Environ(func(string) bool { return false }) {
-		if name, _, _ := strings.Cut(v, "="); slices.Contains(ownVariables(), name) {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(OwnVariables(), name) {
 			t.Errorf("inherited: %s", v)
 		}
 	}

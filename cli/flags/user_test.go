@@ -1,0 +1,111 @@
+package flags
+
+import (
+	"os"
+	"os/user"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
+)
+
+func TestParseUser(t *testing.T) {
+	if _, err := user.Lookup("daemon"); err != nil {
+		strict.Skip(t, "no /etc/passwd with a daemon: %v", err)
+	}
+	if _, err := user.LookupGroup("daemon"); err != nil {
+		strict.Skip(t, "no /etc/group with a daemon: %v", err)
+	}
+	daemon, err := user.Lookup("daemon")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, gid := number(t, daemon.Uid), number(t, daemon.Gid)
+	for in, want := range map[string]syscall.Credential{
+		"daemon":        {Uid: uid, Gid: gid, Groups: groupsOf(t, daemon)},
+		daemon.Uid:      {Uid: uid, Gid: gid, Groups: groupsOf(t, daemon)},
+		"daemon:7":      {Uid: uid, Gid: 7},
+		"daemon:daemon": {Uid: uid, Gid: gid},
+		"12345:daemon":  {Uid: 12345, Gid: gid},
+		"12345:54321":   {Uid: 12345, Gid: 54321},
+		"3000000001":    {Uid: 3000000001, Gid: 3000000001, Groups: []uint32{3000000001}}, // unknown: never root's group
+		"4294967294":    {Uid: 4294967294, Gid: 4294967294, Groups: []uint32{4294967294}},
+		"0:0":           {},
+	} {
+		got, err := ParseUser(in)
+		if err != nil {
+			t.Errorf("ParseUser(%q): %v", in, err)
+			continue
+		}
+		if got.Name != in || !reflect.DeepEqual(*got.Credential, want) {
+			t.Errorf("ParseUser(%q) = %+v, want %+v", in, *got.Credential, want)
+		}
+	}
+	if got, err := ParseUser(""); err != nil || got.Credential != nil {
+		t.Errorf(`ParseUser("") = %+v, %v`, got, err)
+	}
+}
+
+func number(t *testing.T, s string) uint32 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n)
+}
+
+func groupsOf(t *testing.T, u *user.User) (groups []uint32) {
+	t.Helper()
+	ids, err := u.GroupIds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range ids {
+		groups = append(groups, number(t, g))
+	}
+	return groups
+}
+
+// Who may not become another user hears of it before anything starts.
+func TestUserNeedsRoot(t *testing.T) {
+	nobody := User{Name: "nobody", Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	err := nobody.Allowed()
+	switch {
+	case os.Geteuid() == 0:
+		if err != nil {
+			t.Errorf("root: %v", err)
+		}
+		rootWithout(t)
+	case err == nil || !strings.Contains(err.Error(), "only root"):
+		t.Errorf("not root: %v", err)
+	}
+	if err := new(User).Allowed(); err != nil {
+		t.Errorf("no --user: %v", err)
+	}
+}
+
+// rootWithout is root in a container without capabilities: a thread of this process is, for a moment.
+func rootWithout(t *testing.T) {
+	t.Helper()
+	result := make(chan error)
+	go func() { // its thread ends with it
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			result <- err
+			return
+		}
+		result <- User{Name: "nobody", Credential: new(syscall.Credential)}.Allowed()
+	}()
+	if err := <-result; err == nil || !strings.Contains(err.Error(), "--user nobody") || !strings.Contains(err.Error(), "SETUID") {
+		t.Errorf("root without capabilities: %v", err)
+	}
+}

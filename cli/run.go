@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/poolinit/poolinit/cli/flags"
+	"github.com/poolinit/poolinit/cli/terminal"
+	"github.com/poolinit/poolinit/daemon"
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/launch"
+	"github.com/poolinit/poolinit/supervisor/output"
+)
+
+// maxWorkers is far above what a machine can run, and far below what a typing
+// error would make it try.
+const maxWorkers = 65536
+
+// options are run's flags, parsed.
+type options struct {
+	daemon.Config
+	user flags.User
+}
+
+// run is "poolinit run": it runs a pool until that ends.
+func (a About) run(args []string) int {
+	o := new(options)
+	s := runFlags(o)
+	warnings, err := o.parse(s, args, os.Environ())
+	if err != nil {
+		return s.Report(err)
+	}
+	o.Version, o.Revision = a.version(), revision()
+	o.Env = workersEnviron(s)
+	o.Credential = o.user.Credential
+	o.Log.Terminal = terminal.Is(2)
+	code, err := daemon.Main(o.Config, warnings)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "poolinit:", err)
+		return flags.ExitUsage
+	}
+	return code
+}
+
+// workersEnviron returns what workers inherit: everything but poolinit's settings.
+func workersEnviron(s *flags.Set) []string { return launch.Environ(s.IsVariable) }
+
+// runFlags declares run's flags. The order is that of --help and the README.
+func runFlags(o *options) *flags.Set {
+	s := flags.New("", usageAround)
+	s.FlagsFirst() // what follows COMMAND is its own
+	var (
+		any      = flags.AtLeast(0)
+		positive = flags.AtLeast(time.Millisecond)
+	)
+	flags.Add(s, &o.Pool.Workers, flags.OrAuto(flags.Between(1, maxWorkers)), "workers", "n", "1", "`count`", "how many workers; auto: as many as the CPUs that the cgroup grants")
+	flags.Add(s, &o.Pool.Restart, flags.OneOf(supervisor.RestartAlways, supervisor.RestartOnFailure, supervisor.RestartNever),
+		"restart", "", "always", "`when`", "when to replace a worker that ended: always, on-failure or never")
+	flags.Add(s, &o.Pool.RestartDelay, positive, "restart-delay", "", "100ms", "`time`", "wait before a failed worker's replacement: doubled each time, +-20 %;\nnone after a healthy run")
+	flags.Add(s, &o.Pool.RestartDelayMax, positive, "restart-delay-max", "", "30s", "`time`", "longest such wait")
+	flags.Add(s, &o.Pool.HealthyAfter, any, "healthy-after", "", "10s", "`time`", "a worker that lived this long has run healthily: its backoff starts over")
+	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed so many times in a row; 0: never")
+	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "what a worker is sent to stop it")
+	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "from the stop request to SIGKILL, drain included")
+	flags.Add(s, &o.Pool.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request: not ready any more, but still serving, this long")
+	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "when no worker is left, run COMMAND once more, with POOLINIT_EVENT=shutdown")
+	flags.Add(s, &o.Pool.ReadyNotify, flags.Either("started", "notify"), "ready", "", "started", "`how`", "when a worker counts as ready: started, or notify (sd_notify READY=1)")
+	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "0s", "`time`", "a worker must stay up this long before it counts as ready")
+	flags.Add(s, &o.Pool.ReadyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready by then has failed to start")
+	flags.Add(s, &o.Pool.Watchdog, any, "watchdog", "", "0s", "`time`", "a worker that sends no WATCHDOG=1 (sd_notify) for so long hangs:\nSIGABRT, SIGKILL 1 s later; 0s: off")
+	flags.Add(s, &o.Pool.StartFirst, flags.Either("stop-first", "start-first"), "reload-order", "", "stop-first", "`order`", "stop-first, or start-first: the new worker is ready before the old one is\nasked to stop")
+	flags.Add(s, &o.Queue.Recycle, flags.Between(0, 1<<40), "max-messages", "", "0", "`count`", "replace a worker after so many messages, +-10 %; 0: off")
+	flags.Add(s, &o.Pool.MaxLifetime, any, "max-lifetime", "", "0s", "`time`", "replace a worker after so long, +-10 %; 0s: off")
+	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker above so much RSS, +-10 %; 0: off")
+	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as name, uid or uid:gid; poolinit itself does not change")
+	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
+	flags.List(s, &o.Listen, ipc.ParseURL, "listen", "`URL`", "take messages from tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
+	flags.List(s, &o.Share, ipc.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, for every worker to accept from\n(systemd's LISTEN_FDS); repeatable")
+	flags.Add(s, &o.Deliver, flags.OneOf("frames", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body) or lines;\nexec: COMMAND runs once a message, from stdin to stdout")
+	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages on the way to one worker at a time, or auto: about 1 ms of work")
+	flags.Add(s, &o.Queue.Messages, flags.Between(1, 1<<30), "queue-messages", "", "1024", "`count`", "messages that wait in memory; then senders have to wait")
+	flags.Add(s, &o.Queue.Bytes, flags.AtLeastSize(1<<10), "queue-bytes", "", "64MiB", "`size`", "bytes of messages that wait in memory")
+	flags.Add(s, &o.Queue.MaxMessage, flags.AtLeastSize(1), "max-message", "", "2MiB", "`size`", "longer messages are refused")
+	flags.Add(s, &o.Queue.Timeout, any, "message-timeout", "", "0s", "`time`", "a worker that holds one message for longer gets --timeout-signal; 0s: off")
+	flags.Add(s, &o.Pool.TimeoutSignal, flags.Signal, "timeout-signal", "", "KILL", "`signal`", "QUIT or ABRT make many runtimes print a stack; SIGKILL follows 1 s later")
+	flags.Add(s, &o.Queue.Attempts, flags.Between(1, 1<<20), "attempts", "", "3", "`count`", "deliveries of one message before it is given up; 1: at most once")
+	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "keep given-up messages there, and undelivered ones until the next start")
+	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status by HTTP, at :9090 for one")
+	flags.Add(s, &o.Log.Level, flags.OneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
+	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, else json; all logs go to stderr")
+	s.HelpFlag()
+	return s
+}
+
+func parseOutput(s string) (output.Mode, error) {
+	mode, err := output.ParseMode(s)
+	if err != nil {
+		return mode, fmt.Errorf("%s, %s or %s", output.Inherit, output.Prefix, output.JSON)
+	}
+	return mode, nil
+}
+
+// parse reads run's command line and environment. The error is for the set's
+// Report; warnings are about variables that mean nothing.
+func (o *options) parse(s *flags.Set, args, environ []string) (warnings []string, err error) {
+	if o.Command, err = s.Parse(args); err != nil {
+		return nil, err
+	}
+	if warnings, err = s.ParseEnviron(environ, outerPool(environ)); err != nil {
+		return nil, err
+	}
+	if len(o.Command) == 0 {
+		return nil, errors.New("there is no COMMAND to run, as in: poolinit -n 4 -- php worker.php")
+	}
+	if o.Command[0] == "" {
+		return nil, errors.New(`COMMAND is "", which is no program`)
+	}
+	if near := mistyped(o.Command, environ); near != "" && !s.Dashed() {
+		return nil, fmt.Errorf("there is no command %s in $PATH; did you mean poolinit %s?", o.Command[0], near)
+	}
+	return warnings, o.check()
+}
+
+// outerPool returns the names of variables that are not settings of this pool. If
+// this process is a worker of another poolinit, it has all the variables that a
+// pool gives to its workers, and POOLINIT_WORKERS is the size of that pool.
+func outerPool(environ []string) []string {
+	inWorker := slices.ContainsFunc(environ, func(v string) bool {
+		return strings.HasPrefix(v, "POOLINIT_WORKER_ID=") || strings.HasPrefix(v, daemon.EventVariable+"=")
+	})
+	if inWorker {
+		return launch.OwnVariables()
+	}
+	return nil
+}
+
+// mistyped returns the subcommand that the user may have meant by a COMMAND that
+// does not exist, or "". The check has to come first: in a container where another
+// pool already listens, this one would fail for that reason.
+func mistyped(command, environ []string) string {
+	var names []string
+	for _, c := range commands(About{}) {
+		names = append(names, c.name)
+	}
+	near := flags.Nearest(command[0], names)
+	if near == "" || near == command[0] && near == "run" || strings.Contains(command[0], "/") || !errors.Is(reaper.Look(command, environ), fs.ErrNotExist) {
+		return ""
+	}
+	return near
+}
+
+// check compares flags with each other.
+func (o *options) check() error {
+	switch {
+	case o.Pool.StopTimeout <= o.Pool.DrainDelay:
+		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.Pool.StopTimeout, o.Pool.DrainDelay)
+	case o.Pool.RestartDelayMax < o.Pool.RestartDelay:
+		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.Pool.RestartDelayMax, o.Pool.RestartDelay)
+	case o.Deliver == "lines" && len(o.Listen) == 0:
+		return errors.New("--deliver lines needs a --listen: without messages there would be no lines")
+	case o.Pool.ReadyTimeout <= o.Pool.MinReady:
+		return fmt.Errorf("--ready-timeout %s must be longer than --min-ready %s, which is part of it", o.Pool.ReadyTimeout, o.Pool.MinReady)
+	}
+	if err := o.checkExec(); err != nil {
+		return err
+	}
+	return o.user.Allowed()
+}
+
+// checkExec refuses what has no meaning for a command that runs once a message.
+func (o *options) checkExec() error {
+	switch {
+	case !o.RunsPerMessage():
+		return nil
+	case len(o.Listen) == 0:
+		return errors.New("--deliver exec needs a --listen: without messages nothing would ever run")
+	case o.Pool.ReadyNotify:
+		return errors.New("--deliver exec with --ready notify: a command that runs for one message has nothing to be ready for")
+	case o.Pool.Watchdog > 0:
+		return errors.New("--deliver exec with --watchdog: what limits a command that runs for one message is --message-timeout")
+	case o.Queue.Window > 1:
+		return fmt.Errorf("--deliver exec with --window %d: a worker runs one command at a time, --workers is how many", o.Queue.Window)
+	case len(o.Share) > 0:
+		return errors.New("--deliver exec with --share: shared sockets are for workers that stay")
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+// Package send is poolinit send: it sends messages to a pool and prints the
+// replies.
+package send
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/poolinit/poolinit/cli/flags"
+	"github.com/poolinit/poolinit/ipc"
+)
+
+// exitSendFailed is send's exit code if any message failed.
+const exitSendFailed = 1
+
+// sendOptions are send's command line, parsed.
+type sendOptions struct {
+	to    *ipc.URL
+	files []string
+
+	reply          bool // the server answers every message
+	once           bool // it takes one message a connection
+	silent         bool // it answers nothing
+	raw            bool
+	whole          bool
+	count          int
+	inFlight       int
+	timeout        time.Duration
+	connectTimeout time.Duration
+
+	tls               bool
+	ca, cert, certKey string
+	serverName        string
+}
+
+// maxInFlight is far more than makes anything faster.
+const maxInFlight = 1 << 20
+
+func sendFlags(o *sendOptions) *flags.Set {
+	s := flags.New("send", func(usages string) string { return sendUsageHead + usages + sendUsageTail })
+	s.Switch(&o.reply, flags.TrueOrFalse, "reply", "the server answers every message (reply=always in its URL): wait for each\nreply, and send again what got none when the connection broke")
+	flags.Add(s, &o.count, flags.Between(1, 1<<40), "count", "", "1", "`count`", "send each message so many times")
+	s.Switch(&o.whole, flags.TrueOrFalse, "whole", "all of stdin is one message, not each line")
+	s.Switch(&o.raw, flags.TrueOrFalse, "raw", "write replies as they are; without it each gets an end of line if it has none")
+	flags.Add(s, &o.inFlight, flags.Between(1, maxInFlight), "in-flight", "", "1024", "`count`", "with --reply: messages on the way at a time")
+	flags.Add(s, &o.timeout, flags.AtLeast(0), "timeout", "", "0s", "`time`", "give up when nothing was heard for so long; 0s: wait for ever")
+	flags.Add(s, &o.connectTimeout, flags.AtLeast(time.Millisecond), "connect-timeout", "", "10s", "`time`", "for a connection, and for how long to try again when one was lost")
+	s.Switch(&o.tls, flags.TrueOrFalse, "tls", "use TLS; --ca, --cert and --server-name imply it")
+	s.Text(&o.ca, "ca", "trust the certificates in this PEM `file`, not the system's")
+	s.Text(&o.cert, "cert", "this client's own certificate: a PEM `file`")
+	s.Text(&o.certKey, "key", "its key: a PEM `file`")
+	s.Text(&o.serverName, "server-name", "the `name` in the server's certificate, if it is not that in ADDRESS")
+	s.HelpFlag()
+	return s
+}
+
+// parse reads the command line. The error is for the set's Report.
+func (o *sendOptions) parse(s *flags.Set, args []string) error {
+	rest, err := s.Parse(args)
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 {
+		return errors.New("there is no ADDRESS to send to, as in: poolinit send tcp://127.0.0.1:8089")
+	}
+	o.files = rest[1:]
+	if err := o.address(rest[0]); err != nil {
+		return flags.BadValue("ADDRESS", rest[0], err)
+	}
+	return o.check()
+}
+
+// address takes the server's own URL: what its parameters say about replies and
+// TLS holds for the client too.
+func (o *sendOptions) address(s string) (err error) {
+	if o.to, err = ipc.ParseURL(s); err != nil {
+		return withScheme(s, err)
+	}
+	parsed, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	q := parsed.Query()
+	switch q.Get("reply") {
+	case "always":
+		o.reply = true
+	case "never":
+		o.silent = true
+	}
+	o.once = q.Get("once") != "" && q.Get("once") != "false" && q.Get("once") != "0"
+	o.tls = o.tls || q.Get("cert") != "" || o.ca != "" || o.cert != "" || o.serverName != ""
+	return nil
+}
+
+// withScheme makes a better error for an address that is HOST:PORT.
+func withScheme(s string, err error) error {
+	full := "tcp://" + s
+	if _, wrong := ipc.ParseURL(full); wrong != nil || strings.HasPrefix(s, "tcp:") {
+		return err
+	}
+	return fmt.Errorf("a URL such as %s", full)
+}
+
+// check holds flags against each other.
+func (o *sendOptions) check() error {
+	switch {
+	case o.reply && o.silent:
+		return errors.New("--reply: there are none, since ADDRESS has reply=never")
+	case o.reply && o.to.Scheme == "sysv":
+		return errors.New("--reply: a System V queue has no replies")
+	case o.tls && o.to.Scheme != "tcp":
+		return fmt.Errorf("--tls, --ca, --cert and --server-name are for tcp:// only, and ADDRESS is %s", o.to.Name)
+	case (o.cert == "") != (o.certKey == ""):
+		return errors.New("--cert and --key go together")
+	case o.whole && len(o.files) > 0:
+		return errors.New("--whole is for stdin; a FILE is always one message")
+	}
+	return nil
+}
+
+// Main sends messages and writes their replies. It returns the exit code.
+func Main(args []string) int {
+	o := new(sendOptions)
+	set := sendFlags(o)
+	if err := o.parse(set, args); err != nil {
+		return set.Report(err)
+	}
+	dial, err := o.dialer()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "poolinit: %v\n", err)
+		return flags.ExitUsage
+	}
+	out := newSendOutput(o, os.Stdout, os.Stderr)
+	in := newSendInput(o, os.Stdin, out)
+	in.expect()
+	go in.read() // ends with the input, or with the program: nothing ends the read of a terminal
+	out.show()
+	if o.to.Scheme == "sysv" {
+		sendSysV(o, in.ch, out)
+	} else {
+		(&sender{o: o, in: in.ch, out: out, dial: dial}).run()
+	}
+	return out.close()
+}
+
+const sendUsageHead = `poolinit send sends messages to a pool and prints the replies.
+
+Usage:
+  poolinit send [flags] ADDRESS [FILE...]
+
+ADDRESS is tcp://HOST:PORT, unix:///PATH or sysv://KEY; the URL of the pool's --listen
+will do, and what it says of reply=, once= and cert= is heeded. Each FILE is a message
+(- is stdin); without one, each line of stdin is.
+
+Flags:
+`
+
+const sendUsageTail = `
+Replies go to stdout, a line each, in the order of the messages; failures to stderr.
+The server decides what it answers. Without --reply the client ends its side when the
+input ends (or is quiet for a second), and takes all that comes: when the server then
+closes, every message has been dealt with, but nobody can tell which of them got no reply.
+
+A message that the pool did not take because it was stopping is sent again, on a new
+connection. So are those that it dropped after one that was too big; without --reply only
+if there is no doubt which one that was. With --reply so is one that had no reply when the
+connection broke; it may have been handled: at least once. Without, it is reported as
+possibly lost.
+
+Exit codes: 0 every message was handled; 1 some failed, were refused or may have been
+lost; 2 usage.
+`

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/supervisor"
+	"github.com/poolinit/poolinit/supervisor/launch"
+	"github.com/poolinit/poolinit/supervisor/output"
+)
+
+// A Config says what one poolinit does. Its fields, and those of the configs in
+// it, are the flags of "poolinit run"; the package that acts on a flag says what
+// its values mean. The functions in Pool and Queue are set by this package.
+type Config struct {
+	Version  string
+	Revision string // of the source; may be empty
+
+	Command    []string // and its arguments
+	Env        []string // what workers inherit
+	Credential *syscall.Credential
+	Output     output.Mode
+	RunAtExit  bool // run Command once more when no worker is left
+
+	Pool    supervisor.Config // Workers may be 0: as many as there are CPUs
+	Queue   ipc.Config
+	Listen  []*ipc.URL   // the message sources
+	Spool   string       // a directory; "": none
+	Deliver string       // how workers get messages: frames, lines or exec
+	Share   []*ipc.Share // sockets that all workers accept from
+	HTTP    string       // the address of metrics, health and status; "": none
+	Log     LogConfig
+}
+
+// A LogConfig says how the log is written.
+type LogConfig struct {
+	Level    string // debug, info, warn or error
+	Format   string // auto, text or json
+	Terminal bool   // stderr is a terminal: auto is text then, and text has colours
+}
+
+// RunsPerMessage reports whether the command is started for each message.
+func (c *Config) RunsPerMessage() bool { return c.Deliver == launch.DeliverExec }
+
+// workers returns how many workers the pool has, and logs where the number comes
+// from if it is not the user's.
+func (c *Config) workers(log zerolog.Logger) int {
+	if c.Pool.Workers != 0 {
+		return c.Pool.Workers
+	}
+	n := runtime.GOMAXPROCS(0)
+	auto := log.Info().Int("workers", n).Int("cpus", runtime.NumCPU())
+	if n, err := strconv.ParseInt(os.Getenv("GOMAXPROCS"), 10, 32); err == nil && n > 0 { // as the Go runtime reads it
+		auto.Msg("--workers auto: as many as GOMAXPROCS says")
+	} else {
+		auto.Msg("--workers auto: as many as the CPUs that the cgroup grants (GOMAXPROCS)")
+	}
+	return n
+}
+
+// queue returns the config of the queue, but for the spool.
+func (c *Config) queue() ipc.Config {
+	queue := c.Queue
+	queue.Lines = c.Deliver == "lines"
+	if c.RunsPerMessage() {
+		queue.Window = 1
+	}
+	return queue
+}

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/metrics"
+	"github.com/poolinit/poolinit/metrics/control"
+	"github.com/poolinit/poolinit/metrics/status"
+	"github.com/poolinit/poolinit/reaper/signals"
+)
+
+// complaintEvery is how often at most a failure that any client can cause is
+// logged.
+const complaintEvery = time.Minute
+
+// endpoints are where a person or a program asks about the pool: by HTTP, and over
+// the control socket.
+type endpoints struct {
+	http    *metrics.Server // nil: not asked for
+	control *control.Server // nil: it cannot be had
+	log     zerolog.Logger
+}
+
+// bindHTTP binds the address for HTTP; without one it returns nil.
+func bindHTTP(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve HTTP: %w", err)
+	}
+	return ln, nil
+}
+
+// newEndpoints returns the endpoints of a pool. ln may be nil.
+func newEndpoints(ln net.Listener, revision string, view *status.View, pool control.Pool, log zerolog.Logger) *endpoints {
+	e := &endpoints{log: log}
+	if ln != nil {
+		failed := sometimes(log)
+		e.http = metrics.New(ln, &metrics.Options{
+			View: view, Signals: countSignals, Revision: revision, Go: runtime.Version(),
+			Errors: func(err error) { failed.Warn().Err(err).Msg("a request by HTTP went wrong") },
+		})
+	}
+	denied := sometimes(log)
+	refused := func(err error) { denied.Warn().Err(err).Msg("somebody was turned away from the control socket") }
+	var err error
+	if e.control, err = control.Listen(view, pool, refused); err != nil {
+		log.Warn().Err(err).Msg("there is no control socket: status, reload, stop and health will not find this pool")
+	}
+	return e
+}
+
+// sometimes returns a logger that drops most lines if there are many.
+func sometimes(log zerolog.Logger) zerolog.Logger {
+	return log.Sample(&zerolog.BurstSampler{Burst: 1, Period: complaintEvery})
+}
+
+// serve begins to answer. The pool need not run yet.
+func (e *endpoints) serve() {
+	if e.control != nil {
+		e.control.Serve()
+	}
+	if e.http != nil {
+		e.http.Serve()
+		e.log.Info().Str("address", "http://"+e.http.Addr().String()).Msg("serving metrics, health and status by HTTP")
+	}
+}
+
+// close ends the endpoints. It is the last step of a stop, so that the end of the
+// pool can be watched.
+func (e *endpoints) close() {
+	if e.http != nil {
+		e.http.Close()
+	}
+	if e.control != nil {
+		e.control.Close()
+	}
+}
+
+// countSignals returns how many signals came, by the names of those that poolinit
+// acts on.
+func countSignals() map[string]uint64 {
+	counts := map[string]uint64{"other": 0}
+	for sig := range signals.RTMAX + 1 {
+		n := signals.Early().Count(syscall.Signal(sig))
+		switch {
+		case signals.Stop[sig], signals.Reload[sig]:
+			counts[signals.Name(sig)] = n
+		case !signals.Own[sig]:
+			counts["other"] += n
+		}
+	}
+	return counts
+}

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/supervisor/output"
+)
+
+// An intake is the way of messages into the pool: the sources, the spool and the
+// queue.
+type intake struct {
+	queue    *ipc.Queue
+	spool    *ipc.Spool   // or nil
+	sources  []ipc.Source // the spool is the first of them
+	serving  sync.WaitGroup
+	taking   atomic.Bool // all sources have begun to take messages
+	draining sync.WaitGroup
+	patience context.Context // of a drain; hurry ends it
+	hurry    context.CancelFunc
+	log      zerolog.Logger
+}
+
+// openIntake opens the spool and binds every source. If one fails, it closes
+// those before it.
+func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, error) {
+	in := &intake{log: log}
+	in.patience, in.hurry = context.WithCancel(context.Background())
+	queue := cfg.queue()
+	if cfg.Spool != "" && len(cfg.Listen) > 0 {
+		var err error
+		if in.spool, err = ipc.OpenSpool(cfg.Spool, log); err != nil {
+			return nil, err
+		}
+		in.spool.Stderr = relay.Tail
+		queue.Spool, queue.GivenUp = in.spool.Keep, in.spool.GiveUp
+	}
+	in.queue = ipc.NewQueue(queue, log)
+	if in.spool != nil {
+		in.sources = append(in.sources, in.spool.Replay(in.queue))
+	}
+	for _, u := range cfg.Listen {
+		source, err := ipc.Open(u, in.queue, log)
+		if err != nil {
+			in.close(context.Background(), time.Now())
+			return nil, err
+		}
+		in.sources = append(in.sources, source)
+	}
+	return in, nil
+}
+
+// takesMessages reports whether there is a message source.
+func (in *intake) takesMessages() bool { return len(in.sources) > 0 }
+
+// feed returns the queue that feeds the workers, or nil if there are no messages.
+func (in *intake) feed() *ipc.Queue {
+	if !in.takesMessages() {
+		return nil
+	}
+	return in.queue
+}
+
+// serve begins to take messages, those in the spool before all others.
+func (in *intake) serve() {
+	in.serving.Go(func() {
+		sources := in.sources
+		if in.spool != nil {
+			sources[0].Serve() // returns when all that was there is in the queue
+			sources = sources[1:]
+		}
+		for _, s := range sources {
+			in.log.Info().Str("source", s.Stats().Name).Msg("taking messages")
+			in.serving.Go(s.Serve)
+		}
+		in.taking.Store(true)
+	})
+}
+
+// messagesWait reports whether a message waits for a worker.
+func (in *intake) messagesWait() bool {
+	n, _, _ := in.queue.Depth()
+	return n > 0
+}
+
+// drain closes the sources for what is not there yet, and waits until what has
+// arrived is handled. It closes the channel that it returns when nothing is left,
+// or at the given time; what is left then is not handled any more.
+func (in *intake) drain(until time.Time) <-chan struct{} {
+	done := make(chan struct{})
+	ctx, cancel := context.WithDeadline(in.patience, until)
+	in.draining.Go(func() {
+		defer cancel()
+		var sources sync.WaitGroup
+		for _, s := range in.sources {
+			sources.Go(func() { s.Drain(ctx) })
+		}
+		sources.Wait()
+		select {
+		case <-in.queue.Empty():
+		case <-ctx.Done():
+		}
+		close(done)      // the workers stop,
+		in.queue.Close() // while what is left goes to the spool
+	})
+	return done
+}
+
+// close ends the sources when the workers are gone. Until the given time, clients
+// can still read how their messages ended; hurried cuts that short.
+func (in *intake) close(hurried context.Context, until time.Time) {
+	in.queue.Close() // as a rule drain has; a second stop comes before that
+	in.hurry()
+	in.draining.Wait()
+	if least := time.Now().Add(leastGrace); until.Before(least) || hurried.Err() != nil {
+		until = least // clients must hear of what the spool has just kept
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	defer cancel()
+	if hurried.Err() == nil {
+		defer context.AfterFunc(hurried, func() {
+			in.log.Warn().Msg("asked to stop again: not waiting for clients any longer")
+			cancel()
+		})()
+	}
+	var closing sync.WaitGroup
+	for _, s := range in.sources {
+		closing.Go(func() {
+			s.Linger(ctx)
+			s.Close()
+		})
+	}
+	closing.Wait()
+	in.serving.Wait()
+	if in.spool != nil {
+		in.spool.Close()
+	}
+}
+
+// totals sums up what the sources have counted.
+func (in *intake) totals() (t ipc.Totals) {
+	for _, s := range in.sources {
+		stats := s.Stats()
+		t.Handled += stats.Handled.Load()
+		t.Failed += stats.Failed.Load()
+		t.Spooled += stats.Spooled.Load()
+		t.Lost += stats.Lost.Load()
+	}
+	return t
+}

@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/output"
+)
+
+// logBuffer is how many bytes of log wait while nothing reads stderr. More than
+// that is dropped and counted: a full pipe must not stop PID 1.
+const logBuffer = 1 << 20
+
+const timeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// newLogger returns the logger to stderr, and the sink that it writes to. Writing
+// to that never blocks; it has to be closed last.
+func newLogger(cfg LogConfig, stderr io.Writer) (zerolog.Logger, *output.Sink) {
+	zerolog.TimeFieldFormat = timeLayout
+	var dress func(io.Writer) io.Writer // what a record goes through
+	if cfg.Format == "text" || cfg.Format == "auto" && cfg.Terminal {
+		dress = func(w io.Writer) io.Writer {
+			return zerolog.ConsoleWriter{Out: w, NoColor: !cfg.Terminal, TimeFormat: "15:04:05.000"}
+		}
+	} else {
+		dress = func(w io.Writer) io.Writer { return w }
+	}
+	lost := func(n uint64) []byte {
+		var line bytes.Buffer
+		log := zerolog.New(dress(&line)).With().Timestamp().Logger()
+		log.Warn().Uint64("lost", n).Msg("log lines lost: nobody read them in time, or writing them failed")
+		return line.Bytes()
+	}
+	sink := output.NewSink(stderr, logBuffer, lost)
+	return zerolog.New(dress(sink)).Level(logLevel(cfg.Level)).With().Timestamp().Logger(), sink
+}
+
+func logLevel(name string) zerolog.Level {
+	level, err := zerolog.ParseLevel(name)
+	if err != nil {
+		return zerolog.InfoLevel // the flag's own parser knows only names that zerolog knows
+	}
+	return level
+}
+
+func (c *Config) logStart(log zerolog.Logger) {
+	log.Info().Str("version", c.Version).Int("pid", os.Getpid()).Int("workers", c.Pool.Workers).
+		Strs("command", c.Command).Msg("poolinit starts")
+}
+
+// logEnd writes the last line, however a pool ends: if it is missing, poolinit was
+// killed. A pool that has not logged its start does not log its end either.
+func logEnd(log zerolog.Logger, code, killed int, t ipc.Totals, began time.Time) {
+	event := log.Info()
+	if code != 0 || t.Lost > 0 {
+		event = log.Warn()
+	}
+	event.Int("code", code).Msgf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
+		t.Handled, t.Spooled, t.Lost, killed, time.Since(began).Seconds())
+}
+
+// refuse is the whole log of a pool whose command can never run. It returns the
+// exit code.
+func (c *Config) refuse(log zerolog.Logger, err error) int {
+	code := reaper.ExitCode(err)
+	c.logStart(log)
+	log.Error().Err(err).Msg("the command cannot be started")
+	logEnd(log, code, 0, ipc.Totals{}, time.Now())
+	return code
+}
