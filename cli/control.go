@@ -12,8 +12,8 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// controlOptions are the command lines of status, reload, stop and health,
-// parsed; each has some of them.
+// controlOptions are the flags of status, reload, stop and health, parsed; each of
+// these has some of them.
 type controlOptions struct {
 	pid   int // 0: PID 1, or the only pool
 	wait  bool
@@ -22,10 +22,10 @@ type controlOptions struct {
 	ready bool
 }
 
-// A controlCommand is one of the subcommands that speak to a running pool.
+// A controlCommand is one of the subcommands that ask a running pool for something.
 type controlCommand struct {
 	name    string
-	about   string // what --help says before the flags
+	about   string // the text of --help before the flags
 	declare func(s *flags.Set, o *controlOptions)
 	run     func(o *controlOptions) error
 }
@@ -58,7 +58,7 @@ func (c *controlCommand) main(args []string) int {
 	return 0
 }
 
-// dial connects to the pool that is meant.
+// dial connects to the pool of --pid.
 func (o *controlOptions) dial() (*control.Client, error) {
 	if o.pid == 0 {
 		return control.Open()
@@ -114,8 +114,8 @@ func stop(o *controlOptions) error {
 		return err
 	}
 	defer c.Close()
-	if c.PID == 1 && o.wait { // it ends what is left in its namespace, this too, when its workers are gone
-		atSignal(c.Close, syscall.SIGTERM)
+	if c.PID == 1 && o.wait { // when its workers are gone, it signals all that is left in its namespace: this process too
+		onSignal(c.Close, syscall.SIGTERM)
 	}
 	switch a, err := c.Stop(o.wait); {
 	case err != nil:
@@ -130,8 +130,9 @@ func stop(o *controlOptions) error {
 	return nil
 }
 
-// atSignal calls f at the first of these signals, which do nothing else then.
-func atSignal(f func(), sigs ...os.Signal) {
+// onSignal calls f at the first of these signals. They do not end this process any
+// more.
+func onSignal(f func(), sigs ...os.Signal) {
 	came := make(chan os.Signal, 1) // 1: one is enough
 	signal.Notify(came, sigs...)
 	go func() { // ends with the program

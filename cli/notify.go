@@ -11,7 +11,7 @@ import (
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
-// notifyPatience is how long notify waits until its word is read, as
+// notifyPatience is how long notify waits until the pool has read its message, as
 // systemd-notify does.
 const notifyPatience = 5 * time.Second
 

@@ -19,8 +19,8 @@ import (
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
-// maxWorkers is far above what a machine can run, and far below what a typing
-// error would make it try.
+// maxWorkers is far above what a machine can run, and far below what a typing error
+// may ask for.
 const maxWorkers = 65536
 
 // options are run's flags, parsed.

@@ -16,12 +16,12 @@ import (
 	"github.com/poolinit/poolinit/metrics/status"
 )
 
-// watchTick is how often status --watch looks.
+// watchTick is how often status --watch asks the pool.
 const watchTick = time.Second
 
-// wideEnough is how many columns of a terminal show LAST-EXIT where it stands in
-// the table. It is a fixed number as the table's own width changes each second: the
-// columns would jump.
+// wideEnough is the width of a terminal from which on LAST-EXIT keeps its place in
+// the table. The width of the table itself changes each second, and the columns
+// would jump if it decided this.
 const wideEnough = 150
 
 var statusCommand = controlCommand{
@@ -38,19 +38,19 @@ func showStatus(o *controlOptions) error {
 	if o.watch {
 		return watchStatus(o)
 	}
-	d, raw, err := askStatus(context.Background(), o)
+	d, raw, err := fetchStatus(context.Background(), o)
 	switch {
 	case err != nil:
 		return err
 	case o.json:
 		_, err = os.Stdout.Write(raw)
 	default:
-		_, err = os.Stdout.WriteString(table(d, colourful(), false))
+		_, err = os.Stdout.WriteString(table(d, wantsColours(), false))
 	}
 	return err
 }
 
-func askStatus(ctx context.Context, o *controlOptions) (*status.Document, []byte, error) {
+func fetchStatus(ctx context.Context, o *controlOptions) (*status.Document, []byte, error) {
 	c, err := o.dial()
 	if err != nil {
 		return nil, nil, err
@@ -60,16 +60,15 @@ func askStatus(ctx context.Context, o *controlOptions) (*status.Document, []byte
 	return c.Status()
 }
 
-// clever reports whether stdout is a terminal that obeys more than an end of line.
-func clever() bool { return terminal.Is(1) && os.Getenv("TERM") != "dumb" }
+// hasEscapes reports whether stdout is a terminal that knows escape sequences.
+func hasEscapes() bool { return terminal.Is(1) && os.Getenv("TERM") != "dumb" }
 
-// colourful reports whether colours are wanted: see no-color.org.
-func colourful() bool { return clever() && os.Getenv("NO_COLOR") == "" }
+// wantsColours reports whether to use colours: see no-color.org.
+func wantsColours() bool { return hasEscapes() && os.Getenv("NO_COLOR") == "" }
 
-// What a terminal is told: to show another screen for the time being, without
-// a cursor, and with nothing but the first so many columns of a line, and to go
-// back; and to begin at the top, to clear a line before it is written (after a full
-// one it would take the last letter), and to clear the rest.
+// Escape sequences. enterScreen switches to the alternate screen, hides the cursor
+// and cuts long lines; leaveScreen undoes that. clearLine comes before a line is
+// written: after a full one it would erase the last letter.
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 	leaveScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -78,9 +77,9 @@ const (
 	clearRest   = "\x1b[J"
 )
 
-// watchStatus shows the pool until somebody ends it. A pool that goes away is
-// waited for, as the container that it was in may come back; but a process that is
-// no pool to begin with will not become one.
+// watchStatus shows the pool until a signal ends it. If the pool goes away, it goes
+// on trying, since the container may come back. But if the process of --pid is not
+// a pool to begin with, it never will be: that is an error.
 func watchStatus(o *controlOptions) error {
 	if o.pid != 0 {
 		c, err := o.dial()
@@ -90,18 +89,18 @@ func watchStatus(o *controlOptions) error {
 		c.Close()
 	}
 	ctx, end := context.WithCancel(context.Background())
-	atSignal(end, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	resized := make(chan os.Signal, 1) // 1: it is drawn as it is then
-	tty := clever() && !o.json
+	onSignal(end, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	resized := make(chan os.Signal, 1) // 1: it is drawn with the size of that moment, so one signal is enough
+	tty := hasEscapes() && !o.json
 	if tty {
-		signal.Notify(resized, syscall.SIGWINCH, syscall.SIGTSTP) // Ctrl-Z would leave the shell without a cursor
+		signal.Notify(resized, syscall.SIGWINCH, syscall.SIGTSTP) // TSTP: otherwise Ctrl-Z leaves the shell without a cursor
 		fmt.Print(enterScreen)
 		defer fmt.Print(leaveScreen)
 	}
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
 	for {
-		if err := showAgain(ctx, o, tty); err != nil {
+		if err := showOnce(ctx, o, tty); err != nil {
 			return err
 		}
 		select {
@@ -113,9 +112,9 @@ func watchStatus(o *controlOptions) error {
 	}
 }
 
-// showAgain shows the pool once. The error is that of writing.
-func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
-	d, raw, err := askStatus(ctx, o)
+// showOnce shows the pool as it is now. The error is that of writing.
+func showOnce(ctx context.Context, o *controlOptions, tty bool) error {
+	d, raw, err := fetchStatus(ctx, o)
 	text := string(raw)
 	width, height := windowSize()
 	switch {
@@ -127,7 +126,7 @@ func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
 	case err != nil:
 		text = "poolinit: " + terminal.Printable(err.Error()) + "\n"
 	case !o.json:
-		text = table(d, tty && colourful(), tty && width < wideEnough)
+		text = table(d, tty && wantsColours(), tty && width < wideEnough)
 	}
 	if tty {
 		text = screen(text, width, height)
@@ -138,7 +137,7 @@ func showAgain(ctx context.Context, o *controlOptions, tty bool) error {
 	return err
 }
 
-// windowSize is that of the terminal, as far as it knows.
+// windowSize returns the size of the terminal, or 80 by 24 if it does not tell.
 func windowSize() (width, height int) {
 	if ws, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil && ws.Col > 0 && ws.Row > 1 {
 		return int(ws.Col), int(ws.Row)
@@ -146,9 +145,10 @@ func windowSize() (width, height int) {
 	return 80, 24
 }
 
-// screen fits a text into a terminal, over what is there.
+// screen returns what writes a text over what a terminal shows. It is cut to the
+// size of the terminal.
 func screen(text string, width, height int) string {
-	height-- // the last line stays free, as an end of line there would scroll
+	height-- // the last line stays free: an end of line there would scroll
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if more := len(lines) - height; more > 0 {
 		lines = append(lines[:height-1], fmt.Sprintf("... and %d lines more", more+1))
@@ -162,8 +162,8 @@ func screen(text string, width, height int) string {
 	return b.String()
 }
 
-// cut shortens a line to what is seen of it in so many columns, the last of which
-// says that there is more. Colours take no room, and are ended.
+// cut shortens a line to the given number of columns. The last column then shows
+// that there is more. Escape sequences take no room, and colours are ended.
 func cut(line string, width int) string {
 	seen, end, inColour := 0, 0, false
 	for i, r := range line {

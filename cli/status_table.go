@@ -12,7 +12,7 @@ import (
 	"github.com/poolinit/poolinit/metrics/status"
 )
 
-// Colours say at a glance what the words say, too.
+// Colours add nothing to what the words say: not every terminal shows them.
 const (
 	colourOff = "\x1b[0m"
 	bold      = "\x1b[1m"
@@ -33,9 +33,9 @@ type cell struct {
 	colour string
 }
 
-// table is a document for people. Fields are separated by two blanks, and "-"
-// stands for none, so that awk can read it, too. On a narrow terminal, where lines
-// are cut, LAST-EXIT comes early.
+// table returns a document as a table for people. Fields are separated by two
+// blanks, and "-" stands for none, so that awk can read it, too. On a narrow
+// terminal, where lines are cut, LAST-EXIT comes early.
 func table(d *status.Document, colours, narrow bool) string {
 	var b strings.Builder
 	p := painter{&b, colours}
@@ -129,7 +129,7 @@ func workerRows(d *status.Document) [][]cell {
 }
 
 // lastExitEarly puts STATE, FOR and LAST-EXIT right after WORKER. STATUS stays the
-// last: rows knows no other column that may be empty.
+// last column, which is the only one that may be empty.
 func lastExitEarly(rows [][]cell) {
 	for i, r := range rows {
 		exit := len(r) - 2
@@ -164,7 +164,7 @@ func headRow(names string) (row []cell) {
 	return row
 }
 
-// rows writes a table. Numbers are at the right; the last column is as it is.
+// rows writes a table. Texts are aligned to the left, numbers to the right.
 func (p painter) rows(rows [][]cell, any bool) {
 	if !any {
 		return
@@ -210,7 +210,7 @@ func age(seconds float64) string {
 	return span(seconds)
 }
 
-// span is a time with the digits that matter: 12ms, 3.4s, 5m2s, 3h4m, 5d3h.
+// span returns a time with the digits that matter: 12ms, 3.4s, 5m2s, 3h4m, 5d3h.
 func span(seconds float64) string {
 	d := time.Duration(max(seconds, 0) * float64(time.Second))
 	days := int(d / (24 * time.Hour))
@@ -227,7 +227,7 @@ func span(seconds float64) string {
 	return fmt.Sprintf("%dd%dh", days, int(d/time.Hour)%24)
 }
 
-// bytesOf is a size in the unit that fits.
+// bytesOf returns a size in the unit that fits.
 func bytesOf(n uint64) string {
 	const units = "KMGT"
 	size, unit := float64(n), -1

@@ -12,6 +12,7 @@
 package daemon
 
 import (
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/metrics"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/reaper/cgroup"
@@ -94,11 +96,11 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		}
 		opened.add(s.Close)
 	}
-	http, err := bindHTTP(cfg.HTTP)
-	if err != nil {
-		return nil, err
-	}
-	if http != nil {
+	var http net.Listener // nil: not asked for
+	if cfg.HTTP != "" {
+		if http, err = metrics.Listen(cfg.HTTP); err != nil {
+			return nil, err
+		}
 		opened.add(func() { http.Close() })
 	}
 	in, err := openIntake(cfg, relay, log)

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"net"
 	"runtime"
 	"syscall"
@@ -25,18 +24,6 @@ type endpoints struct {
 	http    *metrics.Server // nil: not asked for
 	control *control.Server // nil: it cannot be had
 	log     zerolog.Logger
-}
-
-// bindHTTP binds the address for HTTP; without one it returns nil.
-func bindHTTP(address string) (net.Listener, error) {
-	if address == "" {
-		return nil, nil
-	}
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("cannot serve HTTP: %w", err)
-	}
-	return ln, nil
 }
 
 // newEndpoints returns the endpoints of a pool. ln may be nil.

@@ -31,10 +31,11 @@ var pageFiles = []struct{ path, kind string }{
 // pageText fetches a file of the page as a browser does.
 func pageText(t *testing.T, file string) (text string, header http.Header) {
 	t.Helper()
-	s, err := metrics.Listen("127.0.0.1:0", &metrics.Options{View: &status.View{}, Errors: func(err error) { t.Error(err) }})
+	ln, err := metrics.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := metrics.New(ln, &metrics.Options{View: &status.View{}, Errors: func(err error) { t.Error(err) }})
 	s.Serve()
 	defer s.Close()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+s.Addr().String()+file, nil)

@@ -39,13 +39,13 @@ type Server struct {
 	serving    sync.WaitGroup
 }
 
-// Listen binds an address, such as ":9090". Nothing is answered before Serve.
-func Listen(addr string, o *Options) (*Server, error) {
+// Listen binds an address, such as ":9090", for New.
+func Listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve HTTP: %w", err)
 	}
-	return New(ln, o), nil
+	return ln, nil
 }
 
 // New returns a server for a listener. Nothing is answered before Serve.

@@ -23,10 +23,11 @@ const patience = 30 * time.Second
 // serve starts a server on loopback.
 func serve(t *testing.T, f *fake) *Server {
 	t.Helper()
-	s, err := Listen("127.0.0.1:0", &f.options)
+	ln, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := New(ln, &f.options)
 	s.Serve()
 	t.Cleanup(s.Close)
 	return s
@@ -423,16 +424,16 @@ func TestCloseFinishesAnswers(t *testing.T) {
 // What cannot be bound is an error that says so; what is bound can be closed
 // without having served.
 func TestListen(t *testing.T) {
-	o := &newFake(1).options
-	s, err := Listen("127.0.0.1:0", o)
+	ln, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(s.Addr().String(), o); err == nil || !strings.HasPrefix(err.Error(), "cannot serve HTTP: listen tcp 127.0.0.1:") {
+	s := New(ln, &newFake(1).options)
+	if _, err := Listen(s.Addr().String()); err == nil || !strings.HasPrefix(err.Error(), "cannot serve HTTP: listen tcp 127.0.0.1:") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	for _, addr := range []string{"127.0.0.1:99999", "no-such-host.invalid:1", "203.0.113.1:1", "nonsense", ""} {
-		if bad, err := Listen(addr, o); err == nil && addr != "" {
+		if bad, err := Listen(addr); err == nil && addr != "" {
 			bad.Close()
 			t.Errorf("%q is bound", addr)
 		} else if err == nil {
@@ -440,7 +441,7 @@ func TestListen(t *testing.T) {
 		}
 	}
 	s.Close()
-	again, err := Listen(s.Addr().String(), o)
+	again, err := Listen(s.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
