@@ -52,7 +52,6 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	if err := reaper.Look(cfg.Command, cfg.Env); err != nil {
 		return cfg.refuse(log, err), nil
 	}
-	reserveThreads()
 	d, err := Build(&cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
 	if err != nil {
 		return 0, err
@@ -85,8 +84,9 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 			opened.close()
 		}
 	}()
+	oom := cgroup.NewOOM() // reads files, which costs more CPU time once there are many threads
+	reserveThreads()
 	reaper.SealFiles()
-	oom := cgroup.NewOOM()
 	reap := newReaper(func(_ int, exit reaper.Exit) { oom.Orphan(exit.Signal) }, log)
 	opened.add(reap.Close)
 
