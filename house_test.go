@@ -21,6 +21,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/poolinit/poolinit/cli"
+	"github.com/poolinit/poolinit/internal/captured"
 )
 
 // The rules of the house, each as a test. docs/decisions.md and CONTRIBUTING.md
@@ -33,8 +36,9 @@ const modulePath = "github.com/poolinit/poolinit"
 // as soon as it exists. The order is cli, daemon, then supervisor, ipc and metrics,
 // then reaper.
 var mayImport = map[string][]string{
-	".":            {modulePath + "/cli", modulePath + "/supervisor/launch"},
-	"cli":          {modulePath + "/...", "golang.org/x/sys/unix"},
+	".": {modulePath + "/cli", modulePath + "/supervisor/launch"},
+	"cli": {modulePath + "/cli/...", modulePath + "/daemon", modulePath + "/ipc", modulePath + "/metrics/...", modulePath + "/reaper", modulePath + "/reaper/tini",
+		modulePath + "/supervisor", modulePath + "/supervisor/...", "golang.org/x/sys/unix"},
 	"cli/flags":    {modulePath + "/reaper/signals", "github.com/spf13/pflag", "golang.org/x/sys/unix"},
 	"cli/terminal": {"golang.org/x/sys/unix"},
 	"cli/send":     {modulePath + "/cli/flags", modulePath + "/cli/terminal", modulePath + "/ipc", modulePath + "/ipc/frame", "golang.org/x/sys/unix"},
@@ -389,8 +393,6 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-func readme(t *testing.T) string { return document(t, "README.md") }
-
 func reference(t *testing.T) string { return document(t, "docs/reference.md") }
 
 func document(t *testing.T, name string) string {
@@ -559,14 +561,19 @@ func TestInitIsEarly(t *testing.T) {
 	}
 }
 
-// --help needs no pool, and the README has what the binary prints.
+// --help needs no pool, and the binary prints the help of package cli, whose tests
+// compare it with the documents.
 func TestBinaryHelp(t *testing.T) {
 	binary, err := builds[runtime.GOARCH]()
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(binary, "--help").Output()
-	if err != nil || !strings.Contains(readme(t), "\n```text\n"+string(out)+"```\n") {
-		t.Errorf("%v: README.md does not have this: go test -run README -update ./cli\n%s", err, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, want, _ := captured.Run(t, func() int { return cli.Main([]string{"poolinit", "help"}, cli.About{}) })
+	if string(out) != want {
+		t.Errorf("%q, want %q", out, want)
 	}
 }

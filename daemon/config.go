@@ -62,13 +62,3 @@ func (c *Config) workers(log zerolog.Logger) int {
 	}
 	return n
 }
-
-// queue returns the config of the queue, but for the spool.
-func (c *Config) queue() ipc.Config {
-	queue := c.Queue
-	queue.Lines = c.Deliver == "lines"
-	if c.RunsPerMessage() {
-		queue.Window = 1
-	}
-	return queue
-}

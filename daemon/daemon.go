@@ -50,7 +50,7 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	}
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
 	if err := reaper.Look(cfg.Command, cfg.Env); err != nil {
-		return cfg.refuse(log, err), nil
+		return refuse(log, &cfg, err), nil
 	}
 	d, err := Build(&cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
 	if err != nil {
@@ -116,7 +116,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	)
 	launcher := &launch.Launcher{
 		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
-		Terminal: cfg.openTerminal(), Relay: relay, Watchdog: cfg.Pool.Watchdog,
+		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
 		Queue: in.feed(), Deliver: cfg.Deliver, Shares: cfg.Share, Log: log,
 		CommandKilled: func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
 			return pool.CommandKilled(worker, pid, exit, uptime)
@@ -142,7 +142,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 // Run starts everything, and returns when the pool has ended: all its workers are
 // gone.
 func (d *Daemon) Run() supervisor.Result {
-	d.cfg.logStart(d.log)
+	logStart(d.log, d.cfg)
 	for _, s := range d.cfg.Share {
 		d.log.Info().Str("socket", s.URL.Name).Str("name", s.Name).Msg("sharing a listening socket with the workers")
 	}
@@ -207,8 +207,8 @@ func newReaper(onOrphan func(pid int, exit reaper.Exit), log zerolog.Logger) *re
 
 // openTerminal returns the terminal, if there is one, for a pool with one worker:
 // that worker may read from it. Two would take each other's input.
-func (c *Config) openTerminal() *reaper.Terminal {
-	if c.Pool.Workers != 1 || c.RunsPerMessage() {
+func openTerminal(cfg *Config) *reaper.Terminal {
+	if cfg.Pool.Workers != 1 || cfg.RunsPerMessage() {
 		return nil
 	}
 	return reaper.OpenTerminal()

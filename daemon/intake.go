@@ -31,7 +31,11 @@ type intake struct {
 func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, error) {
 	in := &intake{log: log}
 	in.patience, in.hurry = context.WithCancel(context.Background())
-	queue := cfg.queue()
+	queue := cfg.Queue
+	queue.Lines = cfg.Deliver == "lines"
+	if cfg.RunsPerMessage() {
+		queue.Window = 1
+	}
 	if cfg.Spool != "" && len(cfg.Listen) > 0 {
 		var err error
 		if in.spool, err = ipc.OpenSpool(cfg.Spool, log); err != nil {

@@ -49,9 +49,9 @@ func logLevel(name string) zerolog.Level {
 	return level
 }
 
-func (c *Config) logStart(log zerolog.Logger) {
-	log.Info().Str("version", c.Version).Int("pid", os.Getpid()).Int("workers", c.Pool.Workers).
-		Strs("command", c.Command).Msg("poolinit starts")
+func logStart(log zerolog.Logger, cfg *Config) {
+	log.Info().Str("version", cfg.Version).Int("pid", os.Getpid()).Int("workers", cfg.Pool.Workers).
+		Strs("command", cfg.Command).Msg("poolinit starts")
 }
 
 // logEnd writes the last line, however a pool ends: if it is missing, poolinit was
@@ -67,9 +67,9 @@ func logEnd(log zerolog.Logger, code, killed int, t ipc.Totals, began time.Time)
 
 // refuse is the whole log of a pool whose command can never run. It returns the
 // exit code.
-func (c *Config) refuse(log zerolog.Logger, err error) int {
+func refuse(log zerolog.Logger, cfg *Config, err error) int {
 	code := reaper.ExitCode(err)
-	c.logStart(log)
+	logStart(log, cfg)
 	log.Error().Err(err).Msg("the command cannot be started")
 	logEnd(log, code, 0, ipc.Totals{}, time.Now())
 	return code
