@@ -41,14 +41,14 @@ type command struct {
 func commands(about About) []command {
 	return []command{
 		{"run", "[flags] [--] COMMAND [ARG...]", "supervise a pool of COMMAND (the default)", about.run, true},
-		{"init", "[flags] [--] COMMAND [ARG...]", "tini's job and flags, nothing else", about.init, true},
+		{"init", "[flags] [--] COMMAND [ARG...]", "tini's job and flags, nothing else", about.tini, true},
 		{"send", "[flags] ADDRESS [FILE...]", "send messages to a pool, print the replies", send.Main, false},
 		{"status", "[--json] [--watch] [--pid N]", "the running pool, as a table", statusCommand.main, false},
 		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main, false},
 		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main, false},
 		{"health", "[--ready] [--pid N]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main, false},
 		{"notify", "VARIABLE=VALUE...", "tell the pool how this worker is: READY=1 (sd_notify)", notifyPool, false},
-		{"version", "", "print the version; so does --version", about.print, false},
+		{"version", "", "print the version; so does --version", about.printVersion, false},
 	}
 }
 
@@ -56,7 +56,7 @@ func commands(about About) []command {
 // code. args begins with the name of the program.
 func Main(args []string, about About) int {
 	if rest, ok := tini.Arguments(args); ok {
-		return about.init(rest)
+		return about.tini(rest)
 	}
 	if len(args) < 2 {
 		return about.run(nil)
@@ -65,7 +65,7 @@ func Main(args []string, about About) int {
 	case "help":
 		return printHelp()
 	case "--version":
-		return about.print(args[2:])
+		return about.printVersion(args[2:])
 	default:
 		for _, c := range commands(about) {
 			if word == c.name {
@@ -83,13 +83,13 @@ func (c command) main(args []string) int {
 	return c.run(args)
 }
 
-// init is tini's job. As a rule it is done before main begins: see
+// tini is "poolinit init". As a rule it is done before main begins: see
 // reaper/tini/early.go.
-func (a About) init(args []string) int {
+func (a About) tini(args []string) int {
 	return tini.Main(args, tini.About{Version: a.version(), License: a.License})
 }
 
-func (a About) print(args []string) int {
+func (a About) printVersion(args []string) int {
 	if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
 		return printHelp()
 	}
