@@ -3,7 +3,7 @@
 //
 // Build makes all parts and binds all sockets, without starting anything. Run
 // starts them and returns when the pool has ended. Stop ends what is left, step by
-// step. Each of the three is read from top to bottom in this file. The parts of
+// step. Each of the three is read from top to bottom in daemon.go. The parts of
 // its own are small: the way of messages into the pool (intake.go), the HTTP
 // server and the control socket (endpoints.go), the log (log.go), and the command
 // that runs at exit (at_exit.go).
