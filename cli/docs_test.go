@@ -18,31 +18,31 @@ func document(t *testing.T, name string) string {
 	return string(text)
 }
 
-// The README has the output of --help. go test -run README -update ./cli writes it
+// docs/reference.md has the output of --help. go test -run README -update ./cli writes it
 // there.
 func TestREADMEHasHelp(t *testing.T) {
-	help, text := usage(), document(t, "README.md")
+	help, text := usage(), document(t, "docs/reference.md")
 	before, rest, ok := strings.Cut(text, "\n## Flags\n\n```text\n")
 	was, after, ok2 := strings.Cut(rest, "```\n")
 	switch {
 	case !ok || !ok2:
-		t.Error("README.md has no section Flags that begins with a block ```text")
+		t.Error("docs/reference.md has no section Flags that begins with a block ```text")
 	case was == help:
 	case *update:
 		text = before + "\n## Flags\n\n```text\n" + help + "```\n" + after
-		if err := os.WriteFile("../README.md", []byte(text), 0o644); err != nil {
+		if err := os.WriteFile("../docs/reference.md", []byte(text), 0o644); err != nil {
 			t.Error(err)
 		}
 	default:
-		t.Error("README.md does not have the output of --help: go test -run README -update ./cli")
+		t.Error("docs/reference.md does not have the output of --help: go test -run README -update ./cli")
 	}
 }
 
 func TestREADMENamesVariables(t *testing.T) {
-	text := document(t, "README.md")
+	text := document(t, "docs/reference.md")
 	for _, flag := range runFlags(new(options)).Names() {
 		if name := "`" + flags.Variable(flag) + "`"; flag != "help" && !strings.Contains(text, name) {
-			t.Errorf("README.md does not name %s", name)
+			t.Errorf("docs/reference.md does not name %s", name)
 		}
 	}
 	for _, name := range []string{"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "NOTIFY_SOCKET", "WATCHDOG_USEC"} {
