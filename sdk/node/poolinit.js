@@ -10,8 +10,8 @@
 //     pool.start();
 //
 // Run by hand, start() runs poolinit, which runs the same script as its workers;
-// there start() serves messages. A message is handled at least once: one whose
-// worker died, or whose handler threw, is delivered again, up to --attempts times.
+// there start() serves messages. A message is handled at least once: if its worker
+// dies or its handler throws, it is delivered again, up to --attempts times.
 
 const { spawn } = require('child_process');
 const fs = require('fs');
@@ -21,13 +21,13 @@ const path = require('path');
 const tls = require('tls');
 const { isMainThread, Worker } = require('worker_threads');
 
-// Thrown by a message handler: the message is at fault, and is not delivered
-// again. The text goes to its client.
+// A message handler throws it when the message is at fault: it is not delivered
+// again, and the text goes to its client.
 class Refuse extends Error {
   get name() { return 'Refuse'; }
 }
 
-// What Client.send rejects with: the pool has not handled the message. A program
+// Client.send rejects with it when the pool has not handled the message. A program
 // may rely on the code (see docs/protocol.md), never on the text.
 class Failure extends Error {
   constructor(code, text) {
@@ -40,8 +40,8 @@ class Failure extends Error {
 }
 
 const FAILED = 0x80000000;
-const MAX_REPLY = 64 << 20; // what poolinit takes
-const MAX_TEXT = 4096; // of a failure
+const MAX_REPLY = 64 << 20; // poolinit's limit
+const MAX_TEXT = 4096; // the longest text of a failure
 
 const nothing = Buffer.alloc(0);
 
@@ -58,7 +58,7 @@ function header(size, failed) {
   return head;
 }
 
-// The start of a text, without half a character at its end.
+// The start of a text, without a partial character at its end.
 function cut(text, bytes) {
   const all = Buffer.from(text);
   if (all.length <= bytes) return all;
@@ -71,7 +71,7 @@ function complain(text) {
   try {
     fs.writeSync(2, text);
   } catch {
-    // closed, or nobody reads it
+    // closed, or not read
   }
 }
 
@@ -87,7 +87,7 @@ function stackOf(error) {
   return error instanceof Error && error.stack ? error.stack : `thrown: ${textOf(error)}`;
 }
 
-// Cuts what arrives into frames.
+// Splits the input into frames.
 class Frames {
   #limit;
   #chunks = [];
@@ -98,7 +98,7 @@ class Frames {
     this.#limit = limit;
   }
 
-  // Calls each(body, failed) for what is whole now.
+  // Calls each(body, failed) for every complete frame.
   take(chunk, each) {
     if (this.#have > 0) {
       this.#chunks.push(chunk);
@@ -138,21 +138,21 @@ class Lines {
   get partial() { return this.#rest.length > 0; }
 }
 
-// Replies are gathered here, and written together. A thread looks every few
-// milliseconds whether one waits: however long the next handler takes, and if it
-// never returns to the event loop, the replies before it have gone. So if it has to
-// be killed, its own message is charged with that, and no other.
+// Collects replies, to write them together. A thread checks every few milliseconds
+// whether one waits. So the earlier replies go out even if the next handler is slow
+// or never returns to the event loop. If such a handler has to be killed, its own
+// message is charged with that, and no other.
 class Replies {
   static SIZE = 64 << 10;
-  static LARGE = 32 << 10; // from then on a reply is written from where it is
+  static LARGE = 32 << 10; // replies of this size or more are written without a copy
 
-  // Words that both threads see.
+  // Words that both threads share.
   static LOCK = 0;
-  static BEGIN = 1; // what waits is from here
-  static END = 2; // to here
-  static LOOK = 3; // the thread is to look
-  static UP = 4; // it does
-  static SHUT = 5; // it must not write
+  static BEGIN = 1; // the waiting replies start here
+  static END = 2; // and end here
+  static LOOK = 3; // the thread must look
+  static UP = 4; // the thread runs
+  static SHUT = 5; // the thread must not write
   static WORDS = 8;
 
   static THREAD = `
@@ -167,7 +167,7 @@ class Replies {
       let n = 0;
       try {
         if (end > begin && state[SHUT] === 0) n = writeSync(fd, bytes, begin, end - begin);
-      } catch {} // it is full, or closed: the main thread comes across it, too
+      } catch {} // full or closed: the main thread gets the same error
       state[BEGIN] = begin + n;
       Atomics.store(state, LOCK, 0);
       return end > begin;
@@ -179,7 +179,7 @@ class Replies {
         Atomics.wait(never, 0, 0, 2);
         idle = look() ? 0 : idle + 1;
         if (idle === 16) {
-          Atomics.store(state, LOOK, 0); // what waits from now on is seen below, or wakes this thread
+          Atomics.store(state, LOOK, 0); // a later reply is seen below, or wakes this thread
           if (look()) Atomics.store(state, LOOK, (idle = 0, 1));
         }
       }
@@ -200,7 +200,7 @@ class Replies {
 
   get waiting() { return this.#end > 0 && this.#end > Atomics.load(this.#state, Replies.BEGIN); }
 
-  // Before a message that others precede.
+  // Called before a message is handled, so that earlier replies do not wait for it.
   hold() {
     const state = this.#state;
     if (!this.waiting) return;
@@ -212,7 +212,7 @@ class Replies {
         this.#thread.on('error', () => Atomics.store(state, Replies.UP, 0));
         this.#thread.unref();
       } catch {
-        this.#thread = undefined; // not allowed here
+        this.#thread = undefined; // threads are not allowed here
       }
     }
     if (Atomics.load(state, Replies.UP) === 0) {
@@ -266,7 +266,7 @@ class Replies {
     }
   }
 
-  // Writes what the socket takes at once, and leaves the rest to the event loop.
+  // Writes as much as the socket accepts, and leaves the rest to the event loop.
   #write(data) {
     let n = 0;
     if (this.#socket.writableLength === 0) {
@@ -283,7 +283,7 @@ class Replies {
     });
   }
 
-  // Resolves when all is written.
+  // Resolves when everything is written.
   drained() {
     this.flush();
     return new Promise((resolve) => {
@@ -292,7 +292,7 @@ class Replies {
     });
   }
 
-  // Nothing is written any more: another file may get the number.
+  // Stops all writing: another file may get the same descriptor.
   close() {
     this.#lock();
     this.#state[Replies.SHUT] = 1;
@@ -311,8 +311,8 @@ class Replies {
 const TOLD = ['POOLINIT_EVENT', 'POOLINIT_WORKER_ID', 'POOLINIT_WORKERS', 'POOLINIT_GENERATION', 'POOLINIT_DELIVER',
   'POOLINIT_FD', 'NOTIFY_SOCKET'];
 
-// What poolinit told this process. It is taken out of the environment, or the
-// process's children would believe that they are workers.
+// The variables that poolinit has set for this process. They are removed from the
+// environment, because the process's children are not workers.
 let role = null;
 
 function myRole() {
@@ -346,11 +346,11 @@ function myRole() {
 
 const EVENTS = ['start', 'workerStart', 'workerStop', 'message', 'shutdown'];
 
-// How long a worker that wants to stop, and cannot ask poolinit for no more messages,
-// waits for a moment without one in hand, in ms.
+// If a worker wants to stop and cannot ask poolinit for no more messages, it waits
+// this long, in ms, for a moment without a message in hand.
 const LULL = 1000;
 
-// A pool of workers, and in each of its processes the worker.
+// A pool of workers; in a worker process, this worker.
 class Pool {
   #role = myRole();
   #options;
@@ -370,11 +370,11 @@ class Pool {
   #flushing = false;
   #starting = true;
   #stopping = false;
-  #lull = false; // it waits for one
+  #lull = false; // it waits for a moment without a message
   #lullOver = false;
-  #program; // poolinit's path, when it has been needed
-  #telling = Promise.resolve(''); // what poolinit is told, one after the other
-  #teller = null; // the process that tells it
+  #program; // poolinit's path, once it has been looked up
+  #telling = Promise.resolve(''); // the notifications to poolinit, one after the other
+  #teller = null; // the process that sends the current one
   #dismissed = false;
   #left = false;
   #leaving = null;
@@ -382,10 +382,10 @@ class Pool {
   #ending = false;
   #crashed = false;
 
-  // workers is how many there are, or 'auto'. Options are flags of `poolinit run`:
+  // workers is the number of workers, or 'auto'. Options are flags of `poolinit run`:
   // maxMessages: 1000 is --max-messages 1000, and a list repeats the flag. The
-  // environment outranks them all. concurrency is how many messages one worker
-  // handles at a time.
+  // environment overrides them all. concurrency is the number of messages that one
+  // worker handles at a time.
   constructor(workers, options = {}) {
     if (typeof workers === 'object' && workers !== null) [workers, options] = [undefined, workers];
     const { concurrency = 1, ...flags } = options;
@@ -401,11 +401,11 @@ class Pool {
     return this;
   }
 
-  // Sets what is called when something happens:
-  //   start()              once, before poolinit is run. Not if poolinit has run the script
+  // Sets the handler of an event:
+  //   start()              once, before poolinit runs. Not if poolinit started the script
   //   workerStart(id)      in each worker, before its first message. Without messages it is the worker
-  //   workerStop(id)       when a worker ends by itself, or is asked to
-  //   message(message)     the reply is what it returns; undefined is an empty one
+  //   workerStop(id)       when a worker ends by itself, or is asked to stop
+  //   message(message)     its return value is the reply; undefined is an empty one
   //   shutdown()           once, in a process of its own, when no worker is left
   // All may be async.
   on(event, handler) {
@@ -421,7 +421,7 @@ class Pool {
     if (this.#begun) throw new Error(`${what} after start()`);
   }
 
-  // Runs the pool, or in a worker the worker. The promise is never settled.
+  // Runs the pool; in a worker process, the worker. The promise is never settled.
   start() {
     this.#notBegun('start()');
     this.#begun = true;
@@ -432,7 +432,7 @@ class Pool {
     return new Promise(() => {});
   }
 
-  // Ends the process if what the pool does itself fails.
+  // Ends the process if the SDK itself fails.
   #run(what) {
     (async () => what())().catch((e) => {
       this.#crashed = true;
@@ -446,26 +446,26 @@ class Pool {
     process.exit();
   }
 
-  // What a worker may do.
+  // For workers.
 
-  // The worker's number, from 0; its replacement gets the same. -1 in no worker.
+  // The worker's number, from 0; its replacement gets the same. -1 outside a worker.
   get workerId() { return this.#role.workerId; }
 
-  // How many workers the pool has. 0 in no worker.
+  // The number of workers of the pool. 0 outside a worker.
   get workers() { return this.#role.workers; }
 
-  // 1, and one more with each reload. 0 in no worker.
+  // 1, and one more with each reload. 0 outside a worker.
   get generation() { return this.#role.generation; }
 
-  // Adds to the reply of the message in hand. What the handler returns follows.
+  // Adds to the reply of the message in hand. The handler's return value follows.
   write(data) {
     this.#one('write()');
     if (this.#inHand === 0) throw new Error('write() without a message in hand');
     this.#written.push(toBuffer(data, 'a reply'));
   }
 
-  // Ends this worker when it has answered what it was given; another takes its
-  // place. Without messages it is SIGTERM to this process.
+  // Ends this worker when it has answered its messages; another takes its place.
+  // Without messages it sends SIGTERM to this process.
   stop() {
     this.#inWorker('stop()');
     if (this.#socket === null || this.#left) {
@@ -474,7 +474,7 @@ class Pool {
     }
     if (this.#stopping) return;
     this.#stopping = true;
-    // poolinit ends the input when all is answered, if it can be told.
+    // On STOPPING=1 poolinit ends the input when everything is answered.
     this.#tell('STOPPING=1').then((problem) => {
       if (problem) this.#awaitLull();
     });
@@ -497,9 +497,9 @@ class Pool {
     process.kill(this.#role.parent, 'SIGTERM');
   }
 
-  // Leaves the pool: another worker takes this one's place at once. The message in
-  // hand is answered with this, and what its handler returns is dropped. It may take
-  // as long as it likes, until the pool stops.
+  // Leaves the pool: another worker takes this one's place at once. reply answers the
+  // message in hand, and the return value of its handler is dropped. This worker may
+  // continue its work for any time, until the pool stops.
   detach(reply = nothing) {
     this.#inWorker('detach()');
     this.#one('detach()');
@@ -515,7 +515,7 @@ class Pool {
     this.#leave();
   }
 
-  // Nothing more is answered, when what has been is written.
+  // Writes the replies that wait; later ones are dropped.
   #leave() {
     this.#left = true;
     this.#queue = [];
@@ -525,15 +525,15 @@ class Pool {
     });
   }
 
-  // Tells poolinit by sd_notify, as in notify('STATUS=loading'). It resolves with true
-  // when that has been read, with false if it could not be told, and never rejects.
-  // Node has no unix datagrams, so each call runs `poolinit notify`. READY=1 is said
-  // by start().
+  // Sends a state to poolinit by sd_notify, as in notify('STATUS=loading'). It resolves
+  // with true when poolinit has read it, with false if that fails, and never rejects.
+  // Node has no unix datagrams, so each call runs `poolinit notify`. start() sends
+  // READY=1.
   async notify(state) {
     return await this.#tell(String(state)) === '';
   }
 
-  // Resolves with what was the matter, '' if nothing was.
+  // Resolves with the problem; '' is success.
   #tell(state) {
     if (this.#role.notify === '') return Promise.resolve('nobody listens: NOTIFY_SOCKET is not set');
     this.#telling = this.#telling.then(() => new Promise((resolve) => {
@@ -548,7 +548,7 @@ class Pool {
       }
       const cannot = (e) => resolve(`cannot run ${this.#program}: ${e.message}`);
       try {
-        // It is of this process's group, or poolinit would not listen to it.
+        // It must be in this process's group: poolinit ignores other senders.
         this.#teller = spawn(this.#program, ['notify', '--', ...state.split('\n').filter(Boolean)], {
           stdio: ['ignore', 'ignore', 'inherit'],
           env: { ...process.env, NOTIFY_SOCKET: this.#role.notify },
@@ -570,7 +570,7 @@ class Pool {
     if (!this.#role.isWorker || !this.#begun) throw new Error(`${what} in a process that is no worker of a pool`);
   }
 
-  // The worker.
+  // In a worker process.
 
   #work() {
     const { deliver, fd } = this.#role;
@@ -586,7 +586,7 @@ class Pool {
       throw new Error('poolinit gives this script messages, and it has no message handler');
     }
     if (deliver !== '') this.#open(fd, deliver);
-    else process.once('beforeExit', () => this.#end()); // when the script has nothing more to do
+    else process.once('beforeExit', () => this.#end()); // the script has nothing more to do
     process.on('SIGTERM', () => this.#terminated());
     process.on('uncaughtExceptionMonitor', () => { this.#crashed = true; });
     process.on('exit', () => this.#exiting());
@@ -594,7 +594,7 @@ class Pool {
       await this.#handlers.workerStart?.call(this, this.#role.workerId);
       this.#starting = false;
       if (this.#socket === null) return;
-      this.#pump(); // what is here does not wait
+      this.#pump(); // messages that have arrived do not wait
       await this.#ready();
     });
   }
@@ -643,20 +643,20 @@ class Pool {
   }
 
   #terminated() {
-    const ours = process.listenerCount('SIGTERM') === 1; // else one of the script's own decides
+    const ours = process.listenerCount('SIGTERM') === 1; // otherwise the script has a handler of its own
     if (this.#socket === null || this.#left) {
       if (ours) this.#end();
       return;
     }
-    // poolinit ends the input before its SIGTERM, which may be read in between.
+    // poolinit ends the input before it sends SIGTERM, but Node may see the signal first.
     setImmediate(() => setImmediate(() => {
       if (this.#inputEnded) this.#dismiss();
       else if (ours && !this.#left && !this.#ending) this.stop();
     }));
   }
 
-  // poolinit stops this worker, and listens no more: what is being told, and what would
-  // be, is given up.
+  // poolinit stops this worker and reads no more notifications: the current and the
+  // later ones are dropped.
   #dismiss() {
     this.#dismissed = true;
     this.#teller?.kill('SIGKILL');
@@ -669,24 +669,24 @@ class Pool {
     this.#run(async () => {
       await this.#leaving;
       await this.#handlers.workerStop?.call(this, this.#role.workerId);
-      await this.#telling; // else poolinit would have to end the one who tells
+      await this.#telling; // otherwise poolinit would have to end the notifying process
       process.exit(code);
     });
   }
 
-  // Somebody has called process.exit(), or the process has crashed.
+  // The script has called process.exit(), or the process has crashed.
   #exiting() {
     if (this.#ending) return;
     this.#ending = true;
     try {
-      if (this.#socket !== null && !this.#left) this.#replies.flush(); // they have been handled
+      if (this.#socket !== null && !this.#left) this.#replies.flush(); // their messages have been handled
     } catch {
-      // nobody reads them
+      // poolinit has closed its end
     }
     if (!this.#crashed) this.#handlers.workerStop?.call(this, this.#role.workerId);
   }
 
-  // Begins as many messages as may be in hand at a time.
+  // Begins messages until `concurrency` of them are in hand.
   #pump() {
     if (this.#starting) return;
     try {
@@ -706,14 +706,14 @@ class Pool {
       if (this.#inHand === 0) this.#replies.flush();
       else this.#flushSoon();
     } catch (e) {
-      this.#broke(e); // it cannot be written
+      this.#broke(e); // the socket cannot be written
       return;
     }
     this.#settle();
   }
 
-  // An async handler that does not wait for anything is not worth a write; one
-  // that does must not have the replies before it wait.
+  // If an async handler does not wait for anything, an extra write is not worth it.
+  // If it does wait, the replies before it must not.
   #flushSoon() {
     if (this.#flushing || !this.#replies.waiting) return;
     this.#flushing = true;
@@ -732,13 +732,13 @@ class Pool {
     const idle = () => this.#inHand === 0 && this.#next === this.#queue.length && !this.#starting && !this.#left;
     const leave = () => {
       if (!idle()) return;
-      this.#leave(); // so that nothing comes while workerStop runs
+      this.#leave(); // so that no message comes while workerStop runs
       this.#end();
     };
     if (!idle()) return;
     if (this.#inputEnded) this.#replies.drained().then(() => this.#end());
     else if (this.#lullOver) leave();
-    else if (this.#lull) setImmediate(() => setImmediate(leave)); // what has arrived is read in between
+    else if (this.#lull) setImmediate(() => setImmediate(leave)); // read what has arrived first
   }
 
   #begin(message) {
@@ -765,7 +765,7 @@ class Pool {
     );
   }
 
-  // A place among the messages in hand, or null if it is the only one.
+  // A slot among the messages in hand; null for the only message.
   #slot() {
     if (this.#slots.length === 0) return null;
     const slot = { reply: null, failed: false };
@@ -783,7 +783,7 @@ class Pool {
     this.#pump();
   }
 
-  // A handler has ended. Its reply goes out when those before it have.
+  // A handler has ended. Its reply goes out after those before it.
   #done(slot, value, error, threw) {
     this.#inHand--;
     let reply;
@@ -836,7 +836,7 @@ class Pool {
     else this.#replies.add(reply, failed);
   }
 
-  // Run by hand.
+  // In a script that is run by hand.
 
   #become() {
     const { message, workerStart } = this.#handlers;
@@ -862,7 +862,7 @@ class Pool {
 
   #flags() {
     const options = { ...this.#options };
-    if (this.#handlers.message) options.ready ??= 'notify'; // workers say so when workerStart has resolved
+    if (this.#handlers.message) options.ready ??= 'notify'; // workers report it when workerStart has resolved
     if (this.#concurrency > 1) options.window ??= this.#concurrency;
     if (this.#handlers.shutdown) options.runAtExit ??= true;
     options.listen = [...[options.listen ?? []].flat(), ...this.#urls];
@@ -876,8 +876,8 @@ class Pool {
   }
 }
 
-// Whether the environment sets a flag. It outranks the script: who runs a
-// program knows better than it.
+// Whether the environment sets a flag. It overrides the script: the operator knows
+// better than the program.
 function fromEnvironment(flag) {
   return Boolean(process.env[`POOLINIT_${flag.toUpperCase().replace(/-/g, '_')}`]);
 }
@@ -904,8 +904,8 @@ function isProgram(file) {
   }
 }
 
-// Where the program poolinit may be. In a worker that is also where its parent has it
-// from.
+// Where the program poolinit may be. For a worker this includes the program of its
+// parent.
 function placesOf(script, parent) {
   const named = process.env.POOLINIT;
   const inPath = (name) => (process.env.PATH ?? '').split(':').filter(Boolean).map((dir) => path.resolve(dir, name));
@@ -913,7 +913,7 @@ function placesOf(script, parent) {
     : named.includes('/') ? [path.resolve(named)] : inPath(named);
   if (parent === undefined || !isChildOf(parent)) return places;
   const [name] = wordsOf(parent, 'cmdline') ?? [''];
-  if (path.isAbsolute(name)) places.push(name); // with --user, exe is not for this process
+  if (path.isAbsolute(name)) places.push(name); // with --user this process may not read exe
   return [...places, `/proc/${parent}/exe`];
 }
 
@@ -927,7 +927,7 @@ function whyNotFound(script) {
       + 'Put it into a directory of PATH or beside the script, or set POOLINIT to its path.';
 }
 
-// The program poolinit. If there is none, that is the end.
+// The program poolinit. Without one the process ends.
 function find(script) {
   const found = placesOf(script).find(isProgram);
   if (found !== undefined) return found;
@@ -935,15 +935,15 @@ function find(script) {
   return process.exit(127);
 }
 
-// Whether the parent is poolinit, and no shell or other wrapper: workers lead their
-// process groups.
+// Whether the parent is poolinit, not a shell or another wrapper: a worker leads its
+// process group.
 function isChildOf(parent) {
   const [pid, , ppid, group] = myStat();
   return pid === String(process.pid) && group === pid && ppid === String(parent);
 }
 
 // PID, state, parent, group, session, terminal, the terminal's foreground group; []
-// where there is no /proc.
+// without /proc.
 function myStat() {
   try {
     const stat = fs.readFileSync('/proc/self/stat', 'latin1');
@@ -953,12 +953,12 @@ function myStat() {
   }
 }
 
-// Whether the pool may wait for READY=1. To say it costs a process, so a pool that
-// surely does not is not told.
+// Whether the pool may wait for READY=1. Sending it costs a process, so it is not
+// sent to a pool that certainly does not wait.
 function mayAwaitReady(parent) {
   if (!isChildOf(parent)) return true;
   const [words, environ] = [wordsOf(parent, 'cmdline'), wordsOf(parent, 'environ')];
-  if (words === null || environ === null) return true; // another user's
+  if (words === null || environ === null) return true; // it belongs to another user
   return / --ready[= ]notify /.test(` ${words.join(' ')} `) || environ.includes('POOLINIT_READY=notify');
 }
 
@@ -970,8 +970,8 @@ function wordsOf(pid, what) {
   }
 }
 
-// Becomes poolinit where Node can (from 22.15 and 23.11 on). Else poolinit is a
-// child, which gets the signals of this process, and whose end is its end.
+// Becomes poolinit where Node can (from 22.15 and 23.11 on). Otherwise poolinit is a
+// child: this process forwards signals to it, and ends with it.
 function become(program, args) {
   if (typeof process.execve === 'function') {
     process.execve(program, [program, ...args], process.env);
@@ -980,7 +980,7 @@ function become(program, args) {
   let child = null;
   for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGTERM', 'SIGCONT', 'SIGWINCH',
     'SIGIO', 'SIGPWR', 'SIGVTALRM', 'SIGXCPU']) {
-    process.removeAllListeners(name); // the script's own are for its workers
+    process.removeAllListeners(name); // the script's own handlers are for its workers
     process.on(name, () => {
       if (!(fromTerminal.includes(name) && inForeground())) child?.kill(name);
     });
@@ -993,8 +993,8 @@ function become(program, args) {
   child.on('exit', (code, signal) => process.exit(code ?? 128 + os.constants.signals[signal]));
 }
 
-// What a terminal sends to all of its foreground, so that poolinit has it already:
-// twice would mean "at once".
+// A terminal sends these to its whole foreground group, so poolinit has them already.
+// A second one would mean "kill the workers at once".
 const fromTerminal = ['SIGINT', 'SIGQUIT', 'SIGWINCH'];
 
 function inForeground() {
@@ -1008,8 +1008,8 @@ function inForeground() {
 //     const reply = await client.send('hello');
 //     client.close();
 //
-// What a stopping pool did not take is sent again, on a new connection, and so is
-// what had no reply when the connection broke: it is handled at least once.
+// The client sends a message again, on a new connection, if a stopping pool did not
+// take it, or if the connection broke before its reply: it is handled at least once.
 class Client {
   #url;
   #address;
@@ -1017,21 +1017,21 @@ class Client {
   #connectTimeout;
   #tls;
   #socket = null;
-  #connected = false; // the socket is
-  #known = false; // there has been a connection
+  #connected = false; // whether the socket is connected
+  #known = false; // a connection has been made before
   #frames = null;
   #waiting = []; // to be sent
   #pending = []; // sent on this connection, without a reply
-  #again = []; // answered "stopping" on it
-  #silence = null; // a timer
-  #retry = null; // another
-  #since = 0; // the first of the problems in a row
+  #again = []; // answered "stopping" on this connection
+  #silence = null; // the timer of a silent pool
+  #retry = null; // the timer of the next connection
+  #since = 0; // when the first of the consecutive problems was
   #pause = 0;
   #closed = false;
 
-  // timeout is for how long nothing at all may be heard, connectTimeout for how long
-  // the pool may be away; both in ms, 0 is for ever. tls: options of tls.connect(),
-  // for a pool with cert= in its URL.
+  // timeout is the longest silence of the pool, connectTimeout how long the pool may be
+  // away; both in ms, 0 is for ever. tls: options of tls.connect(), for a pool with
+  // cert= in its URL.
   constructor(url, { timeout = 60000, connectTimeout = 10000, tls: options } = {}) {
     this.#url = String(url);
     this.#address = addressOf(this.#url);
@@ -1041,9 +1041,9 @@ class Client {
   }
 
   // Sends a message and resolves with its reply, a Buffer. It rejects with a Failure
-  // if the pool says that it failed, or with another Error if there is no way to the
-  // pool, or nothing was heard. Several may be on the way: the pool handles them in
-  // parallel.
+  // if the pool says that the message failed, or with another Error if the pool cannot
+  // be reached or does not answer. Several messages may be in flight: the pool handles
+  // them in parallel.
   async send(body) {
     const data = toBuffer(body, 'a message');
     if (data.length >= FAILED) throw new RangeError('a message is shorter than 2 GiB');
@@ -1054,7 +1054,7 @@ class Client {
     });
   }
 
-  // Closes the connection. What has no reply yet is rejected.
+  // Closes the connection. Messages without a reply are rejected.
   close() {
     this.#closed = true;
     clearTimeout(this.#retry);
@@ -1110,7 +1110,7 @@ class Client {
     this.#listen(this.#connectTimeout);
   }
 
-  // Begins to wait, for so long, for something to be heard.
+  // Starts the timer of a silent pool.
   #listen(limit) {
     clearTimeout(this.#silence);
     if (limit <= 0) return;
@@ -1125,7 +1125,7 @@ class Client {
       }
       const silent = this.#pending;
       this.#pending = [];
-      this.#lost(this.#socket, error); // the others are sent again
+      this.#lost(this.#socket, error); // the other messages are sent again
       this.#reject(silent, error);
     }, limit);
   }
@@ -1135,7 +1135,7 @@ class Client {
     try {
       this.#frames.take(chunk, (body, failed) => this.#took(body, failed));
     } catch (e) {
-      this.#reject(this.#pending, e); // sent again they would be followed by the same
+      this.#reject(this.#pending, e); // sending them again would only repeat the error
       this.#pending = [];
       this.#lost(this.#socket, e);
       return;
@@ -1144,7 +1144,7 @@ class Client {
     if (this.#pending.length > 0) return;
     clearTimeout(this.#silence);
     if (this.#again.length > 0) this.#lost(this.#socket, this.#again[0].failure);
-    else this.#socket.unref(); // nothing is waited for
+    else this.#socket.unref(); // no reply is awaited
   }
 
   #took(body, failed) {
@@ -1170,7 +1170,7 @@ class Client {
     message.reject(failure);
   }
 
-  // The connection has ended: what had no reply is sent again on another one.
+  // The connection has ended: messages without a reply are sent again on another one.
   #lost(socket, error) {
     if (socket !== this.#socket || socket === null) return;
     const known = this.#known;
@@ -1201,7 +1201,7 @@ class Client {
   }
 }
 
-// What net.connect() takes.
+// The options of net.connect().
 function addressOf(url) {
   const wrong = () => new TypeError(`'${url}' is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock`);
   let parts;

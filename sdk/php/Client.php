@@ -6,7 +6,7 @@
  *     $client = new Poolinit\Client('tcp://127.0.0.1:8089');
  *     $reply = $client->send('hello');
  *
- * This file is all there is to it; it needs no extension, and runs in a web server as well. See README.md.
+ * This file is the whole client. It needs no extension, and runs in a web server as well. See README.md.
  */
 
 declare(strict_types=1);
@@ -18,12 +18,12 @@ use function strlen;
 use function substr;
 
 /**
- * Thrown by send(): the pool says that it has not handled the message.
+ * send() throws it when the pool answers that it has not handled the message.
  */
 final class Failure extends \RuntimeException
 {
     /**
-     * @param string $failure what getCode() returns: one of the codes in docs/protocol.md, such as refused or
+     * @param string $failure the value of getCode(): one of the codes in docs/protocol.md, such as refused or
      *     given-up. A program may rely on it, never on the text.
      */
     public function __construct(string $failure, public readonly string $text)
@@ -34,16 +34,16 @@ final class Failure extends \RuntimeException
 }
 
 /**
- * Thrown by send(): there is no way to the pool, or nothing was heard from it. Unless there has never been a
- * connection the message may have been handled all the same.
+ * send() throws it when the pool cannot be reached or does not answer. Unless there has never been a connection,
+ * the message may have been handled.
  */
 final class NoReply extends \RuntimeException
 {
 }
 
 /**
- * What a stopping pool did not take is sent again, on a new connection, and so is what had no reply when the
- * connection broke: a message is handled at least once.
+ * The client sends a message again, on a new connection, if a stopping pool did not take it, or if the connection
+ * broke before its reply: a message is handled at least once.
  */
 final class Client
 {
@@ -53,7 +53,7 @@ final class Client
     /** How much is written at a time. */
     private const CHUNK = 1 << 20;
 
-    /** How much is read at a time; a body of up to so much is written together with its header. */
+    /** How much is read at a time; a body of up to this size is written together with its header. */
     private const SMALL = 64 << 10;
 
     /** For stream_socket_client(). */
@@ -62,19 +62,19 @@ final class Client
     /** @var array<string, array<string, mixed>> of a stream's context */
     private array $context = ['socket' => ['tcp_nodelay' => true]];
 
-    /** @var ?resource the connection; null: there is none */
+    /** @var ?resource the connection; null: not connected */
     private $socket = null;
 
-    private int $pid = 0; // of the process whose connection it is
-    private bool $known = false; // there has been a connection
+    private int $pid = 0; // of the process that owns the connection
+    private bool $known = false; // a connection has been made before
     private bool $closed = false;
     private bool $busy = false;
-    private string $error = ''; // what PHP complained of last
+    private string $error = ''; // the last warning of PHP
 
     /**
      * @param string $url tcp://HOST:PORT or unix:///PATH; the parameters of the pool's --listen URL may follow
-     * @param ?float $timeout for so many seconds nothing at all may be heard; null: for ever
-     * @param float $connectTimeout for so many seconds the pool may be away, from when it was missed on
+     * @param ?float $timeout the longest silence of the pool, in seconds; null: for ever
+     * @param float $connectTimeout how long the pool may be away, in seconds
      * @param ?array<string, mixed> $tls for a pool with cert= in its URL: PHP's SSL context options, such as
      *     ['cafile' => '/etc/pool/ca.crt']. With a unix socket they need a peer_name
      */
@@ -95,7 +95,7 @@ final class Client
      * Sends a message, any bytes, and returns its reply.
      *
      * @throws Failure if the pool says that the message failed
-     * @throws NoReply if there is no way to the pool, or nothing was heard
+     * @throws NoReply if the pool cannot be reached, or does not answer
      */
     public function send(string $body): string
     {
@@ -106,10 +106,10 @@ final class Client
             throw new \LogicException('the client is closed');
         }
         if ($this->busy) {
-            throw new \LogicException('another message is on its way'); // that a handler of a signal has interrupted
+            throw new \LogicException('another message is on its way'); // a signal handler has interrupted it
         }
         if ($this->pid !== getmypid()) {
-            $this->drop(); // a fork must not take its parent's replies
+            $this->drop(); // a forked child must not read its parent's replies
         }
         $this->busy = true;
         $whole = false;
@@ -118,12 +118,12 @@ final class Client
             $whole = true;
             return $reply;
         } catch (Failure $e) {
-            $whole = !in_array($e->getCode(), ['stopping', 'too-big'], true); // these are a connection's last
+            $whole = !in_array($e->getCode(), ['stopping', 'too-big'], true); // after these the connection ends
             throw $e;
         } finally {
             $this->busy = false;
             if (!$whole) {
-                $this->drop(); // a reply may be on the way, and would be taken for another's
+                $this->drop(); // a late reply would be read as that of the next message
             }
         }
     }
@@ -152,7 +152,7 @@ final class Client
                 if (!$this->known) {
                     throw new NoReply($e->getMessage());
                 }
-                // That no worker had it would be untrue after this.
+                // From here on a worker may have had the message.
                 $problem = new NoReply($e->getMessage());
             }
             $this->drop();
@@ -170,7 +170,7 @@ final class Client
      */
     private function exchange(string $body): string
     {
-        // No warnings: they are dealt with, and a program's handler may make exceptions of them.
+        // No warnings: this code handles the errors, and a program's error handler may throw.
         set_error_handler(function (int $level, string $text, string $file): bool {
             $this->error = $text;
             return $file === __FILE__;
@@ -199,7 +199,7 @@ final class Client
         try {
             $this->write($body);
         } catch (Broken $e) {
-            $broken = $e; // what the pool said before comes first
+            $broken = $e; // first read what the pool sent before that
         }
         try {
             $header = $this->read(4);
@@ -240,7 +240,7 @@ final class Client
     {
         $parts = [];
         for ($rest = $size; $rest > 0; $rest -= strlen($part)) {
-            $part = fread($this->socket, min($rest, self::SMALL)); // what is there
+            $part = fread($this->socket, min($rest, self::SMALL)); // the data that has arrived
             if ($part === false || $part === '') {
                 $this->mustNotBeSilent();
                 throw new Broken("$this->url: the pool closed the connection without a reply");
@@ -279,7 +279,7 @@ final class Client
     }
 
     /**
-     * @param resource $socket whose default is PHP's default_socket_timeout
+     * @param resource $socket its default timeout is PHP's default_socket_timeout
      * @param ?float $timeout null: for ever
      */
     private static function setTimeout($socket, ?float $timeout): void
@@ -297,7 +297,7 @@ final class Client
     }
 
     /**
-     * @return array{string, string} what stream_socket_client() is to be given, and the name of the host
+     * @return array{string, string} the address for stream_socket_client(), and the name of the host
      */
     private static function address(string $url): array
     {
@@ -323,7 +323,7 @@ final class Client
 }
 
 /**
- * A connection broke, or there was none: the message is sent again.
+ * A connection broke, or could not be made: the message is sent again.
  *
  * @internal
  */

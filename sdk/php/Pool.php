@@ -12,7 +12,7 @@
  * `poolinit run ... -- php this-script`, with the same PID; poolinit runs the
  * script again in each worker, where start() calls the handlers. See README.md.
  *
- * This file is all there is to it. It needs pcntl, and for shutdown() posix.
+ * This file is the whole SDK. It needs pcntl, and posix for shutdown().
  */
 
 declare(strict_types=1);
@@ -27,16 +27,16 @@ use function substr;
 use function unpack;
 
 /**
- * Thrown by a message handler it makes the message's failure final: it is not
- * delivered again, and the text goes to its client.
+ * A message handler throws it to make the message's failure final: the message is
+ * not delivered again, and the text goes to its client.
  */
 final class Refuse extends \RuntimeException
 {
 }
 
 /**
- * The pool, as its script sees it: what it is to be before start(), and the
- * worker that this process is after it.
+ * The pool for its script: before start() its configuration, after it the worker
+ * that this process is.
  *
  * @property-read bool $running false as soon as this worker has been told to stop
  */
@@ -45,22 +45,22 @@ final class Pool
     /** The longest reply that poolinit takes, in bytes. */
     private const MAX_REPLY = 64 << 20;
 
-    /** How much of an exception's text is told, in bytes. */
+    /** How much of an exception's text the client gets, in bytes. */
     private const MAX_TEXT = 4096;
 
     /** How much is read, and how many replies are written, at a time. */
     private const BATCH = 64 << 10;
 
-    /** From when on a reply is written from where it is, without a copy. */
+    /** A reply of this size or more is written without a copy. */
     private const LARGE = 32 << 10;
 
-    /** A message that took longer (in ns) has its reply written at once, not with those of the next ones. */
+    /** The reply of a message that took longer (in ns) is written at once, not together with the next ones. */
     private const FAST = 20_000;
 
-    /** No reply waits longer (in ns) for the next ones of its batch, if those are fast. */
+    /** The longest time (in ns) that a reply waits for the next, fast ones of its batch. */
     private const HOLD = 1_000_000;
 
-    /** What poolinit tells a worker, and no child of the worker must find. */
+    /** The variables that poolinit sets for a worker. The worker's children must not get them. */
     private const TOLD = ['POOLINIT_WORKER_ID', 'POOLINIT_WORKERS', 'POOLINIT_GENERATION', 'POOLINIT_DELIVER',
         'POOLINIT_FD', 'POOLINIT_EVENT', 'NOTIFY_SOCKET', 'WATCHDOG_USEC'];
 
@@ -68,16 +68,16 @@ final class Pool
 
     private static bool $started = false;
 
-    /** The number of this worker, from 0: a replacement gets the same. -1: this process is no worker. */
+    /** The number of this worker, from 0: a replacement gets the same. -1: this process is not a worker. */
     public readonly int $workerId;
 
-    /** How many workers there are; 'auto', where this is no worker and that was asked for. */
+    /** The number of workers; 'auto' in a process that is not a worker, if the script set that. */
     public readonly int|string $workers;
 
-    /** 1, and one more with each reload; 0: this process is no worker. */
+    /** 1, and one more with each reload; 0: this process is not a worker. */
     public readonly int $generation;
 
-    /** The PID of poolinit, which is that of this process before it becomes poolinit. */
+    /** The PID of poolinit; before this process becomes poolinit, its own. */
     public readonly int $masterPid;
 
     /** @var array<string, callable> by event, in lower case */
@@ -86,31 +86,31 @@ final class Pool
     /** @var array<string, mixed> by the name of the flag of `poolinit run` */
     private array $options;
 
-    /** What poolinit has told this process. @var array<string, string> */
+    /** The variables that poolinit has set for this process. @var array<string, string> */
     private array $told = [];
 
-    /** Of the worker: a child that it forks is none. */
+    /** The PID of the worker: a child that it forks is not a worker. */
     private int $pid = 0;
 
-    /** @var ?resource the channel, to read messages from; null: there is none, or no more of it */
+    /** @var ?resource the channel, to read messages from; null: no channel, or it has ended */
     private $in = null;
 
     /** @var ?resource the channel, to write replies to */
     private $out = null;
 
-    /** Replies that are still to be written, as frames. */
+    /** Replies that have not been written yet, as frames. */
     private string $replies = '';
 
-    /** What write() was given for the message in hand; null: there is none. */
+    /** The data of write() for the message in hand; null: no message is in hand. */
     private ?string $written = null;
 
-    private bool $begun = false; // workerStart has returned, or is a worker's loop
-    private bool $asked = false; // for no more messages
+    private bool $begun = false; // workerStart has returned, or it is the worker's own loop
+    private bool $asked = false; // poolinit was asked for no more messages
     private bool $over = false;
-    private int $watchdog = 0; // in ns: how often poolinit is to hear WATCHDOG=1; 0: never
-    private int $heard = 0; // when it last did
+    private int $watchdog = 0; // the interval of WATCHDOG=1, in ns; 0: never
+    private int $heard = 0; // when WATCHDOG=1 was last sent
     private bool $goesOn = true; // this worker has not been told to stop
-    private bool $looks = false; // the program looks at $running
+    private bool $looks = false; // the program has read $running
 
     /**
      * @param int|string $workers how many, or 'auto': as many as the CPUs that the cgroup grants
@@ -133,8 +133,8 @@ final class Pool
     }
 
     /**
-     * $running, which is false as soon as this worker has been told to stop. A loop in a workerStart handler that looks
-     * at it is left to end by itself.
+     * $running is false as soon as this worker has been told to stop. A loop in a workerStart handler that reads it
+     * ends by itself: the SDK does not end it.
      */
     public function __get(string $name): bool
     {
@@ -147,8 +147,8 @@ final class Pool
 
     /**
      * Sets flags of `poolinit run`, by their names without dashes: ['stop-timeout' => '20s', 'max-message' => '8MiB'].
-     * A list repeats a flag, true is a flag without a value, null takes back what was set. The environment outranks
-     * the script: where POOLINIT_STOP_TIMEOUT is set, that counts.
+     * A list repeats a flag, true is a flag without a value, null removes an earlier setting. The environment
+     * overrides the script: if POOLINIT_STOP_TIMEOUT is set, it counts.
      *
      * @param array<string, mixed> $options
      */
@@ -175,11 +175,12 @@ final class Pool
     }
 
     /**
-     * Sets what is called when something happens. Case does not count.
+     * Sets the handler of an event. Event names are not case-sensitive.
      *
      * start: in the process that is about to become poolinit, with ($pool). workerStart, workerStop: in a worker, with
-     * ($pool, $workerId). message: in a worker, with ($pool, $message); what it returns is the reply, null an empty
-     * one; an exception is a failure. shutdown: once, in a process of its own, when no worker is left, with ($pool).
+     * ($pool, $workerId). message: in a worker, with ($pool, $message); its return value is the reply, null an
+     * empty one; an exception is a failure. shutdown: once, in a process of its own, when no worker is left, with
+     * ($pool).
      */
     public function on(string $event, callable $handler): self
     {
@@ -193,8 +194,8 @@ final class Pool
     }
 
     /**
-     * Becomes poolinit, or serves as one of its workers. Neither ever returns. It returns only in the process that
-     * is run once for the shutdown handler (or with the flag run-at-exit) when the pool has stopped.
+     * Becomes poolinit, or serves as one of its workers; neither returns. It returns only in the process that runs
+     * once, for the shutdown handler (or with the flag run-at-exit), when the pool has stopped.
      */
     public function start(): void
     {
@@ -220,7 +221,7 @@ final class Pool
     }
 
     /**
-     * Adds to the reply of the message in hand. What its handler returns comes after it.
+     * Adds to the reply of the message in hand. The return value of its handler comes after it.
      */
     public function write(string $data): void
     {
@@ -231,7 +232,7 @@ final class Pool
     }
 
     /**
-     * Ends this worker after the messages that it has been given; another takes its place. A workerStart handler with
+     * Ends this worker after the messages that it has; another takes its place. A workerStart handler with
      * a loop of its own finds $running false.
      */
     public function stop(): void
@@ -247,7 +248,7 @@ final class Pool
     public function shutdown(): void
     {
         if ($this->told['POOLINIT_EVENT'] !== '') {
-            return; // it has stopped
+            return; // poolinit has stopped
         }
         $this->mustWork('shutdown');
         $posix = function_exists('posix_kill');
@@ -258,10 +259,10 @@ final class Pool
     }
 
     /**
-     * Leaves the pool: another worker takes this one's place at once, and this one may take as long as it likes for
-     * what it does. It gets no more messages, but still the stop signal. The message in hand is answered with what
-     * write() was given, and $reply; what its handler returns is dropped. Messages that this worker has been given
-     * and has not begun go to others.
+     * Leaves the pool: another worker takes this one's place at once, and this one may continue its work for any
+     * time. It gets no more messages, but still the stop signal. The message in hand is answered with the data of
+     * write() and $reply; the return value of its handler is dropped. Messages that this worker has not begun go to
+     * other workers.
      */
     public function detach(?string $reply = null): void
     {
@@ -274,15 +275,15 @@ final class Pool
             $this->written = null;
         }
         $this->flush();
-        stream_socket_shutdown($this->in, STREAM_SHUT_RDWR); // closed it would not be: children may have it too
+        stream_socket_shutdown($this->in, STREAM_SHUT_RDWR); // fclose() is not enough: children may have it open too
         fclose($this->in);
         fclose($this->out);
         $this->in = $this->out = null;
     }
 
     /**
-     * Says that this worker is ready, for --ready notify. A worker that gets messages is when its workerStart handler
-     * has returned, and need not say so; one with a loop of its own has to.
+     * Reports that this worker is ready, for --ready notify. The SDK does this for a worker that gets messages, when
+     * its workerStart handler has returned. A worker with a loop of its own must call it.
      */
     public function ready(): void
     {
@@ -290,7 +291,7 @@ final class Pool
     }
 
     /**
-     * Says in a few words what this worker is doing. poolinit shows it.
+     * Sets a short text about what this worker is doing. poolinit shows it.
      */
     public function status(string $text): void
     {
@@ -298,8 +299,8 @@ final class Pool
     }
 
     /**
-     * Says that this worker does not hang, for --watchdog. Between messages that is said by itself; a handler that
-     * takes long, and a worker with a loop of its own, have to.
+     * Reports that this worker does not hang, for --watchdog. The SDK does this between messages. A handler that takes
+     * long, and a worker with a loop of its own, must call it.
      */
     public function alive(): void
     {
@@ -335,7 +336,7 @@ final class Pool
         $poolinit = self::find();
         $this->call('start', $this);
         while (ob_get_level() > 0 && ob_end_flush()) {
-            // what was printed so far comes before all that the workers print
+            // flush: this output comes before that of the workers
         }
         flush();
         @pcntl_exec($poolinit, ['run', ...$this->flags(), '--', ...$command]);
@@ -343,7 +344,7 @@ final class Pool
     }
 
     /**
-     * The flags of `poolinit run`. Where the environment sets one, it is left out.
+     * The flags of `poolinit run`, without those that the environment sets.
      *
      * @return list<string>
      */
@@ -351,7 +352,7 @@ final class Pool
     {
         $options = $this->options;
         if (isset($this->handlers['message'])) {
-            $options += ['ready' => 'notify']; // workers say so when workerStart has returned
+            $options += ['ready' => 'notify']; // workers report it when workerStart has returned
         }
         if (isset($this->handlers['shutdown'])) {
             $options += ['run-at-exit' => true];
@@ -373,7 +374,7 @@ final class Pool
     }
 
     /**
-     * Whether the environment sets a flag. It outranks the script: who deploys a program knows better than it.
+     * Whether the environment sets a flag. It overrides the script: the operator knows better than the program.
      */
     private static function fromEnvironment(string $flag): bool
     {
@@ -426,7 +427,7 @@ final class Pool
         $arguments = $_SERVER['argv'];
         $script = self::script();
         $line = [];
-        if (cli_get_process_title() === '') { // else that is in its place
+        if (cli_get_process_title() === '') { // if set, the title has replaced the command line
             $line = explode("\0", substr((string) @file_get_contents('/proc/self/cmdline'), 0, -1));
         }
         $rest = count($line) - count($arguments);
@@ -472,7 +473,7 @@ final class Pool
 
     /**
      * Returns the absolute path of the program, with the symbolic links that were used to name it; "" for code
-     * on the command line. A program that cannot be run again is the end.
+     * on the command line. If the program cannot be run again, the process ends.
      */
     private static function script(): string
     {
@@ -510,7 +511,7 @@ final class Pool
     // ---- A worker.
 
     /**
-     * Is a worker: start, messages, stop.
+     * The life of a worker: start, messages, stop.
      */
     private function work(): never
     {
@@ -550,7 +551,7 @@ final class Pool
     }
 
     /**
-     * Takes what poolinit has told out of the environment: a child of this process is no worker.
+     * Removes poolinit's variables from the environment: a child of this process is not a worker.
      */
     private function forget(): void
     {
@@ -561,7 +562,7 @@ final class Pool
     }
 
     /**
-     * Opens the channel twice: non-blocking to read, so that signals are seen while there is nothing, and blocking
+     * Opens the channel twice: non-blocking to read, so that signals are handled while no data is there, and blocking
      * to write. PHP would close a stream that is silent for default_socket_timeout.
      */
     private function open(int $fd): void
@@ -605,7 +606,7 @@ final class Pool
             $body = substr($buffer, $at + 4, $size - 4);
             $at += $size;
             if ($size === $rest) {
-                $buffer = ''; // a long one is not kept twice
+                $buffer = ''; // do not keep two copies of a long message
                 $at = 0;
             }
             $this->written = '';
@@ -620,11 +621,11 @@ final class Pool
             }
             $now = hrtime(true);
             $slow = $now - $last > self::FAST;
-            if ($slow && getmypid() !== $this->pid) { // fork() alone takes longer
-                exit(0); // a child, that the handler has forked, and that has come back from it
+            if ($slow && getmypid() !== $this->pid) { // not checked after a fast message: fork() alone takes longer
+                exit(0); // a child that the handler has forked and that has returned from it
             }
             $this->written = null;
-            if ($this->in === null) { // by detach(), which has answered
+            if ($this->in === null) { // detach() was called, and has answered
                 return;
             }
             $this->answer($reply, $failed);
@@ -644,16 +645,16 @@ final class Pool
     }
 
     /**
-     * Returns what has arrived, as soon as something has; "" at the end. $want is how much of a message is missing.
+     * Waits for data and returns it; "" at the end. $want is the number of bytes that a message lacks.
      */
     private function read(int $want): string
     {
-        $size = max(self::BATCH, min($want, 256 << 10)); // more is never there at once
+        $size = max(self::BATCH, min($want, 256 << 10)); // a socket never has more at once
         for (;;) {
             $read = [$this->in];
             $none = null;
             $wait = $this->watchdog > 0 ? max(0, $this->heard + $this->watchdog - hrtime(true)) : null;
-            try { // somebody's error handler may throw for the warning, that a signal has come
+            try { // an error handler may throw for the warning about an interrupting signal
                 $n = @stream_select($read, $none, $none, $wait === null ? null : intdiv($wait, 1_000_000_000),
                     $wait === null ? null : intdiv($wait % 1_000_000_000, 1000));
             } catch (\Throwable) {
@@ -677,7 +678,7 @@ final class Pool
     }
 
     /**
-     * Adds a reply to what is to be written. A long one is written at once, from where it is.
+     * Adds a reply to those that wait. A long one is written at once, without a copy.
      */
     private function answer(string $reply, bool $failed = false): void
     {
@@ -715,7 +716,7 @@ final class Pool
     }
 
     /**
-     * What a handler has returned, as a reply.
+     * Converts the return value of a handler to a reply.
      */
     private static function text(mixed $reply): string
     {
@@ -746,21 +747,22 @@ final class Pool
     }
 
     /**
-     * Makes a text valid UTF-8, of at most so many bytes.
+     * Makes a text valid UTF-8, of at most $most bytes.
      */
     private static function utf8(string $text, int $most): string
     {
         $valid = static fn (string $s): string => htmlspecialchars_decode(
             htmlspecialchars($s, ENT_NOQUOTES | ENT_SUBSTITUTE, 'UTF-8'), ENT_NOQUOTES);
         $text = $valid(substr($text, 0, $most));
-        while (strlen($text) > $most) { // a part of a character has become a longer one
+        while (strlen($text) > $most) { // the replacement for a broken character may be longer
             $text = preg_replace('/.$/us', '', $text);
         }
         return $text;
     }
 
     /**
-     * Makes poolinit end the messages when all are answered. If it cannot be told, they end after those that are here.
+     * Asks poolinit to end the input when all messages are answered. If that fails, the input ends after the messages
+     * that have arrived.
      */
     private function askForNoMore(): void
     {
@@ -774,7 +776,7 @@ final class Pool
     }
 
     /**
-     * Tells poolinit something by sd_notify(3).
+     * Sends a state to poolinit by sd_notify(3).
      */
     private function notify(string $text): bool
     {
@@ -791,12 +793,12 @@ final class Pool
     }
 
     /**
-     * SIGTERM. A worker that gets messages has them ended. One with a loop of its own ends by itself if it looks at
-     * $running; else this is its end, as soon as PHP comes out of the call that it waits in.
+     * SIGTERM. A worker that gets messages asks for no more. One with a loop of its own ends by itself if it has read
+     * $running; otherwise it ends here, as soon as PHP returns from its blocking call.
      */
     private function terminated(): void
     {
-        if (getmypid() !== $this->pid) { // a child, that this worker has forked
+        if (getmypid() !== $this->pid) { // a child that this worker has forked
             exit(128 + SIGTERM);
         }
         $this->goesOn = false;
@@ -808,8 +810,8 @@ final class Pool
     }
 
     /**
-     * Waits for the stop signal, which follows the last message at once. PHP would die of it while it shuts down,
-     * whatever it has been told to do about signals.
+     * Waits for the stop signal, which follows the last message at once. While PHP shuts down it would die of the
+     * signal, even with a handler.
      */
     private function awaitSignal(): void
     {
@@ -820,12 +822,12 @@ final class Pool
     }
 
     /**
-     * The end of a worker: workerStop, and exit code 0. It is not cut short by the signal that may follow the last
-     * message.
+     * The end of a worker: workerStop, and exit code 0. The signal that may follow the last message does not
+     * interrupt it.
      */
     private function end(): never
     {
-        if (getmypid() === $this->pid) { // and not a child that has come back from where it was forked
+        if (getmypid() === $this->pid) { // not a forked child that has returned
             $this->finish();
         }
         exit(0);
@@ -836,13 +838,13 @@ final class Pool
         $this->over = true;
         $this->goesOn = false;
         pcntl_signal(SIGTERM, SIG_IGN);
-        pcntl_sigprocmask(SIG_SETMASK, []); // in a handler of signals all are blocked
+        pcntl_sigprocmask(SIG_SETMASK, []); // in a signal handler all signals are blocked
         $this->call('workerstop', $this, $this->workerId);
     }
 
     /**
-     * PHP is about to end, by exit() or by a fatal error. What has been answered is told: so the message in hand is
-     * the one that counts as failed. After exit() workerStop is called as ever.
+     * PHP is about to end, by exit() or by a fatal error. The waiting replies are written first, so that the message in
+     * hand is the one that counts as failed. After exit() workerStop is called as usual.
      */
     private function exiting(): void
     {
@@ -878,7 +880,7 @@ final class Pool
     }
 
     /**
-     * Returns the PID of poolinit. This process may have been started by a shell that it started.
+     * Returns the PID of poolinit. A shell may stand between poolinit and this process.
      */
     private static function parent(): int
     {
@@ -887,7 +889,7 @@ final class Pool
             return explode(' ', substr($text, (int) strrpos($text, ')') + 2));
         };
         [, $parent, $group] = $stat('self') + ['', '0', '0'];
-        if ($group !== '0' && (int) $group !== getmypid()) { // poolinit's child leads the group
+        if ($group !== '0' && (int) $group !== getmypid()) { // the group's leader is poolinit's child
             $parent = $stat($group)[1] ?? $parent;
         }
         return (int) $parent ?: (function_exists('posix_getppid') ? posix_getppid() : 0);

@@ -1,12 +1,12 @@
 <?php
 
 /**
- * The names of Swoole's process pool, for programs that were written for it, where ext-swoole is absent:
+ * The names of Swoole's process pool, for programs that were written for it, in a PHP without ext-swoole:
  *
  *     php -d auto_prepend_file=swoole.php program.php
  *
- * Swoole\Process\Pool is poolinit's pool then. docs/swoole.md has each method, and what differs. Where the extension
- * is loaded this file does nothing.
+ * Swoole\Process\Pool is then poolinit's pool. docs/swoole.md lists each method and each difference. If the extension
+ * is loaded, this file does nothing.
  */
 
 declare(strict_types=1);
@@ -25,7 +25,7 @@ namespace Poolinit {
 
         /**
          * A worker's own socket, for SWOOLE_IPC_UNIXSOCK. poolinit opens one for each worker number (--share), so
-         * what was sent to a worker that is being replaced waits for its successor.
+         * data for a worker that is being replaced waits for its successor.
          *
          * @internal
          */
@@ -36,7 +36,7 @@ namespace Poolinit {
 
             private string $path;
 
-            /** @var list<string> what this worker has sent to itself */
+            /** @var list<string> messages from this worker to itself */
             private array $own = [];
 
             public function __construct(private readonly int $id)
@@ -56,7 +56,7 @@ namespace Poolinit {
             }
 
             /**
-             * The sockets of so many workers, as --share has them.
+             * The sockets of $workers workers, as URLs of --share.
              *
              * @return list<string>
              */
@@ -68,7 +68,7 @@ namespace Poolinit {
             }
 
             /**
-             * Returns when the message is in the socket of the other worker, or false.
+             * Returns when the message is in the other worker's socket; false if that fails.
              */
             public function send(int $to, string $data): bool
             {
@@ -82,7 +82,7 @@ namespace Poolinit {
             }
 
             /**
-             * Returns the next message; null, if there is none and the worker is to stop.
+             * Returns the next message; null if there is none and the worker must stop.
              *
              * @param callable(): bool $goesOn
              */
@@ -100,7 +100,7 @@ namespace Poolinit {
                     $sender = @\stream_socket_accept($this->socket, 0);
                     $header = $sender === false ? '' : (string) \stream_get_contents($sender, 4);
                     if (\strlen($header) < 4) {
-                        continue; // a predecessor was faster, or the sender has died
+                        continue; // a predecessor has taken it, or the sender has died
                     }
                     $size = \unpack('N', $header)[1];
                     $data = $size === 0 ? '' : (string) \stream_get_contents($sender, $size);
@@ -122,7 +122,7 @@ namespace Swoole {
         }
 
         /**
-         * Those of Swoole's names for events and options that are the process pool's.
+         * The names of the process pool's events and options in Swoole.
          */
         class Constant
         {
@@ -139,7 +139,7 @@ namespace Swoole {
         }
 
         /**
-         * A worker, as Swoole\Process\Pool::getProcess() returns it. Nothing else of Swoole\Process is here.
+         * A worker, as Swoole\Process\Pool::getProcess() returns it. The rest of Swoole\Process is absent.
          */
         class Process
         {
@@ -234,7 +234,7 @@ namespace Swoole {
             }
 
             /**
-             * @return string|false false also when a signal came
+             * @return string|false false also if a signal interrupts the call
              */
             public function pop(int $size = 65536): string|false
             {
@@ -325,7 +325,7 @@ namespace Swoole\Process {
          */
         class Pool
         {
-            /** The key of the queue of a pool that asked for none of its own: its workers find it there. */
+            /** The variable that tells workers the random key of a private queue. */
             private const KEY = 'SWOOLE_POOL_MSGQUEUE_KEY';
 
             private const EVENTS = ['start', 'shutdown', 'workerstart', 'workerstop', 'workerexit', 'message'];
@@ -348,7 +348,7 @@ namespace Swoole\Process {
             private ?\Poolinit\Mailbox $mailbox = null;
             private bool $started = false;
             private bool $listens = false;
-            private bool $private = false; // the queue is this pool's alone
+            private bool $private = false; // only this pool uses the queue
 
             public function __construct(
                 private readonly int $worker_num,
@@ -361,7 +361,7 @@ namespace Swoole\Process {
                 }
                 self::refuseCoroutines($enable_coroutine);
                 $this->pool = new \Poolinit\Pool($worker_num);
-                unset($this->running, $this->workerRunning); // so that __get() is asked for them
+                unset($this->running, $this->workerRunning); // so that __get() serves them
             }
 
             /**
@@ -396,13 +396,13 @@ namespace Swoole\Process {
                                 $this->pool->set(['max-message' => (string) \max(1, \min($size, 0x7fffffff))]);
                             }
                             break;
-                        case 'max_wait_time': // 0 is never, and so many years are the most that poolinit waits
+                        case 'max_wait_time': // 0 is never; ten years are the longest time of poolinit
                             $this->pool->set(['stop-timeout' => (int) $value > 0 ? (int) $value . 's' : '87600h']);
                             break;
                         case 'enable_coroutine':
                             self::refuseCoroutines((bool) $value);
                             break;
-                        case 'enable_message_bus': // there is no limit here that it would lift
+                        case 'enable_message_bus': // the limit that it lifts does not exist here
                             break;
                         default:
                             $this->warnOnce("option \"$name\" is unknown without ext-swoole, and has no effect");
@@ -533,7 +533,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * @return false|null null in the process that is run when the pool has stopped; else it does not return
+             * @return false|null null in the process that runs when the pool has stopped; otherwise it does not return
              */
             public function start()
             {
@@ -561,20 +561,20 @@ namespace Swoole\Process {
             }
 
             /**
-             * Sets up how messages come.
+             * Configures the source of messages.
              */
             private function prepare(): void
             {
                 $launches = $this->launches();
                 $this->private = $this->ipc_type === SWOOLE_IPC_MSGQUEUE && $this->msgqueue_key === 0;
                 if ($this->private) {
-                    // A private queue, which workers that are no children of this process could not find: a key that
-                    // nobody else knows stands for it.
+                    // Workers are not children of this process, so they could not find a private queue: a random key
+                    // replaces it.
                     $launches && \putenv(self::KEY . '=' . \random_int(0x10000000, 0x7fffffff));
                     $this->msgqueue_key = (int) \getenv(self::KEY);
                 }
                 if ($this->ipc_type === SWOOLE_IPC_UNIXSOCK && $launches) {
-                    $count = (string) \getenv('POOLINIT_WORKERS'); // it outranks the program
+                    $count = (string) \getenv('POOLINIT_WORKERS'); // the environment overrides the program
                     $count = (int) $count > 0 ? (int) $count : $this->worker_num;
                     $this->pool->set(['share' => \Poolinit\Mailbox::shares($count)]);
                 }
@@ -590,7 +590,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * Whether this process is the one that becomes poolinit.
+             * Whether this process becomes poolinit.
              */
             private function launches(): bool
             {
@@ -618,7 +618,7 @@ namespace Swoole\Process {
                 $this->master_pid = $this->pool->masterPid;
                 $this->workerId = $this->pool->workerId;
                 $this->workerPid = (int) \getmypid();
-                \pcntl_signal(SIGUSR2, SIG_IGN); // poolinit passes it on, and PHP would die of it
+                \pcntl_signal(SIGUSR2, SIG_IGN); // poolinit forwards it, and PHP would die of it
                 if ($this->ipc_type === SWOOLE_IPC_UNIXSOCK) {
                     $this->mailbox = new \Poolinit\Mailbox($this->workerId);
                 }
@@ -637,7 +637,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * What it returns means nothing in Swoole.
+             * Swoole gives its return value no meaning.
              */
             private function onMessage(\Poolinit\Pool $pool, string $message): void
             {
@@ -657,7 +657,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * Returns the PID of another worker, which only /proc knows; null if it cannot be told.
+             * Returns the PID of another worker, read from /proc; null if it is unknown.
              */
             private static function pidOf(int $id, int $master): ?int
             {
@@ -691,7 +691,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * A warning of what each process of the pool does on its way to start(): one of them is enough to tell it.
+             * A warning that concerns each process of the pool on its way to start(): only one process prints it.
              */
             private function warnOnce(string $text): void
             {
@@ -699,7 +699,7 @@ namespace Swoole\Process {
             }
 
             /**
-             * PHP adds where this file calls trigger_error(), which helps nobody.
+             * PHP would add the place in this file that calls trigger_error(), which is of no use.
              */
             private static function warn(string $text): void
             {

@@ -14,8 +14,8 @@
 Run by hand, start() replaces this process with poolinit, which runs the same
 script as its workers; there start() serves messages. It does not return.
 
-A message is handled at least once: one whose worker died, or raised an
-exception, is delivered again, up to --attempts times.
+A message is handled at least once: if its worker dies or raises an exception, it
+is delivered again, up to --attempts times.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _Some = TypeVar("_Some", bound=Callable[..., object])
 
 
 class Refuse(Exception):
-    """Raised by a message handler: the message is at fault, and is not delivered
-    again. The text goes to its client."""
+    """A message handler raises it when the message is at fault: it is not delivered
+    again, and the text goes to its client."""
 
 
 class Failure(Exception):
-    """What Client.send raises: the pool has not handled the message. A program may
+    """Client.send raises it when the pool has not handled the message. A program may
     rely on the code (see docs/protocol.md), never on the text."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -64,8 +64,8 @@ class Failure(Exception):
 
 
 _FAILED = 1 << 31
-_MAX_REPLY = 64 << 20  # what poolinit takes
-_MAX_TEXT = 4096  # of a failure
+_MAX_REPLY = 64 << 20  # poolinit's limit
+_MAX_TEXT = 4096  # the longest text of a failure
 _CHUNK = 64 << 10
 
 _header = struct.Struct(">I")
@@ -95,43 +95,43 @@ def _failure(code: str, text: str) -> bytes:
 
 def _complain(text: str) -> None:
     try:
-        sys.stderr.write(text)  # at once, so that lines of others do not come between
+        sys.stderr.write(text)  # in one call, so that other lines do not come between
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass  # closed, or not there
 
 
 def _size(data: bytes) -> int:
-    """How long the frame is that begins here, as far as that can be told."""
+    """The length of the frame that begins here; 4 while its header is incomplete."""
     body: int = _header.unpack_from(data)[0] & ~_FAILED if len(data) >= 4 else 0
     return 4 + body
 
 
 class _Channel:
-    """The worker's socket. Messages are read many at a time, and their replies
-    written together; none waits longer than a few milliseconds for the others."""
+    """The worker's socket. Many messages are read at a time, and their replies are
+    written together; no reply waits longer than a few milliseconds for the others."""
 
-    HOLD = 0.002  # between two looks for a reply that waits
-    PATIENCE = 16  # looks without finding one; then nobody looks any more
-    BATCH = 64 << 10  # bytes that are written at a time
+    HOLD = 0.002  # the pause between two checks for a waiting reply
+    PATIENCE = 16  # checks without one, after which the thread sleeps
+    BATCH = 64 << 10  # the bytes of one write
 
     def __init__(self, fd: int, lines: bool) -> None:
         self.sock = socket.socket(fileno=fd)
-        self.sock.set_inheritable(False)  # a child that held it would hide our end
+        self.sock.set_inheritable(False)  # an inherited copy would hide this worker's end
         self.sock.setblocking(True)
         self.lines = lines
-        self.left = False  # nothing more is answered
+        self.left = False  # no more replies are written
         self._rest = b""
-        # Replies that wait. One thread appends, without the lock; two write.
+        # The waiting replies. One thread appends, without the lock; two threads write.
         self._out: List[bytes] = []
-        self._bytes = 0  # at least so many are in _out, or fewer
+        self._bytes = 0  # about how many are in _out
         self._lock = threading.Lock()
         self._wake = threading.Semaphore(0)
         self._looker: Optional[threading.Thread] = None
         self._looking = False
 
     def receive(self) -> List[bytes]:
-        """What has arrived; at least one message. None at the end."""
+        """The messages that have arrived, at least one. An empty list at the end."""
         while True:
             data = self._fill()
             if not data:
@@ -141,7 +141,7 @@ class _Channel:
                 return messages
 
     def _fill(self) -> bytes:
-        """Reads until there may be a whole message."""
+        """Reads until a message may be complete."""
         chunks = [self._rest] if self._rest else []
         have = len(self._rest)
         want = have + 1 if self.lines else _size(self._rest)
@@ -175,9 +175,8 @@ class _Channel:
         return messages
 
     def hold(self) -> None:
-        """Before a message that others precede: their replies must not wait for it,
-        however long it takes. And should it end the process, it is the one to be
-        charged with that, not they."""
+        """Called before a message is handled, so that earlier replies do not wait for it.
+        If the message ends the process, it is charged with that, and no earlier one."""
         if self._out and not self._looking:
             self._looking = True
             if self._looker is None:
@@ -186,7 +185,7 @@ class _Channel:
             self._wake.release()
 
     def _look(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the main thread
         while True:
             self._wake.acquire()
             idle = 0
@@ -197,9 +196,9 @@ class _Channel:
                 try:
                     self.flush()
                 except OSError:
-                    pass  # the other one comes across it, too
+                    pass  # the main thread gets the same error
                 if idle >= self.PATIENCE:
-                    self._looking = False  # what waits from now on is seen above, or wakes us
+                    self._looking = False  # a later reply is seen above, or wakes this thread
 
     def answer(self, frame: bytes) -> None:
         self._out.append(frame)
@@ -216,7 +215,7 @@ class _Channel:
         n = len(self._out)
         if n:
             data = b"".join(self._out[:n]) if n > 1 else self._out[0]
-            del self._out[:n]  # what was appended meanwhile stays
+            del self._out[:n]  # replies appended meanwhile stay
             self.sock.sendall(data)
 
     def leave(self, last: Optional[bytes]) -> None:
@@ -229,22 +228,22 @@ class _Channel:
                 self._out.append(last)
             try:
                 self._write()
-                self.sock.shutdown(socket.SHUT_RDWR)  # not closed: somebody may be reading it
+                self.sock.shutdown(socket.SHUT_RDWR)  # not closed: another thread may be reading it
             except OSError:
                 pass  # poolinit has closed its end
 
     def abandon(self) -> None:
-        """Leaves the closing to the kernel: closed by Python, a little before the
-        process is gone, it would look like a worker that has left the pool."""
+        """Leaves closing to the kernel. If Python closed the socket just before the process
+        ends, poolinit would take the worker for a detached one."""
         with self._lock:
             self.sock.detach()
 
     def no_more(self) -> None:
-        """The input ends after what is here."""
+        """Ends the input after the data that has arrived."""
         try:
             self.sock.shutdown(socket.SHUT_RD)
         except OSError:
-            pass  # it has ended
+            pass  # the input has ended
 
 
 def _notify(name: str, text: str) -> bool:
@@ -272,8 +271,8 @@ _TOLD = (
 
 
 class _Role:
-    """What poolinit told this process. It is taken out of the environment, or the
-    process's children would believe that they are workers."""
+    """The variables that poolinit has set for this process. They are removed from the
+    environment, because the process's children are not workers."""
 
     def __init__(self) -> None:
         env = os.environ
@@ -325,11 +324,11 @@ def _my_role() -> _Role:
 
 
 class Pool:
-    """A pool of workers, and in each of its processes the worker.
+    """A pool of workers; in a worker process, this worker.
 
-    `workers` is how many there are, or "auto". Further options are flags of
+    `workers` is the number of workers, or "auto". Further options are flags of
     `poolinit run`: max_messages=1000 is --max-messages 1000, and a list repeats
-    the flag. The environment outranks them all, as in POOLINIT_WORKERS=8.
+    the flag. The environment overrides them all, as in POOLINIT_WORKERS=8.
     """
 
     def __init__(self, workers: Union[int, str, None] = None, **options: Option) -> None:
@@ -348,7 +347,7 @@ class Pool:
         self._ending = False
         self._no_more = False
 
-    # What a program says before start().
+    # For the script, before start().
 
     def listen(self, url: str) -> None:
         """Takes messages from tcp://HOST:PORT, unix:///PATH or sysv://KEY."""
@@ -356,24 +355,24 @@ class Pool:
         self._urls.append(url)
 
     def on_start(self, handler: _Plain) -> _Plain:
-        """Runs once, before poolinit is started. Where poolinit has started the
-        script, and not the script poolinit, it does not run."""
+        """Runs once, before poolinit is started. It does not run if poolinit has started
+        the script."""
         self._start = self._handler("on_start", self._start, handler)
         return handler
 
     def on_worker_start(self, handler: _Numbered) -> _Numbered:
-        """Runs in each worker, before its first message. Without messages it is
-        the worker: when it returns the worker ends, and is started again."""
+        """Runs in each worker, before its first message. Without messages it is the
+        worker: when it returns, the worker ends and is started again."""
         self._worker_start = self._handler("on_worker_start", self._worker_start, handler)
         return handler
 
     def on_worker_stop(self, handler: _Numbered) -> _Numbered:
-        """Runs when a worker ends by itself, or is asked to: after its last message."""
+        """Runs when a worker ends by itself or is asked to stop: after its last message."""
         self._worker_stop = self._handler("on_worker_stop", self._worker_stop, handler)
         return handler
 
     def on_message(self, handler: _Answering) -> _Answering:
-        """Handles a message. What it returns is the reply; None is an empty one."""
+        """Handles a message. Its return value is the reply; None is an empty one."""
         self._message = self._handler("on_message", self._message, handler)
         return handler
 
@@ -397,7 +396,7 @@ class Pool:
             raise RuntimeError(f"{what} after start()")
 
     def start(self) -> NoReturn:
-        """Runs the pool, or in a worker the worker. It does not return."""
+        """Runs the pool; in a worker process, the worker. It does not return."""
         self._not_begun("start()")
         self._begun = True
         if threading.current_thread() is not threading.main_thread():
@@ -410,39 +409,39 @@ class Pool:
             self._work()
         self._become()
 
-    # What a worker may do.
+    # For workers.
 
     @property
     def worker_id(self) -> int:
-        """The worker's number, from 0; its replacement gets the same. -1 in no worker."""
+        """The worker's number, from 0; its replacement gets the same. -1 outside a worker."""
         return self._role.worker_id
 
     @property
     def workers(self) -> int:
-        """How many workers the pool has. 0 in no worker."""
+        """The number of workers of the pool. 0 outside a worker."""
         return self._role.workers
 
     @property
     def generation(self) -> int:
-        """1, and one more with each reload. 0 in no worker."""
+        """1, and one more with each reload. 0 outside a worker."""
         return self._role.generation
 
     def write(self, data: Body) -> None:
-        """Adds to the reply of the message in hand. What the handler returns follows."""
+        """Adds to the reply of the message in hand. The handler's return value follows."""
         if not self._step & 1:
             raise RuntimeError("write() without a message in hand")
         self._written.append(_bytes(data, "a reply"))
 
     def stop(self) -> None:
-        """Ends this worker when it has answered what it was given; another takes its
-        place. Without messages it is SIGTERM to this process."""
+        """Ends this worker when it has answered its messages; another takes its place.
+        Without messages it sends SIGTERM to this process."""
         self._in_worker("stop()")
         if self._channel is None or self._channel.left:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self._no_more:
             self._no_more = True
-            # poolinit ends the input when all is answered. If it cannot be told, the
-            # input ends after what is here.
+            # poolinit ends the input when everything is answered. If it cannot be
+            # notified, the input ends after the data that has arrived.
             if not self.notify("STOPPING=1"):
                 self._channel.no_more()
 
@@ -454,9 +453,9 @@ class Pool:
         os.kill(self._role.parent, signal.SIGTERM)
 
     def detach(self, reply: Body = b"") -> None:
-        """Leaves the pool: another worker takes this one's place at once. The message
-        in hand is answered with this, and what its handler returns is dropped. It
-        may take as long as it likes, until the pool stops."""
+        """Leaves the pool: another worker takes this one's place at once. `reply` answers
+        the message in hand, and the return value of its handler is dropped. This
+        worker may continue its work for any time, until the pool stops."""
         self._in_worker("detach()")
         if self._channel is None:
             raise RuntimeError("detach(): this worker gets no messages")
@@ -466,15 +465,15 @@ class Pool:
         self._channel.leave(last)
 
     def notify(self, state: str) -> bool:
-        """Tells poolinit by sd_notify, as in notify("STATUS=loading"). False: nobody
-        listens. READY=1 is sent by start()."""
+        """Sends a state to poolinit by sd_notify, as in notify("STATUS=loading"). False: no
+        receiver. start() sends READY=1."""
         return _notify(self._role.notify, state)
 
     def _in_worker(self, what: str) -> None:
         if not self._role.worker or os.getpid() != self._role.pid:
             raise RuntimeError(f"{what} in a process that is no worker of a pool")
 
-    # The worker.
+    # In a worker process.
 
     def _work(self) -> NoReturn:
         gets = "POOLINIT_DELIVER" in self._role.told
@@ -487,8 +486,8 @@ class Pool:
             raise RuntimeError("poolinit gives this script messages, and it has no on_message")
         channel = self._channel = self._role.channel()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # Else a pipe is written when 8 KiB have gathered, or with PYTHONUNBUFFERED a line
-            # is not written in one go, and those of other workers come in between.
+            # Without this a pipe gets 8 KiB at a time, or with PYTHONUNBUFFERED parts of a
+            # line, which mix with the lines of other workers.
             sys.stdout.reconfigure(line_buffering=True, write_through=False)
         os.register_at_fork(after_in_child=self._forked)
         ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -500,7 +499,7 @@ class Pool:
             if channel is not None:
                 channel.abandon()
             if ours and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
-                # It follows the last message closely, and must not cut short the end.
+                # It follows the last message closely, and must not interrupt the end.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(0)
 
@@ -531,16 +530,16 @@ class Pool:
         raise SystemExit(0)
 
     def _forked(self) -> None:
-        """A child that is a copy of the worker is none, and must not answer for it."""
+        """A forked child is not a worker, and must not answer for it."""
         if self._channel is not None:
             self._channel.left = True
             self._channel.sock.close()
-            self._channel._lock = threading.Lock()  # it may have been held
+            self._channel._lock = threading.Lock()  # another thread may have held it
         try:
             if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
         except ValueError:
-            pass  # forked by another thread than the main one
+            pass  # the forking thread is not the main one
 
     def _serve(self) -> None:
         channel = self._channel
@@ -567,7 +566,7 @@ class Pool:
         finally:
             if not channel.left:
                 try:
-                    channel.flush()  # what was answered before a handler ended the process
+                    channel.flush()  # the replies from before a handler ended the process
                 except OSError:
                     pass
 
@@ -610,8 +609,8 @@ class Pool:
         return _failure(code, text)
 
     def _watch(self) -> None:
-        """Says twice in every interval that the worker is alive, unless it has the
-        same message in hand as the last time: then it hangs."""
+        """Sends WATCHDOG=1 twice in every interval, unless the same message is in hand as
+        the last time: then the worker hangs."""
         every = self._role.watchdog / 2
         if every <= 0:
             return
@@ -628,7 +627,7 @@ class Pool:
 
         threading.Thread(target=run, name="poolinit-watchdog", daemon=True).start()
 
-    # Run by hand.
+    # In a script that is run by hand.
 
     def _become(self) -> NoReturn:
         """Replaces this process with poolinit, and this script as its worker."""
@@ -662,7 +661,7 @@ class Pool:
     def _flags(self) -> List[str]:
         options = dict(self._options)
         if self._message is not None:
-            options.setdefault("ready", "notify")  # start() says so when on_worker_start has returned
+            options.setdefault("ready", "notify")  # start() reports it when on_worker_start has returned
         if self._shutdown is not None:
             options.setdefault("run_at_exit", True)
         options["listen"] = [*_words(options.pop("listen", None)), *self._urls]
@@ -679,8 +678,8 @@ def _words(value: Option) -> List[str]:
 
 
 def _from_environment(flag: str) -> bool:
-    """Whether the environment sets a flag. It outranks the script: who runs a
-    program knows better than it."""
+    """Whether the environment sets a flag. It overrides the script: the operator knows
+    better than the program."""
     return bool(os.environ.get("POOLINIT_" + flag.upper().replace("-", "_")))
 
 
@@ -700,12 +699,12 @@ def _script() -> Tuple[str, List[str]]:
             words = [os.fsdecode(word) for word in f.read().split(b"\0")[:-1]]
     at = len(words) - len(sys.argv)
     if at > 0 and words[at] == sys.argv[0] and os.path.isfile(path):
-        words[at] = path  # absolute: it is found from another directory, too
+        words[at] = path  # absolute, because a worker may start in another directory
     return path, [sys.executable or os.readlink("/proc/self/exe"), *words[1:]]
 
 
 def _find(script: str) -> str:
-    """The program poolinit. If there is none, that is the end."""
+    """The program poolinit. Without one the process ends."""
     named = os.environ.get("POOLINIT", "")
     if named:
         found = shutil.which(named)
@@ -728,12 +727,11 @@ class Client:
         with poolinit.Client("tcp://127.0.0.1:8089") as client:
             reply = client.send(b"hello")
 
-    What a stopping pool did not take is sent again, on a new connection, and so
-    is what had no reply when the connection broke: it is handled at least once.
-    For so long, in seconds from then on, the pool may be away: connect_timeout.
-    For so long nothing at all may be heard: timeout; None is for ever. With tls
-    the pool has a cert= in its URL. Threads may share a client; one at a time
-    sends.
+    The client sends a message again, on a new connection, if a stopping pool did not
+    take it, or if the connection broke before its reply: it is handled at least once.
+    connect_timeout is how long the pool may be away, in seconds; timeout is the
+    longest silence of the pool, None is for ever. tls is for a pool with cert= in its
+    URL. Threads may share a client; one at a time sends.
     """
 
     def __init__(
@@ -751,8 +749,8 @@ class Client:
         self._tls = tls
         self._lock = threading.Lock()
         self._sock: Optional[socket.socket] = None
-        self._pid = 0  # of the process whose connection it is
-        self._known = False  # there has been a connection
+        self._pid = 0  # of the process that owns the connection
+        self._known = False  # a connection has been made before
         self._closed = False
         _clients.add(self)
 
@@ -780,7 +778,7 @@ class Client:
             if self._closed:
                 raise ValueError("the client is closed")
             if self._pid != os.getpid():
-                self._drop()  # a fork must not take its parent's replies
+                self._drop()  # a forked child must not read its parent's replies
             return self._until_handled(_header.pack(len(data)), data)
 
     def _until_handled(self, header: bytes, data: bytes) -> bytes:
@@ -797,7 +795,7 @@ class Client:
                     raise
                 problem: Exception = e
             except BaseException:
-                self._drop()  # its reply may be on the way, and would be taken for another's
+                self._drop()  # a late reply would be read as that of the next message
                 raise
             else:
                 if not failed:
@@ -828,7 +826,7 @@ class Client:
             except socket.timeout:
                 raise
             except OSError as e:
-                broken = e  # why may have come before it
+                broken = e  # the reason may have arrived before it
             try:
                 size = _header.unpack(self._read(sock, 4))[0]
                 if size & ~_FAILED > _MAX_REPLY:
@@ -878,7 +876,7 @@ class Client:
 
     def _drop(self) -> None:
         if self._sock is not None:
-            self._sock.close()  # no shutdown: that would end it for a parent, too
+            self._sock.close()  # no shutdown: it would end the connection of a parent, too
             self._sock = None
 
 
@@ -886,7 +884,7 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """In a child: a thread that held a lock is not there to release it."""
+    """In a forked child, where no thread would release a held lock."""
     for client in _clients:
         client._lock = threading.Lock()
 
@@ -895,11 +893,11 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class _Silence(TimeoutError):
-    """Sending it again would only be followed by more of it."""
+    """No answer in time: sending the message again would only repeat the wait."""
 
 
 class _Garbage(ConnectionError):
-    """Not from a pool: sending it again is no good."""
+    """The peer is not a pool: sending the message again does not help."""
 
 
 def _address(url: str) -> Union[str, Tuple[str, int]]:
@@ -918,5 +916,5 @@ def _address(url: str) -> Union[str, Tuple[str, int]]:
         if parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path:
             return parts.hostname, parts.port
     except ValueError:
-        pass  # a port that is none
+        pass  # not a port number
     raise ValueError(f"{url!r} is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock")
