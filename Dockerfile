@@ -4,13 +4,13 @@
 #
 #     COPY --from=poolinit /poolinit /poolinit
 #
-# and nothing else of what is set below. docs/docker.md says which of it to set
-# again; deploy/docker/ has images for PHP, Python, Node and Go.
+# and none of the settings below. docs/docker.md says which of them to repeat;
+# deploy/docker/ has images for PHP, Python, Node and Go.
 
 ARG BASE=golang:1.26
 
-# The compiler runs on the machine that builds, and makes code for the one that
-# the image is for. Builders that do not tell the two apart are taken for amd64.
+# The compiler runs on the building machine and makes code for the image's
+# architecture. A builder without BUILDPLATFORM counts as amd64.
 FROM --platform=${BUILDPLATFORM:-linux/amd64} ${BASE} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
@@ -20,9 +20,9 @@ ARG TARGETARCH VERSION
 RUN GOARCH=$TARGETARCH VERSION=$VERSION tools/build.sh /out/poolinit \
 	&& tools/licenses.sh /out/poolinit >/out/LICENSES
 
-# What changes least comes first: it is not done again.
+# The least changing layers come first, so that the cache keeps them.
 FROM scratch
-# What docker run -e sets POOLINIT_LISTEN or POOLINIT_HTTP to counts; empty, there is none.
+# docker run -e overrides POOLINIT_LISTEN and POOLINIT_HTTP; an empty value switches it off.
 ENV POOLINIT_LISTEN=tcp://:8089 POOLINIT_HTTP=:9090
 EXPOSE 8089 9090
 USER 65532:65532
