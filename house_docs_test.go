@@ -73,3 +73,14 @@ func hasHeading(text, anchor string) bool {
 	}
 	return false
 }
+
+// docs/architecture.md is the map: it names each package of the product. The copies
+// that worker and client carry under internal/ are named where they come from.
+func TestMapNamesPackages(t *testing.T) {
+	text := document(t, "docs/architecture.md")
+	for _, f := range product(t) {
+		if f.dir != "." && !strings.Contains(f.dir, "/internal/") && !strings.Contains(text, "| `"+f.dir+"` |") {
+			t.Errorf("docs/architecture.md has no row for %s", f.dir)
+		}
+	}
+}
