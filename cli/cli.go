@@ -41,14 +41,14 @@ type command struct {
 func commands(about About) []command {
 	return []command{
 		{"run", "[flags] [--] COMMAND [ARG...]", "supervise a pool of COMMAND (the default)", about.run, true},
-		{"init", "[flags] [--] COMMAND [ARG...]", "tini's job and flags, nothing else", about.tini, true},
-		{"send", "[flags] ADDRESS [FILE...]", "send messages to a pool, print the replies", send.Main, false},
-		{"status", "[--json] [--watch] [--pid N]", "the running pool, as a table", statusCommand.main, false},
+		{"init", "[flags] [--] COMMAND [ARG...]", "what tini does, with tini's flags", about.tini, true},
+		{"send", "[flags] ADDRESS [FILE...]", "send messages to a pool and print the replies", send.Main, false},
+		{"status", "[--json] [--watch] [--pid N]", "show the running pool as a table", statusCommand.main, false},
 		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main, false},
 		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main, false},
-		{"health", "[--ready] [--pid N]", "whether the running pool is well, for HEALTHCHECK", healthCommand.main, false},
-		{"notify", "VARIABLE=VALUE...", "tell the pool how this worker is: READY=1 (sd_notify)", notifyPool, false},
-		{"version", "", "print the version; so does --version", about.printVersion, false},
+		{"health", "[--ready] [--pid N]", "check the running pool, for HEALTHCHECK", healthCommand.main, false},
+		{"notify", "VARIABLE=VALUE...", "report this worker's state: READY=1 (sd_notify)", notifyPool, false},
+		{"version", "", "print the version, as --version does", about.printVersion, false},
 	}
 }
 
@@ -161,9 +161,9 @@ const usageTail = `
 Every flag of run has an environment variable: POOLINIT_STOP_TIMEOUT=8s is
 --stop-timeout 8s. The flag wins. Durations are 500ms, 8s, 1m30s; sizes 64MiB or 64M.
 
-Signals: TERM, INT, QUIT, RTMIN+3 stop (twice: at once); USR1, HUP reload; all
-others are passed on to the workers.
+Signals: TERM, INT, QUIT and RTMIN+3 stop the pool, a second one kills it; USR1 and
+HUP reload it; all others are forwarded to the workers.
 
-Exit codes: 0 stopped cleanly; 137 a worker had to be killed; 2 usage; 126, 127
-COMMAND cannot be run; a failed worker's own with --give-up or --restart.
+Exit codes: 0 stopped cleanly; 2 usage error; 126 or 127 cannot run COMMAND; 137 a
+worker had to be killed; with --give-up or --restart the code of a failed worker.
 `

@@ -35,7 +35,7 @@ func (c *controlCommand) flags(o *controlOptions) *flags.Set {
 		return fmt.Sprintf("poolinit %s %s\n\nUsage:\n  poolinit %s [flags]\n\nFlags:\n%s", c.name, c.about, c.name, usages)
 	})
 	c.declare(s, o)
-	flags.Add(s, &o.pid, flags.Between(0, 1<<22), "pid", "", "0", "`number`", "the pool with this PID; 0: PID 1, or the only one there is")
+	flags.Add(s, &o.pid, flags.Between(0, 1<<22), "pid", "", "0", "`number`", "the pool with this PID; 0: PID 1, or the only pool")
 	s.HelpFlag()
 	return s
 }
@@ -68,9 +68,9 @@ func (o *controlOptions) dial() (*control.Client, error) {
 
 var reloadCommand = controlCommand{
 	name:  "reload",
-	about: "replaces the workers of the running pool one by one, as SIGUSR1 does.\nExit codes: 0 asked for (with --wait: done); 1 failed, or there is no pool; 2 usage.",
+	about: "replaces the workers of the running pool one by one, as SIGUSR1 does.\nExit codes: 0 requested (with --wait: done); 1 failed, or there is no pool; 2 usage error.",
 	declare: func(s *flags.Set, o *controlOptions) {
-		s.Switch(&o.wait, flags.TrueOrFalse, "wait", "until it has ended; the exit code says how")
+		s.Switch(&o.wait, flags.TrueOrFalse, "wait", "wait until it has ended; the exit code says how")
 	},
 	run: reload,
 }
@@ -101,9 +101,9 @@ func reload(o *controlOptions) error {
 
 var stopCommand = controlCommand{
 	name:  "stop",
-	about: "stops the running pool, as SIGTERM does; a second time it kills the workers.\nExit codes: 0 asked for (with --wait: ended); 1 there is no pool; 2 usage.",
+	about: "stops the running pool, as SIGTERM does; a second request kills the workers.\nExit codes: 0 requested (with --wait: stopped); 1 there is no pool; 2 usage error.",
 	declare: func(s *flags.Set, o *controlOptions) {
-		s.Switch(&o.wait, flags.TrueOrFalse, "wait", "until it has ended")
+		s.Switch(&o.wait, flags.TrueOrFalse, "wait", "wait until it has stopped")
 	},
 	run: stop,
 }
@@ -143,10 +143,10 @@ func onSignal(f func(), sigs ...os.Signal) {
 
 var healthCommand = controlCommand{
 	name: "health",
-	about: "says whether the running pool is well, for HEALTHCHECK and exec probes.\n" +
-		"Exit codes: 0 it is; 1 it is not, or there is none; 2 usage.",
+	about: "checks the running pool, for HEALTHCHECK and exec probes.\n" +
+		"Exit codes: 0 healthy; 1 not healthy, or there is no pool; 2 usage error.",
 	declare: func(s *flags.Set, o *controlOptions) {
-		s.Switch(&o.ready, flags.TrueOrFalse, "ready", "whether it serves, as /readyz; without, whether it is alive, as /livez")
+		s.Switch(&o.ready, flags.TrueOrFalse, "ready", "check whether it serves, as /readyz; otherwise whether it is alive, as /livez")
 	},
 	run: health,
 }

@@ -18,7 +18,7 @@ func document(t *testing.T, name string) string {
 	return string(text)
 }
 
-// docs/reference.md has the output of --help. go test -run README -update ./cli writes it
+// docs/reference.md has the output of --help. go test ./cli -run README -update writes it
 // there.
 func TestREADMEHasHelp(t *testing.T) {
 	help, text := usage(), document(t, "docs/reference.md")
@@ -34,7 +34,7 @@ func TestREADMEHasHelp(t *testing.T) {
 			t.Error(err)
 		}
 	default:
-		t.Error("docs/reference.md does not have the output of --help: go test -run README -update ./cli")
+		t.Error("docs/reference.md does not have the output of --help: go test ./cli -run README -update")
 	}
 }
 

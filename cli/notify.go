@@ -15,9 +15,9 @@ import (
 // systemd-notify does.
 const notifyPatience = 5 * time.Second
 
-const notifyHelp = `poolinit notify tells how a worker is, for workers that cannot speak sd_notify
-themselves: READY=1, STATUS=text, WATCHDOG=1, STOPPING=1.
-Exit codes: 0 told; 1 there is nobody to tell; 2 usage.
+const notifyHelp = `poolinit notify reports the state of a worker, for workers that cannot speak
+sd_notify themselves: READY=1, STATUS=text, WATCHDOG=1, STOPPING=1.
+Exit codes: 0 reported; 1 there is no pool to report to; 2 usage error.
 
 Usage:
   poolinit notify VARIABLE=VALUE...

@@ -60,41 +60,41 @@ func runFlags(o *options) *flags.Set {
 		any      = flags.AtLeast(0)
 		positive = flags.AtLeast(time.Millisecond)
 	)
-	flags.Add(s, &o.Pool.Workers, flags.OrAuto(flags.Between(1, maxWorkers)), "workers", "n", "1", "`count`", "how many workers; auto: as many as the CPUs that the cgroup grants")
+	flags.Add(s, &o.Pool.Workers, flags.OrAuto(flags.Between(1, maxWorkers)), "workers", "n", "1", "`count`", "number of workers; auto: the CPU limit of the cgroup")
 	flags.Add(s, &o.Pool.Restart, flags.OneOf(supervisor.RestartAlways, supervisor.RestartOnFailure, supervisor.RestartNever),
-		"restart", "", "always", "`when`", "when to replace a worker that ended: always, on-failure or never")
-	flags.Add(s, &o.Pool.RestartDelay, positive, "restart-delay", "", "100ms", "`time`", "wait before a failed worker's replacement: doubled each time, +-20 %;\nnone after a healthy run")
-	flags.Add(s, &o.Pool.RestartDelayMax, positive, "restart-delay-max", "", "30s", "`time`", "longest such wait")
-	flags.Add(s, &o.Pool.HealthyAfter, any, "healthy-after", "", "10s", "`time`", "a worker that lived this long has run healthily: its backoff starts over")
-	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed so many times in a row; 0: never")
-	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "what a worker is sent to stop it")
-	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "from the stop request to SIGKILL, drain included")
-	flags.Add(s, &o.Pool.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request: not ready any more, but still serving, this long")
-	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "when no worker is left, run COMMAND once more, with POOLINIT_EVENT=shutdown")
+		"restart", "", "always", "`when`", "when to replace a worker that exited: always, on-failure or never")
+	flags.Add(s, &o.Pool.RestartDelay, positive, "restart-delay", "", "100ms", "`time`", "delay before a failed worker is replaced: doubled each time, +-20 %;\nno delay after a healthy run")
+	flags.Add(s, &o.Pool.RestartDelayMax, positive, "restart-delay-max", "", "30s", "`time`", "the longest such delay")
+	flags.Add(s, &o.Pool.HealthyAfter, any, "healthy-after", "", "10s", "`time`", "a worker that has lived this long is healthy: its backoff starts over")
+	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed this many times in a row; 0: never")
+	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "the signal that asks a worker to stop")
+	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
+	flags.Add(s, &o.Pool.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
+	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "run COMMAND once more after the last worker, with POOLINIT_EVENT=shutdown")
 	flags.Add(s, &o.Pool.ReadyNotify, flags.Either("started", "notify"), "ready", "", "started", "`how`", "when a worker counts as ready: started, or notify (sd_notify READY=1)")
-	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "0s", "`time`", "a worker must stay up this long before it counts as ready")
-	flags.Add(s, &o.Pool.ReadyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready by then has failed to start")
-	flags.Add(s, &o.Pool.Watchdog, any, "watchdog", "", "0s", "`time`", "a worker that sends no WATCHDOG=1 (sd_notify) for so long hangs:\nSIGABRT, SIGKILL 1 s later; 0s: off")
+	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "0s", "`time`", "how long a worker must stay up before it counts as ready")
+	flags.Add(s, &o.Pool.ReadyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready within this time has failed to start")
+	flags.Add(s, &o.Pool.Watchdog, any, "watchdog", "", "0s", "`time`", "a worker that sends no WATCHDOG=1 (sd_notify) within this time hangs:\nSIGABRT, SIGKILL 1 s later; 0s: off")
 	flags.Add(s, &o.Pool.StartFirst, flags.Either("stop-first", "start-first"), "reload-order", "", "stop-first", "`order`", "stop-first, or start-first: the new worker is ready before the old one is\nasked to stop")
-	flags.Add(s, &o.Queue.Recycle, flags.Between(0, 1<<40), "max-messages", "", "0", "`count`", "replace a worker after so many messages, +-10 %; 0: off")
-	flags.Add(s, &o.Pool.MaxLifetime, any, "max-lifetime", "", "0s", "`time`", "replace a worker after so long, +-10 %; 0s: off")
-	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker above so much RSS, +-10 %; 0: off")
-	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as name, uid or uid:gid; poolinit itself does not change")
+	flags.Add(s, &o.Queue.Recycle, flags.Between(0, 1<<40), "max-messages", "", "0", "`count`", "replace a worker after this many messages, +-10 %; 0: off")
+	flags.Add(s, &o.Pool.MaxLifetime, any, "max-lifetime", "", "0s", "`time`", "replace a worker after this time, +-10 %; 0s: off")
+	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker whose RSS is larger, +-10 %; 0: off")
+	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as this user: name, uid or uid:gid; poolinit keeps its own")
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
-	flags.List(s, &o.Listen, ipc.ParseURL, "listen", "`URL`", "take messages from tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
-	flags.List(s, &o.Share, ipc.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, for every worker to accept from\n(systemd's LISTEN_FDS); repeatable")
-	flags.Add(s, &o.Deliver, flags.OneOf("frames", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body) or lines;\nexec: COMMAND runs once a message, from stdin to stdout")
-	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages on the way to one worker at a time, or auto: about 1 ms of work")
-	flags.Add(s, &o.Queue.Messages, flags.Between(1, 1<<30), "queue-messages", "", "1024", "`count`", "messages that wait in memory; then senders have to wait")
-	flags.Add(s, &o.Queue.Bytes, flags.AtLeastSize(1<<10), "queue-bytes", "", "64MiB", "`size`", "bytes of messages that wait in memory")
-	flags.Add(s, &o.Queue.MaxMessage, flags.AtLeastSize(1), "max-message", "", "2MiB", "`size`", "longer messages are refused")
-	flags.Add(s, &o.Queue.Timeout, any, "message-timeout", "", "0s", "`time`", "a worker that holds one message for longer gets --timeout-signal; 0s: off")
-	flags.Add(s, &o.Pool.TimeoutSignal, flags.Signal, "timeout-signal", "", "KILL", "`signal`", "QUIT or ABRT make many runtimes print a stack; SIGKILL follows 1 s later")
-	flags.Add(s, &o.Queue.Attempts, flags.Between(1, 1<<20), "attempts", "", "3", "`count`", "deliveries of one message before it is given up; 1: at most once")
-	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "keep given-up messages there, and undelivered ones until the next start")
-	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status by HTTP, at :9090 for one")
+	flags.List(s, &o.Listen, ipc.ParseURL, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
+	flags.List(s, &o.Share, ipc.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")
+	flags.Add(s, &o.Deliver, flags.OneOf("frames", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body) or lines;\nexec: COMMAND runs once per message, from stdin to stdout")
+	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages in flight to one worker, or auto: about 1 ms of work")
+	flags.Add(s, &o.Queue.Messages, flags.Between(1, 1<<30), "queue-messages", "", "1024", "`count`", "messages that may wait in memory; beyond that, senders wait")
+	flags.Add(s, &o.Queue.Bytes, flags.AtLeastSize(1<<10), "queue-bytes", "", "64MiB", "`size`", "bytes of messages that may wait in memory")
+	flags.Add(s, &o.Queue.MaxMessage, flags.AtLeastSize(1), "max-message", "", "2MiB", "`size`", "reject longer messages")
+	flags.Add(s, &o.Queue.Timeout, any, "message-timeout", "", "0s", "`time`", "a worker that holds one message longer gets --timeout-signal; 0s: off")
+	flags.Add(s, &o.Pool.TimeoutSignal, flags.Signal, "timeout-signal", "", "KILL", "`signal`", "the signal at --message-timeout: QUIT and ABRT make many runtimes print a\nstack; SIGKILL follows 1 s later")
+	flags.Add(s, &o.Queue.Attempts, flags.Between(1, 1<<20), "attempts", "", "3", "`count`", "how often a message is delivered before it is given up; 1: at most once")
+	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "where to keep given-up messages, and undelivered ones until the next start")
+	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status over HTTP, for example on :9090")
 	flags.Add(s, &o.Log.Level, flags.OneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
-	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, else json; all logs go to stderr")
+	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, otherwise json; logs go to stderr")
 	s.HelpFlag()
 	return s
 }
@@ -117,10 +117,10 @@ func (o *options) parse(s *flags.Set, args, environ []string) (warnings []string
 		return nil, err
 	}
 	if len(o.Command) == 0 {
-		return nil, errors.New("there is no COMMAND to run, as in: poolinit -n 4 -- php worker.php")
+		return nil, errors.New("COMMAND is missing; for example: poolinit -n 4 -- php worker.php")
 	}
 	if o.Command[0] == "" {
-		return nil, errors.New(`COMMAND is "", which is no program`)
+		return nil, errors.New(`COMMAND is "", which is not a program`)
 	}
 	if near := mistyped(o.Command, environ); near != "" && !s.Dashed() {
 		return nil, fmt.Errorf("there is no command %s in $PATH; did you mean poolinit %s?", o.Command[0], near)
@@ -164,7 +164,7 @@ func (o *options) check() error {
 	case o.Pool.RestartDelayMax < o.Pool.RestartDelay:
 		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.Pool.RestartDelayMax, o.Pool.RestartDelay)
 	case o.Deliver == "lines" && len(o.Listen) == 0:
-		return errors.New("--deliver lines needs a --listen: without messages there would be no lines")
+		return errors.New("--deliver lines needs --listen: there are no messages without it")
 	case o.Pool.ReadyTimeout <= o.Pool.MinReady:
 		return fmt.Errorf("--ready-timeout %s must be longer than --min-ready %s, which is part of it", o.Pool.ReadyTimeout, o.Pool.MinReady)
 	}
@@ -180,15 +180,15 @@ func (o *options) checkExec() error {
 	case !o.RunsPerMessage():
 		return nil
 	case len(o.Listen) == 0:
-		return errors.New("--deliver exec needs a --listen: without messages nothing would ever run")
+		return errors.New("--deliver exec needs --listen: there are no messages without it")
 	case o.Pool.ReadyNotify:
-		return errors.New("--deliver exec with --ready notify: a command that runs for one message has nothing to be ready for")
+		return errors.New("--deliver exec cannot be combined with --ready notify: a command that runs once per message is never ready before it")
 	case o.Pool.Watchdog > 0:
-		return errors.New("--deliver exec with --watchdog: what limits a command that runs for one message is --message-timeout")
+		return errors.New("--deliver exec cannot be combined with --watchdog: use --message-timeout to limit a command that runs once per message")
 	case o.Queue.Window > 1:
-		return fmt.Errorf("--deliver exec with --window %d: a worker runs one command at a time, --workers is how many", o.Queue.Window)
+		return fmt.Errorf("--deliver exec cannot be combined with --window %d: a worker runs one command at a time; use --workers to run more", o.Queue.Window)
 	case len(o.Share) > 0:
-		return errors.New("--deliver exec with --share: shared sockets are for workers that stay")
+		return errors.New("--deliver exec cannot be combined with --share: a command that runs once per message does not accept connections")
 	}
 	return nil
 }

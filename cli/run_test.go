@@ -105,10 +105,10 @@ func TestRefusedCommandLines(t *testing.T) {
 		args string
 		want string
 	}{
-		{"", "no COMMAND"},
-		{"run", "no COMMAND"},
-		{"--", "no COMMAND"},
-		{"-n 2 --", "no COMMAND"},
+		{"", "COMMAND is missing"},
+		{"run", "COMMAND is missing"},
+		{"--", "COMMAND is missing"},
+		{"-n 2 --", "COMMAND is missing"},
 		{"--workers", "--workers needs a value"},
 		{"-n", "--workers needs a value"},
 		{"--worker 2 x", "no flag --worker; did you mean --workers?"},
@@ -118,7 +118,7 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"-workers 4 x", "no flag -workers; did you mean --workers?"},
 		{"-workers=4 x", "no flag -workers; did you mean --workers?"},
 		{"-z x", "no flag -z"},
-		{"--deliver lines x", "--deliver lines needs a --listen"},
+		{"--deliver lines x", "--deliver lines needs --listen"},
 		{"relaod", `there is no command relaod in $PATH; did you mean poolinit reload?`},
 		{"-n 2 satus --json", `there is no command satus in $PATH; did you mean poolinit status?`},
 		{"--service-host=1 x", "no flag --service-host"},
@@ -130,11 +130,11 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"--drain-delay 9s x", "--stop-timeout 8s must be longer than --drain-delay 9s"},
 		{"--restart-delay 31s x", "--restart-delay-max 30s must not be shorter"},
 		{"--min-ready 30s x", "--ready-timeout 30s must be longer than --min-ready 30s"},
-		{"--deliver exec x", "--deliver exec needs a --listen"},
-		{"--deliver exec --listen tcp://:1 --ready notify x", "--deliver exec with --ready notify"},
-		{"--deliver exec --listen tcp://:1 --watchdog 3s x", "--deliver exec with --watchdog"},
-		{"--deliver exec --listen tcp://:1 --window 2 x", "--deliver exec with --window 2"},
-		{"--deliver exec --listen tcp://:1 --share tcp://:2 x", "--deliver exec with --share"},
+		{"--deliver exec x", "--deliver exec needs --listen"},
+		{"--deliver exec --listen tcp://:1 --ready notify x", "--deliver exec cannot be combined with --ready notify"},
+		{"--deliver exec --listen tcp://:1 --watchdog 3s x", "--deliver exec cannot be combined with --watchdog"},
+		{"--deliver exec --listen tcp://:1 --window 2 x", "--deliver exec cannot be combined with --window 2"},
+		{"--deliver exec --listen tcp://:1 --share tcp://:2 x", "--deliver exec cannot be combined with --share"},
 	} {
 		code, stdout, stderr := dispatched(t, append([]string{"poolinit"}, strings.Fields(tt.args)...)...)
 		wantRefusal(t, code, stdout, stderr, []string{tt.want})

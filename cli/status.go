@@ -26,10 +26,10 @@ const wideEnough = 150
 
 var statusCommand = controlCommand{
 	name:  "status",
-	about: "shows the running pool.\nExit codes: 0; 1 there is no pool, or it does not answer; 2 usage.",
+	about: "shows the running pool.\nExit codes: 0 shown; 1 there is no pool, or it does not answer; 2 usage error.",
 	declare: func(s *flags.Set, o *controlOptions) {
-		s.Switch(&o.json, flags.TrueOrFalse, "json", "as JSON, which docs/status.md describes")
-		s.Switch(&o.watch, flags.TrueOrFalse, "watch", "again each second, until Ctrl-C")
+		s.Switch(&o.json, flags.TrueOrFalse, "json", "print JSON, as described in docs/status.md")
+		s.Switch(&o.watch, flags.TrueOrFalse, "watch", "update every second, until Ctrl-C")
 	},
 	run: showStatus,
 }

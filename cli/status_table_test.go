@@ -27,7 +27,7 @@ func exampleStatus(t *testing.T) *status.Document {
 	return d
 }
 
-// docs/status.md shows the table of the example. go test -run README -update ./cli
+// docs/status.md shows the table of the example. go test ./cli -run README -update
 // writes it there.
 func TestREADMEHasStatusTable(t *testing.T) {
 	want := table(exampleStatus(t), false, false)
@@ -44,7 +44,7 @@ func TestREADMEHasStatusTable(t *testing.T) {
 				t.Error(err)
 			}
 		default:
-			t.Errorf("%s does not have this table: go test -run README -update ./cli\n%s", name, want)
+			t.Errorf("%s does not have this table: go test ./cli -run README -update\n%s", name, want)
 		}
 	}
 }
