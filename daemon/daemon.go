@@ -24,6 +24,7 @@ import (
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/reaper/cgroup"
+	"github.com/poolinit/poolinit/reaper/proc"
 	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/launch"
@@ -123,7 +124,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		},
 	}
 	poolConfig := cfg.Pool
-	poolConfig.Memory, poolConfig.OOMKilled = cgroup.RSS, oom.Killed
+	poolConfig.Memory, poolConfig.OOMKilled = proc.RSS, oom.Killed
 	poolConfig.Interactive = launcher.Terminal != nil
 	if in.takesMessages() {
 		poolConfig.Drain, poolConfig.Waiting = in.drain, in.messagesWait

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // A Process is a child that was started by Start. Its methods may be called
@@ -87,4 +89,24 @@ func (p *Process) exited() bool {
 	default:
 		return false
 	}
+}
+
+// Exiting reports whether the process has begun to end, or has ended. The kernel
+// closes what a process has open some time before it tells of its end, a second
+// if the machine has much to do: a socket that was closed does not tell by
+// itself whether its owner goes on.
+//
+// Where /proc cannot be read the process has ended only when it was reaped. A
+// child has its directory until then, so "no such file" means that there is no
+// /proc, or that hidepid hides processes of other users: it says nothing about
+// the child.
+func (p *Process) Exiting() bool {
+	if p.exited() {
+		return true
+	}
+	stat, err := proc.StatOf(p.pid)
+	if err != nil {
+		return p.exited() // it may have been reaped just now
+	}
+	return stat.Exiting()
 }

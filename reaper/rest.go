@@ -3,16 +3,12 @@ package reaper
 import (
 	"context"
 	"os"
-	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// hostPIDNamespace is the inode of the first PID namespace of every kernel
-// (PROC_PID_INIT_INO in include/linux/proc_ns.h).
-const hostPIDNamespace = 0xEFFFFFFC
+	"github.com/poolinit/poolinit/reaper/proc"
+)
 
 // OwnsNamespace reports whether this program is PID 1 of a PID namespace that
 // is not the host's, so that every process it can see is its business.
@@ -20,12 +16,8 @@ func OwnsNamespace() bool {
 	if os.Getpid() != 1 {
 		return false
 	}
-	fi, err := os.Stat("/proc/self/ns/pid")
-	if err != nil {
-		return true // no /proc: that is a container, not a host
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && st.Ino != hostPIDNamespace
+	id, err := proc.Namespace()
+	return err != nil || id != proc.HostNamespace // without /proc this is a container, not a host
 }
 
 // pollRest is how often EndRest looks whether anybody is left: others than
@@ -67,13 +59,12 @@ func (r *Reaper) alone() bool {
 // anyToSignal asks for each process by itself: kill(-1) succeeds also if it may
 // signal none of them.
 func anyToSignal() bool {
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return true
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err == nil && pid > 1 && pid != os.Getpid() && unix.Kill(pid, 0) == nil {
+	for _, pid := range pids {
+		if pid > 1 && pid != os.Getpid() && unix.Kill(pid, 0) == nil {
 			return true
 		}
 	}

@@ -1,12 +1,12 @@
 package reaper
 
 import (
-	"bytes"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // alone reports whether no shell is above this program that could continue its
@@ -26,7 +26,8 @@ func alone(group int) bool {
 		if err != nil || pgid != group {
 			break
 		}
-		above = statOf(above).parent
+		s, _ := proc.StatOf(above) // not known: 0, and so the end
+		above = s.Parent
 	}
 	theirs, err := unix.Getsid(above)
 	return err != nil || theirs != sid
@@ -39,48 +40,20 @@ func dead(group int) bool {
 	if group <= 1 || syscall.Kill(-group, 0) == syscall.ESRCH {
 		return group > 1
 	}
-	if statOf(group).lives() { // the leader: as a rule this is all there is to look at
+	if s, _ := proc.StatOf(group); s.Alive() { // the leader: as a rule this is all there is to look at
 		return false
 	}
-	entries, _ := os.ReadDir("/proc") // not mounted: nobody is seen
+	pids, _ := proc.PIDs() // not mounted: none is seen
 	zombies := 0
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+	for _, pid := range pids {
+		s, _ := proc.StatOf(pid)
+		if s.Group != group {
 			continue
 		}
-		s := statOf(pid)
-		if s.group != group {
-			continue
-		}
-		if s.lives() {
+		if s.Alive() {
 			return false
 		}
 		zombies++
 	}
 	return zombies > 0
-}
-
-// A procStat is a part of /proc/PID/stat; 0 is what cannot be known.
-type procStat struct {
-	state         byte
-	parent, group int
-}
-
-func (s procStat) lives() bool { return s.state != 0 && bytes.IndexByte([]byte("ZXx"), s.state) < 0 }
-
-func statOf(pid int) (s procStat) {
-	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return s
-	}
-	// The name before them may hold anything, in brackets.
-	fields := bytes.Fields(line[bytes.LastIndexByte(line, ')')+1:])
-	if len(fields) < 3 {
-		return s
-	}
-	s.state = fields[0][0]
-	s.parent, _ = strconv.Atoi(string(fields[1]))
-	s.group, _ = strconv.Atoi(string(fields[2]))
-	return s
 }

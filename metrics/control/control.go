@@ -24,16 +24,15 @@
 package control
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // Commands.
@@ -66,11 +65,10 @@ type Answer struct {
 
 // prefix is what names of this PID namespace begin with.
 func prefix() (string, error) {
-	link, err := os.Readlink("/proc/self/ns/pid")
+	id, err := proc.Namespace()
 	if err != nil {
 		return "", fmt.Errorf("cannot tell the PID namespace: %w", err)
 	}
-	id := strings.TrimSuffix(strings.TrimPrefix(link, "pid:["), "]")
 	return "@poolinit/" + id + "/", nil
 }
 
@@ -103,7 +101,7 @@ func trusted(cred *unix.Ucred) error {
 	if cred.Pid == 0 {
 		return fmt.Errorf("the process is not in the pool's PID namespace")
 	}
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/status")
+	only, err := proc.OnlyHere(int(cred.Pid))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && isGone(int(cred.Pid)):
 		return errGone
@@ -112,7 +110,7 @@ func trusted(cred *unix.Ucred) error {
 	case err != nil:
 		return fmt.Errorf("cannot tell the PID namespace of process %d: %w", cred.Pid, err)
 	}
-	if !onlyHere(text) {
+	if !only {
 		return fmt.Errorf("process %d is in another PID namespace", cred.Pid)
 	}
 	return nil
@@ -122,16 +120,4 @@ func trusted(cred *unix.Ucred) error {
 func isGone(pid int) bool {
 	_, err := unix.Getpgid(pid)
 	return err == unix.ESRCH
-}
-
-// onlyHere reports whether a process has one PID only, in a text as
-// proc_pid_status(5) describes it. (The link in /proc/PID/ns says the same, but
-// may not be read by a user of a process of root.)
-func onlyHere(status []byte) bool {
-	for line := range bytes.Lines(status) {
-		if pids, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
-			return len(bytes.Fields(pids)) == 1
-		}
-	}
-	return false
 }

@@ -8,38 +8,6 @@ import (
 	"testing"
 )
 
-func TestOnlyHere(t *testing.T) {
-	self, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]bool{
-		"Name:\tx\nNSpid:\t12\nNSpgid:\t1 2\n": true,
-		"NSpid:\t12":                           true,
-		"NSpid:\t12\t1\n":                      false,
-		"NSpid:\t12 1 1\n":                     false,
-		"NSpid:\n":                             false,
-		"NSpid:\t\n":                           false,
-		"":                                     false,
-		"Name:\tx\n":                           false,
-		"NStgid:\t12\n":                        false,
-		"Name:\tNSpid:\t1\nNSpid:\t1\t2\n":     false, // a name cannot have an end of line here
-	} {
-		if got := onlyHere([]byte(text)); got != want {
-			t.Errorf("%q: %v", text, got)
-		}
-	}
-	fields := 0
-	for line := range strings.Lines(string(self)) {
-		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			fields = len(strings.Fields(rest))
-		}
-	}
-	if got := onlyHere(self); got != (fields == 1) {
-		t.Errorf("of this process: %v, with %d PIDs", got, fields)
-	}
-}
-
 // docs/status.md has every field of an answer, and no other.
 func TestEveryFieldOfAnAnswerIsDescribed(t *testing.T) {
 	text, err := os.ReadFile("../../docs/status.md")
@@ -113,16 +81,6 @@ func FuzzListed(f *testing.F) {
 		}
 		if len(got) > 0 && !strings.Contains(text, "@poolinit/5/") {
 			t.Errorf("%v from nothing", got)
-		}
-	})
-}
-
-func FuzzOnlyHere(f *testing.F) {
-	f.Add([]byte("NSpid:\t12\n"))
-	f.Add([]byte("NSpid:\t12\t1\nNSpid:"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if onlyHere(text) && !strings.Contains(string(text), "NSpid:") {
-			t.Error("from nothing")
 		}
 	})
 }

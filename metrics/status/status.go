@@ -47,12 +47,9 @@ func (v *View) Look() *Snapshot {
 		s.Queue = v.Queue.Stats(v.Workers)
 	}
 	s.Usage = make([]Usage, len(s.Pool.Workers))
-	buf := make([]byte, 1024)
 	for i, w := range s.Pool.Workers {
 		if w.PID != 0 {
-			var err error
-			s.Usage[i], err = usageOf(w.PID, buf)
-			s.Usage[i].Gone = err != nil
+			s.Usage[i] = usageOf(w.PID)
 		}
 		s.Usage[i].CPU += w.Ended.CPU
 	}

@@ -1,5 +1,5 @@
-// Package cgroup reads what the kernel's memory controller knows about this container and its processes: how
-// many of them the OOM killer took, and how much memory one has.
+// Package cgroup reads what the kernel's memory controller knows about this container: how many of its
+// processes the OOM killer took.
 package cgroup
 
 import (
