@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"iter"
 	"os"
 	"strings"
 	"syscall"
@@ -11,15 +12,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exec turns this program into another, looked up as Start does, with the same
-// errors. It returns only if that fails.
+// defaultPath is what execvp(3) uses where PATH is not set.
+const defaultPath = "/bin:/usr/bin"
+
+var (
+	errDirectory     = deniedError("is a directory")
+	errNotExecutable = deniedError("permission denied (is its x bit set?)")
+	errNoInterpreter = errors.New("the file exists, but not the interpreter or dynamic loader that it names")
+)
+
+// deniedError is a permission error with its reason.
+type deniedError string
+
+func (e deniedError) Error() string      { return string(e) }
+func (deniedError) Is(target error) bool { return target == fs.ErrPermission }
+
+// notFound is a "does not exist" error that says where the search was.
+type notFound string
+
+func (e notFound) Error() string      { return "no such file " + string(e) }
+func (notFound) Is(target error) bool { return target == fs.ErrNotExist }
+
+// Exec turns this program into another, which is looked up as Start does, with
+// the same errors. It returns only if that fails.
 func Exec(args, env []string) error {
 	return try(args, env, func(path string, args []string) error { return syscall.Exec(path, args, env) })
 }
 
-// Look returns the error that Start would, as far as it can be told from
-// outside: a program that starts only now and then must not be found missing
-// only then.
+// Look returns the error that Start would return, as far as it can be known
+// without starting the program. A program that is started only now and then should
+// not be found missing only then.
 func Look(args, env []string) error {
 	return try(args, env, func(path string, _ []string) error {
 		fi, err := os.Stat(path)
@@ -39,14 +61,14 @@ func Look(args, env []string) error {
 	})
 }
 
-// interpreter returns what a script names after #!, or "".
+// interpreter returns the program that a script names after #!, or "".
 func interpreter(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
-		return "" // may be executed, but not read
+		return "" // a file may be executable without being readable
 	}
 	defer f.Close()
-	var head [256]byte // as much as the kernel looks at
+	var head [256]byte // the kernel looks at no more
 	n, _ := f.Read(head[:])
 	line, _, _ := bytes.Cut(head[:n], []byte("\n"))
 	words, ok := bytes.CutPrefix(line, []byte("#!"))
@@ -56,12 +78,13 @@ func interpreter(path string) string {
 	return ""
 }
 
-// try calls run with what a name may mean, like execvp(3), until one is what
-// the kernel takes. What exists but cannot be executed is remembered, for the
-// error; a file that the kernel does not understand is a script for /bin/sh.
+// try calls run with each path that a name may stand for, like execvp(3), until
+// the kernel accepts one. A file that exists but cannot be executed is remembered
+// for the error. A file that the kernel does not understand is a script for
+// /bin/sh.
 func try(args, env []string, run func(path string, args []string) error) error {
 	var denied error
-	for path := range candidates(args[0], pathOf(env)) {
+	for path := range candidates(args[0], env) {
 		err := run(path, args)
 		if errors.Is(err, syscall.ENOEXEC) {
 			err = run("/bin/sh", append([]string{"sh", path}, args[1:]...))
@@ -70,11 +93,15 @@ func try(args, env []string, run func(path string, args []string) error) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, syscall.EACCES):
-			denied = &fs.PathError{Op: "exec", Path: path, Err: explainDenied(path)}
+			reason := errNotExecutable
+			if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+				reason = errDirectory
+			}
+			denied = &fs.PathError{Op: "exec", Path: path, Err: reason}
 		case !errors.Is(err, syscall.ENOENT):
 			return &fs.PathError{Op: "exec", Path: path, Err: err}
 		case mayExist(path) && denied == nil:
-			// The file is there, so what is missing is its interpreter.
+			// The file is there, so its interpreter is what is missing.
 			denied = &fs.PathError{Op: "exec", Path: path, Err: errNoInterpreter}
 		}
 	}
@@ -86,4 +113,68 @@ func try(args, env []string, run func(path string, args []string) error) error {
 		where = "there"
 	}
 	return &fs.PathError{Op: "exec", Path: args[0], Err: notFound(where)}
+}
+
+// candidates yields the paths that a command may stand for, as execvp(3): itself
+// if it has a slash, otherwise a file in each directory of PATH.
+func candidates(command string, env []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if strings.Contains(command, "/") {
+			yield(command)
+			return
+		}
+		if command == "" {
+			return
+		}
+		for dir := range strings.SplitSeq(pathOf(env), ":") {
+			if dir == "" {
+				dir = "." // as in every shell
+			}
+			full := dir + "/" + command // not cleaned: the kernel decides what .. means after a symbolic link
+			if mayExist(full) && !yield(full) {
+				return
+			}
+		}
+	}
+}
+
+func pathOf(env []string) string {
+	for _, v := range env {
+		if p, ok := strings.CutPrefix(v, "PATH="); ok {
+			return p
+		}
+	}
+	return defaultPath
+}
+
+// mayExist saves a fork for each directory of PATH that does not have the
+// program. A directory that may not be searched counts as one that may have it,
+// because its EACCES decides the exit code.
+func mayExist(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil || errors.Is(err, fs.ErrPermission)
+}
+
+// ExitCode returns the exit code of a shell, and of tini, for a command that
+// could not be started: 127 if there is no such command, 126 if it may not or
+// cannot be executed.
+func ExitCode(err error) int {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoInterpreter) {
+		return 127
+	}
+	return 126
+}
+
+// Errno returns the system's error number in err, or 0.
+func Errno(err error) syscall.Errno {
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case errors.Is(err, fs.ErrPermission):
+		return syscall.EACCES
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoInterpreter):
+		return syscall.ENOENT
+	}
+	return 0
 }

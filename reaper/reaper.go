@@ -1,19 +1,7 @@
-// Package reaper is the only place that waits for processes, starts them and
-// signals them.
-//
-// Two waiters in one process steal each other's statuses, whatever they use
-// (wait4(-1) takes any child; a pidfd does not protect its process from it).
-// So there is one wait loop, and everybody else hears of an exit from it. For
-// the same reason nothing in poolinit uses os/exec.
-//
-// A PID may be used again once it has been waited for, so starting, signalling
-// and waiting happen under one mutex: a signal is sent only to what is
-// registered, and what is registered has not been waited for.
-//
-// The package knows nothing of pools.
 package reaper
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -26,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Reaper owns the children of this program: those it started and those that
-// it inherited. There must be one in a program. Its methods may be called from
-// any goroutine.
+// A Reaper owns the children of this program: those that it started and those
+// that it inherited. A program must not have two at a time. Its methods may be
+// called from any goroutine.
 type Reaper struct {
 	onOrphan func(pid int, exit Exit)
 	sigchld  chan os.Signal
@@ -40,15 +28,15 @@ type Reaper struct {
 
 	mu        sync.Mutex
 	procs     map[int]*Process // by PID, from its start until its group is gone
-	lingering int              // how many of procs have exited themselves
+	lingering int              // how many of procs have exited and left a group
 }
 
 // New takes over the children of this program: it begins to wait for them and,
-// if it is not PID 1, makes itself their subreaper, so that orphans come here.
-// onOrphan, if not nil, is told of each orphan that was reaped; it must not
-// block, and must not call the Reaper.
+// if this program is not PID 1, makes it their subreaper, so that orphans come
+// here. onOrphan, if not nil, is called for each orphan that was reaped. It must
+// not block, and must not call the Reaper.
 //
-// Close ends it.
+// It starts two goroutines, which end in Close.
 func New(onOrphan func(pid int, exit Exit)) (*Reaper, error) {
 	if os.Getpid() != 1 {
 		if err := BecomeSubreaper(); err != nil {
@@ -58,7 +46,7 @@ func New(onOrphan func(pid int, exit Exit)) (*Reaper, error) {
 	return newReaper(onOrphan), nil
 }
 
-// NewPlain is New for a program that decides itself whether it is a subreaper.
+// NewPlain is New for a program that decides for itself whether it is a subreaper.
 func NewPlain(onOrphan func(pid int, exit Exit)) *Reaper { return newReaper(onOrphan) }
 
 // BecomeSubreaper makes orphans among this program's descendants children of
@@ -70,8 +58,8 @@ func BecomeSubreaper() error {
 	return nil
 }
 
-// IsSubreaper reports whether this program is a child subreaper; a program
-// that was started by one is not.
+// IsSubreaper reports whether this program is a child subreaper. A child does not
+// inherit that.
 func IsSubreaper() bool {
 	var is int32
 	err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0)
@@ -82,7 +70,7 @@ func newReaper(onOrphan func(pid int, exit Exit)) *Reaper {
 	resetIgnored()
 	r := &Reaper{
 		onOrphan: onOrphan,
-		sigchld:  make(chan os.Signal, 1), // 1: a drop is the coalescing that SIGCHLD does anyway
+		sigchld:  make(chan os.Signal, 1), // 1: the kernel coalesces SIGCHLD anyway
 		starts:   make(chan startRequest),
 		closing:  make(chan struct{}),
 		procs:    make(map[int]*Process),
@@ -101,7 +89,7 @@ func (r *Reaper) Close() {
 	r.loops.Wait()
 }
 
-// Stats counts what a Reaper did.
+// Stats counts the work of a Reaper.
 type Stats struct {
 	Orphans uint64 // processes reaped that this program did not start
 }
@@ -109,17 +97,19 @@ type Stats struct {
 // Stats returns the counts.
 func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
 
-// lingerTick is how often groups are looked at that have outlived their leader, at first;
-// lingerMost when nothing has happened for long. For so long a group may be empty without our knowing.
+// lingerTick is how often the loop looks at first at groups that have outlived
+// their leader, and lingerMost how often when nothing has happened for long. For
+// that time a group may be empty without this program knowing.
 const (
 	lingerTick = 50 * time.Millisecond
 	lingerMost = 8 * lingerTick
 )
 
+// reapLoop is the only place that waits for children. It ends in Close.
 func (r *Reaper) reapLoop() {
-	var look <-chan time.Time // nil when nobody lingers: an idle pool never wakes up
+	var look <-chan time.Time // nil while there are no such groups: an idle pool never wakes up
 	pause := lingerTick
-	// Children that ended before SIGCHLD was asked for have sent theirs: look once first.
+	// Look once before the first SIGCHLD: a child may have ended before Notify.
 	for {
 		for r.reapOne() {
 		}
@@ -131,7 +121,7 @@ func (r *Reaper) reapLoop() {
 		}
 		select {
 		case <-r.sigchld:
-			if pause > lingerTick { // only then: a stream of them must not put the look off
+			if pause > lingerTick { // only then: a stream of signals must not delay the look
 				look, pause = nil, lingerTick
 			}
 		case <-look:
@@ -150,7 +140,7 @@ func (r *Reaper) anyLingers() bool {
 }
 
 // checkLingering looks at each group that has outlived its leader. There is no
-// SIGCHLD when its last member is reaped by another process, or leaves it.
+// SIGCHLD when another process reaps its last member, or when that leaves it.
 func (r *Reaper) checkLingering() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -161,12 +151,12 @@ func (r *Reaper) checkLingering() {
 	}
 }
 
-// reapOne looks for a child that has something to say and deals with it. It
-// reports whether there was one.
+// reapOne handles one child that has exited or stopped, and reports whether there
+// was one.
 //
-// It peeks first: while the zombie is there, its PID and its group cannot be
-// anybody else's. The mutex is held from the look to the wait, but only for
-// one child, so that a storm of orphans leaves room for starts and signals.
+// It peeks first: while the zombie is there, its PID and its group belong to no
+// other process. The mutex is held from the look to the wait, but for one child
+// only, so that a storm of orphans leaves room for starts and signals.
 func (r *Reaper) reapOne() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,17 +172,14 @@ func (r *Reaper) reapOne() bool {
 		}
 		return true
 	}
-	var group *Process
-	if r.lingering > 0 {
-		group = r.groupOf(pid)
-	}
+	group := r.lingeringGroup(pid)
 	var status syscall.WaitStatus
-	var exit Exit
-	got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, &exit.Rusage)
+	var usage syscall.Rusage
+	got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, &usage)
 	if got != pid || err != nil {
-		return false // it was traced, or its thread group still ends: its next SIGCHLD tells
+		return false // it is traced, or its other threads still end: another SIGCHLD follows
 	}
-	exit.take(status)
+	exit := newExit(status, &usage)
 	if p := r.procs[pid]; p != nil && !p.exited() {
 		r.leaderExited(p, exit)
 		return true
@@ -207,9 +194,12 @@ func (r *Reaper) reapOne() bool {
 	return true
 }
 
-// groupOf returns the process whose group a zombie is in, if the leader of
-// that group has already exited.
-func (r *Reaper) groupOf(pid int) *Process {
+// lingeringGroup returns the process whose group a zombie is in, if that process
+// has exited already; otherwise nil.
+func (r *Reaper) lingeringGroup(pid int) *Process {
+	if r.lingering == 0 {
+		return nil
+	}
 	pgid, err := unix.Getpgid(pid)
 	if err != nil {
 		return nil
@@ -223,13 +213,14 @@ func (r *Reaper) groupOf(pid int) *Process {
 func (r *Reaper) leaderExited(p *Process, exit Exit) {
 	p.exit = exit
 	r.lingering++
-	r.checkGone(p) // first: who hears of its end may ask at once whether somebody is left
+	r.checkGone(p) // before done: a caller may ask at once whether the group is empty
 	close(p.done)
 }
 
-// checkGone drops p, which has been reaped, if nobody is left in its group. As
-// long as somebody is, the kernel gives the number to no other process or group: a
-// process that has it shows that the group has ended, and that this is another's.
+// checkGone drops p, which has been reaped, if its group is empty. While the group
+// has a member, the kernel gives its number to no other process or group. So a
+// process with that number shows that the group has ended, and that the number
+// belongs to another one now.
 func (r *Reaper) checkGone(p *Process) {
 	if p.ownGroup && syscall.Kill(-p.pid, 0) != syscall.ESRCH && syscall.Kill(p.pid, 0) == syscall.ESRCH {
 		return
@@ -242,28 +233,64 @@ func (r *Reaper) checkGone(p *Process) {
 	close(p.gone)
 }
 
-// An Exit is how a process ended.
-type Exit struct {
-	Code   int            // what it passed to exit(2), if Signal is 0
-	Signal syscall.Signal // what killed it, or 0
-	Core   bool           // whether it left a core dump
-	Rusage syscall.Rusage // of the process and the children that it waited for
-	At     time.Time      // when it was reaped
+// EndRest ends every process that is left in the PID namespace: by SIGTERM, and by
+// SIGKILL after grace or as soon as hurried is done. It returns when none is left,
+// and whether there were any. It does nothing unless OwnsNamespace.
+func (r *Reaper) EndRest(hurried context.Context, grace time.Duration) (found bool) {
+	if !OwnsNamespace() || isAlone() {
+		return false
+	}
+	_ = unix.Kill(-1, unix.SIGTERM) // an error means that none is left
+	_ = unix.Kill(-1, unix.SIGCONT) // a stopped process cannot end
+	if waitAlone(hurried, grace) {
+		return true
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	waitAlone(context.Background(), lastWait)
+	return true
 }
 
-func (e *Exit) take(status syscall.WaitStatus) {
-	e.At = time.Now()
-	if status.Signaled() {
-		e.Signal, e.Core = status.Signal(), status.CoreDump()
-		return
-	}
-	e.Code = status.ExitStatus()
+// childInfo is the part of siginfo_t that waitid fills in, as 64-bit kernels
+// lay it out (include/uapi/asm-generic/siginfo.h).
+type childInfo struct {
+	signo, errno, code, _ int32
+	pid                   int32
+	uid                   uint32
+	status                int32 // exit code or signal
+	_                     [128 - 7*4]byte
 }
 
-// Status returns the exit code as shells write it: 128+n for signal n.
-func (e Exit) Status() int {
-	if e.Signal != 0 {
-		return 128 + int(e.Signal)
+const cldStopped = 5 // CLD_STOPPED: a child was stopped by a signal
+
+// peek returns a child that has exited or stopped, and does not consume its
+// state.
+func peek() (childInfo, bool) {
+	var info childInfo
+	err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WNOWAIT)
+	return info, err == 0 && info.pid != 0
+}
+
+// consumeStop consumes the report that a child was stopped. Without that, peek
+// would return it for ever.
+func consumeStop(pid int) {
+	var info childInfo
+	_ = waitid(unix.P_PID, pid, &info, unix.WSTOPPED|unix.WNOHANG) // it may have ended meanwhile
+}
+
+// consumeContinue reports whether a child that was stopped has been continued
+// since, and consumes that report.
+func consumeContinue(pid int) bool {
+	var info childInfo
+	err := waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WNOHANG)
+	return err == 0 && info.pid != 0
+}
+
+func waitid(idType, id int, info *childInfo, options int) syscall.Errno {
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, uintptr(idType), uintptr(id),
+			uintptr(unsafe.Pointer(info)), uintptr(options), 0, 0)
+		if errno != unix.EINTR {
+			return errno
+		}
 	}
-	return e.Code
 }

@@ -9,31 +9,33 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
-// foregroundTick is how often the foreground is looked at for a child that was
-// stopped for want of it: nobody tells when it is free.
+// foregroundTick is how often the foreground is checked for a child that was
+// stopped because it did not have it: the kernel does not report when it is free.
 const foregroundTick = 200 * time.Millisecond
 
-// A Terminal is the controlling terminal of this program, whose foreground is
-// lent to one child at a time: Ctrl-C, Ctrl-Z and window sizes then go to the
-// child, as if this program were not there.
+// A Terminal is the controlling terminal of this program. Its foreground is lent
+// to one child at a time: Ctrl-C, Ctrl-Z and window sizes then go to the child, as
+// if this program were not there.
 //
 // A nil Terminal lends nothing.
 type Terminal struct {
 	fd  int
 	own int // this program's process group
 
-	mu     sync.Mutex // the reaper's may be held, but is not taken under it
-	holder *Process   // whom it is lent to, or nil
-	heir   *Process   // who wanted it meanwhile, and gets it next; or nil
-	wakes  bool       // the heir is stopped for want of it
-	retry  *time.Timer
+	mu        sync.Mutex // may be taken under the reaper's, but not the other way round
+	holder    *Process   // the child that has the foreground, or nil
+	next      *Process   // a child that asked for it meanwhile, and gets it next; or nil
+	nextWaits bool       // next is stopped until it has the foreground
+	retry     *time.Timer
 }
 
-// OpenTerminal returns the controlling terminal, or nil if there is none or if
-// its foreground is not this program's to lend (it runs in the background of a
-// shell).
+// OpenTerminal returns the controlling terminal, or nil if there is none or if its
+// foreground is not this program's to lend, because a shell runs this program in
+// the background.
 func OpenTerminal() *Terminal {
 	fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -55,27 +57,28 @@ func (t *Terminal) foreground() int {
 	return pgrp
 }
 
-// give reports whether the foreground may be lent now. The child takes it
-// itself between fork and exec, so that it never runs in the background.
-func (t *Terminal) give() bool { return t != nil && t.free() }
-
-// free reports whether the foreground is nobody's but this program's: also if who
-// it was lent to has ended, or, where no shell would take it, if nobody lives in
-// the group that has it.
+// free reports whether the foreground may be lent now: this program has it, or a
+// holder that has ended, or, where no shell would take it, a group that has no
+// living member.
 func (t *Terminal) free() bool {
-	fg := t.foreground()
-	return fg == t.own || t.left(fg) || alone(t.own) && dead(fg)
+	if t == nil {
+		return false
+	}
+	group := t.foreground()
+	return group == t.own || t.holderEnded(group) || !hasShellAbove(t.own) && isGroupDead(group)
 }
 
-// left reports whether the holder has ended, but not its group, which has the foreground.
-func (t *Terminal) left(pgid int) bool {
+// holderEnded reports whether the holder leads this group and has ended. Its group
+// may still have members.
+func (t *Terminal) holderEnded(pgid int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.holder != nil && t.holder.pid == pgid && t.holder.exited()
 }
 
-// started is told of each child that the terminal is for. One that could not have
-// the foreground, as the one that it is to replace has it, is the heir.
+// started is called for each new child that the terminal is for. A child that
+// could not have the foreground, because the child that it replaces has it, gets
+// it next.
 func (t *Terminal) started(p *Process, lent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -83,7 +86,7 @@ func (t *Terminal) started(p *Process, lent bool) {
 	case lent:
 		t.holder = p
 	case t.holder != nil:
-		t.heir, t.wakes = p, false
+		t.next, t.nextWaits = p, false
 	}
 }
 
@@ -97,51 +100,51 @@ func (t *Terminal) lend(p *Process) {
 func (t *Terminal) lendLocked(p *Process) {
 	t.set(p.pid)
 	t.holder = p
-	if t.heir == p {
-		t.heir = nil
+	if t.next == p {
+		t.next = nil
 	}
 }
 
-// takeBack is told of each child whose group is gone. If the foreground was lent
-// to that, the heir gets it, or else this program's group: without that, a Ctrl-C
-// between two lives of a worker would reach nobody.
+// takeBack is called for each child whose group is gone. If that child had the
+// foreground, the next one gets it, otherwise this program's group: without that,
+// Ctrl-C between two processes of a worker would reach no process at all.
 func (t *Terminal) takeBack(pgid int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.heir != nil && t.heir.pid == pgid {
-		t.heir = nil
+	if t.next != nil && t.next.pid == pgid {
+		t.next = nil
 	}
 	if t.holder == nil || t.holder.pid != pgid {
 		return
 	}
 	t.holder = nil
-	// A child that was a shell may have left the foreground with a job of its own; only a
-	// PID 1 knows that it is nobody else's.
+	// A child that was a shell may have left the foreground with one of its jobs.
+	// Only a PID 1 knows that no other program may claim it.
 	ours := os.Getpid() == 1 || t.foreground() == pgid
 	if ours {
-		t.set(t.own) // first: the heir may be in no group that can have it
+		t.set(t.own) // first: the next child may be in a group that cannot have it
 	}
 	t.handOver(ours)
 }
 
-// handOver continues the heir, if it was stopped, with the foreground if that is
-// ours. Else it stops again, and is then looked after like any child.
+// handOver continues the next child, if it was stopped, with the foreground if
+// that is ours. If it is not, the child stops again, and childStopped handles that.
 func (t *Terminal) handOver(ours bool) {
-	p := t.heir
-	t.heir = nil
+	p := t.next
+	t.next = nil
 	if p == nil || p.exited() {
 		return
 	}
 	if ours {
 		t.lendLocked(p)
 	}
-	if t.wakes {
+	if t.nextWaits {
 		_ = syscall.Kill(-p.pid, syscall.SIGCONT)
 	}
 }
 
 // Close gives the foreground back to this program's group, for the shell that
-// it was started from.
+// started it.
 func (t *Terminal) Close() {
 	if t == nil {
 		return
@@ -154,43 +157,41 @@ func (t *Terminal) Close() {
 	if p := t.holder; p != nil && (os.Getpid() == 1 || t.foreground() == p.pid) {
 		t.set(t.own)
 	}
-	t.holder, t.heir = nil, nil
+	t.holder, t.next = nil, nil
 	unix.Close(t.fd)
 }
 
-// set changes the foreground group. The kernel stops a background process that
-// tries, by SIGTTOU, unless that is blocked.
+// set changes the foreground group. The kernel sends SIGTTOU to a background
+// process that does this, unless the thread blocks it.
 func (t *Terminal) set(pgid int) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var ttou, old unix.Sigset_t
-	ttou.Val[0] = 1 << (uint(unix.SIGTTOU) - 1)
-	if unix.PthreadSigmask(unix.SIG_BLOCK, &ttou, &old) != nil {
+	restore, err := BlockSignals(syscall.SIGTTOU)
+	if err != nil {
 		return
 	}
-	_ = unix.IoctlSetPointerInt(t.fd, unix.TIOCSPGRP, pgid) // the terminal hung up: nothing to set
-	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	defer restore()
+	_ = unix.IoctlSetPointerInt(t.fd, unix.TIOCSPGRP, pgid) // fails if the terminal has hung up
 }
 
 // childStopped acts when a child that the terminal is for was stopped. Where a
-// shell is above this program, it stops with its child, as a job of the shell, and
-// both go on together. Where none is, nobody could continue the child and the
-// kernel would not have let Ctrl-Z stop it (its group would be orphaned), so it
-// goes on: but not before it can have the foreground if it was stopped for want of
-// that, or it would stop again at once, for ever.
+// shell is above this program, this program stops with its child, as a job of the
+// shell, and both go on together. Where there is no shell, nothing could continue
+// the child, and the kernel would not have let Ctrl-Z stop it (its group would be
+// orphaned), so it is continued. A child that was stopped because it lacks the
+// foreground is continued only when it can have it: it would stop again at once,
+// for ever.
 //
 // The reaper's mutex is held: p cannot go away.
 func (t *Terminal) childStopped(p *Process, sig syscall.Signal) {
 	wants := sig == syscall.SIGTTIN || sig == syscall.SIGTTOU
 	switch {
 	case !wants && sig != syscall.SIGTSTP:
-		// somebody's kill -STOP is theirs to undo
+		// kill -STOP: continuing it is left to the process that sent it
 	case wants && t.free():
 		t.lend(p)
 		_ = syscall.Kill(-p.pid, syscall.SIGCONT)
-	case wants && t.inherits(p):
+	case wants && t.waitsForHolder(p):
 		// takeBack continues it
-	case !alone(t.own):
+	case hasShellAbove(t.own):
 		t.stopWith(p)
 	case wants && t.foreground() != p.pid:
 		t.lookAgain(p, sig)
@@ -199,22 +200,24 @@ func (t *Terminal) childStopped(p *Process, sig syscall.Signal) {
 	}
 }
 
-// inherits makes a child that was stopped the heir if another has the foreground.
-func (t *Terminal) inherits(p *Process) bool {
+// waitsForHolder makes a stopped child the next one if another child has the
+// foreground, and reports whether it did.
+func (t *Terminal) waitsForHolder(p *Process) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.holder == nil || t.holder == p || t.holder.exited() {
 		return false
 	}
-	t.heir, t.wakes = p, true
+	t.next, t.nextWaits = p, true
 	return true
 }
 
-// stopWith stops this program until the shell continues it, and then the child.
-// kill(2) may return before this thread is stopped: who looks at the foreground
-// then, and acts on it when continued, takes it from the shell.
+// stopWith stops this program until the shell continues it, and then continues the
+// child. kill(2) may return before this thread is stopped, so it waits for the
+// SIGCONT itself: what it saw of the foreground before that would be out of date,
+// and it would take the foreground from the shell.
 func (t *Terminal) stopWith(p *Process) {
-	if t.foreground() == p.pid { // in the background it is the shell's, and stays so
+	if t.foreground() == p.pid { // in the background it is the shell's already
 		t.set(t.own)
 	}
 	continued := make(chan os.Signal, 1) // 1: the first is enough
@@ -223,14 +226,14 @@ func (t *Terminal) stopWith(p *Process) {
 		<-continued
 	}
 	signal.Stop(continued)
-	if t.foreground() == t.own { // by fg, not bg
+	if t.foreground() == t.own { // by the shell's fg, not bg
 		t.lend(p)
 	}
 	_ = syscall.Kill(-p.pid, syscall.SIGCONT)
 }
 
-// lookAgain does childStopped once more in a while, unless somebody else has
-// continued the child: if it stops again, that is news.
+// lookAgain repeats childStopped after a while, unless another process has
+// continued the child: if it stops once more, that is reported anew.
 func (t *Terminal) lookAgain(p *Process, sig syscall.Signal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -244,4 +247,76 @@ func (t *Terminal) lookAgain(p *Process, sig syscall.Signal) {
 			t.childStopped(p, sig)
 		}
 	})
+}
+
+// hasShellAbove reports whether a shell in this session could continue this
+// program's group. An entrypoint script that does not exec leads the session, and
+// the group is the script's: then there is none.
+func hasShellAbove(group int) bool {
+	sid, err := unix.Getsid(0)
+	if os.Getpid() == 1 || err == nil && sid == group {
+		return false
+	}
+	parent := os.Getppid()
+	for {
+		if parent <= 0 { // outside of the PID namespace, or not known
+			return false
+		}
+		pgid, err := unix.Getpgid(parent)
+		if err != nil || pgid != group {
+			break
+		}
+		stat, _ := proc.StatOf(parent) // not known: its Parent is 0
+		parent = stat.Parent
+	}
+	parentSID, err := unix.Getsid(parent)
+	return err == nil && parentSID == sid
+}
+
+// isGroupDead reports whether a group has no living member. Zombies do not count:
+// the parent that would wait for them may be stopped. A group of which /proc shows
+// no process counts as alive, because /proc may hide its members.
+func isGroupDead(group int) bool {
+	if group <= 1 || syscall.Kill(-group, 0) == syscall.ESRCH {
+		return group > 1
+	}
+	if stat, _ := proc.StatOf(group); stat.Alive() { // the leader: most often there is no other
+		return false
+	}
+	pids, _ := proc.PIDs() // without /proc there are none
+	zombies := 0
+	for _, pid := range pids {
+		stat, _ := proc.StatOf(pid)
+		if stat.Group != group {
+			continue
+		}
+		if stat.Alive() {
+			return false
+		}
+		zombies++
+	}
+	return zombies > 0
+}
+
+// BlockSignals blocks signals on the thread of the calling goroutine, which it
+// ties to that thread, until restore is called.
+//
+// A process in the background that writes to its terminal, or changes it, gets a
+// SIGTTOU, which stops it. A thread that blocks SIGTTOU may write. A PID 1 needs
+// that for every write to a terminal whose foreground it has lent: it is not
+// stopped, but the write fails, or the Go runtime restarts it for ever.
+func BlockSignals(sigs ...syscall.Signal) (restore func(), err error) {
+	runtime.LockOSThread()
+	var set, old unix.Sigset_t
+	for _, sig := range sigs {
+		set.Val[0] |= 1 << (uint(sig) - 1)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	return func() {
+		_ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) // a mask that was valid is valid
+		runtime.UnlockOSThread()
+	}, nil
 }

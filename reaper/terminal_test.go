@@ -80,8 +80,8 @@ func openPTY(t *testing.T) (master *os.File, slave int) {
 
 func TestNoTerminal(t *testing.T) {
 	var none *Terminal
-	if none.give() {
-		t.Error("a terminal that is none was given away")
+	if none.free() {
+		t.Error("a terminal that is none was lent")
 	}
 	none.Close()
 }

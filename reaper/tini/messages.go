@@ -3,11 +3,12 @@ package tini
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper"
 )
 
 // A messenger writes tini's messages, all of them to stderr: stdout is the
@@ -36,41 +37,31 @@ func (m *messenger) say(level, wait int, tag, format string, args []any) {
 	writeStderr([]byte(head+fmt.Sprintf(format, args...)+"\n"), wait)
 }
 
-// writeStderr writes without being signalled for it. A broken pipe's SIGPIPE
-// would be passed on to the child, which has done nothing; and SIGTTOU, from a
-// terminal whose foreground the child has, would restart the write for ever.
+// writeStderr writes and never gets a signal for it. The SIGPIPE of a broken pipe
+// would be forwarded to the child, which has nothing to do with it, and with
+// SIGTTOU, from a terminal whose foreground the child has, the write would be
+// restarted for ever.
 func writeStderr(text []byte, wait int) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	quiet := sigset(unix.SIGPIPE, unix.SIGTTOU)
-	var old unix.Sigset_t
-	if unix.PthreadSigmask(unix.SIG_BLOCK, &quiet, &old) != nil {
+	restore, err := reaper.BlockSignals(unix.SIGPIPE, unix.SIGTTOU)
+	if err != nil {
 		return
 	}
+	defer restore()
 	poll := []unix.PollFd{{Fd: 2, Events: unix.POLLOUT}}
 	if n, _ := unix.Poll(poll, wait); n > 0 {
 		if _, err := unix.Write(2, text); err == unix.EPIPE {
-			takePending(sigset(unix.SIGPIPE))
+			takePendingPipe()
 		}
 	}
-	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 }
 
-// takePending takes a blocked signal from this thread before it is delivered.
-func takePending(set unix.Sigset_t) {
+// takePendingPipe takes a blocked SIGPIPE from this thread before it is delivered.
+func takePendingPipe() {
+	const sigsetSize = 8 // the kernel's, in bytes; libc's is larger
 	var now unix.Timespec
+	set := uint64(1) << (unix.SIGPIPE - 1)
 	_, _, _ = unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), 0,
-		uintptr(unsafe.Pointer(&now)), kernelSigsetSize, 0, 0)
-}
-
-// kernelSigsetSize is how many bytes the kernel's sigset_t has; libc's has more.
-const kernelSigsetSize = 8
-
-func sigset(sigs ...unix.Signal) (set unix.Sigset_t) {
-	for _, sig := range sigs {
-		set.Val[0] |= 1 << (uint(sig) - 1)
-	}
-	return set
+		uintptr(unsafe.Pointer(&now)), sigsetSize, 0, 0)
 }
 
 // capitalize gives a Go error the shape of strerror(3).
