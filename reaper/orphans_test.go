@@ -1,7 +1,6 @@
 package reaper
 
 import (
-	"fmt"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -18,7 +17,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		}
 	})
 	n := scaled(10_000)
-	p := start(t, r, play("zombies", fmt.Sprint(n)))
+	p := start(t, r, playStorm(t, n))
 	await(t, "exit", p.Exited())
 	if status := p.Exit().Status(); status != 0 {
 		t.Fatalf("exit code %d", status)
@@ -38,7 +37,7 @@ func TestOrphansAreReaped(t *testing.T) {
 // While orphans come by the thousand, starting and signalling go on.
 func TestStartInAStorm(t *testing.T) {
 	r := newTest(t, nil)
-	storm := start(t, r, play("zombies", fmt.Sprint(scaled(5000))))
+	storm := start(t, r, playStorm(t, scaled(5000)))
 	for range 20 {
 		p := start(t, r, &Spec{Args: []string{"sleep", "1000"}, Env: os.Environ(), NewGroup: true}) // a Go program that is about to begin may end otherwise
 		if err := p.Signal(syscall.SIGTERM); err != nil {

@@ -129,13 +129,13 @@ func TestRusageIsTheChilds(t *testing.T) {
 // at the same time, gets the same answer.
 func TestChildrenThatDieAtOnce(t *testing.T) {
 	r := newTest(t, nil)
-	n := scaled(2000)
+	n, args := scaled(2000), exits(t)
 	var wg sync.WaitGroup
 	for worker := range 4 {
 		wg.Go(func() {
 			for i := range n / 4 {
 				want := (worker*31 + i) % 256
-				p, err := r.Start(&Spec{Args: []string{"/bin/sh", "-c", fmt.Sprint("exit ", want)}, NewGroup: i%2 == 0})
+				p, err := r.Start(&Spec{Args: args(want), NewGroup: i%2 == 0})
 				if err != nil {
 					t.Error(err)
 					return
@@ -164,6 +164,7 @@ func expectEmpty(t *testing.T, r *Reaper) {
 func TestNoStatusIsLost(t *testing.T) {
 	r := newTest(t, nil)
 	const crowd = 200
+	args := exits(t)
 	for range max(1, scaled(10_000)/crowd) {
 		gate, open, err := os.Pipe()
 		if err != nil {
@@ -172,7 +173,11 @@ func TestNoStatusIsLost(t *testing.T) {
 		syscall.CloseOnExec(int(open.Fd()))
 		var all [crowd]*Process
 		for i := range all {
-			all[i] = start1(t, r, gate, fmt.Sprintf("read x; exit %d", i))
+			p, err := r.Start(&Spec{Args: args(i), Files: []uintptr{gate.Fd(), 1, 2}, NewGroup: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[i] = p
 		}
 		gate.Close()
 		open.Close() // now they all end
@@ -187,15 +192,6 @@ func TestNoStatusIsLost(t *testing.T) {
 	if n := r.Stats().Orphans; n != 0 {
 		t.Errorf("%d orphans", n)
 	}
-}
-
-func start1(t *testing.T, r *Reaper, stdin *os.File, script string) *Process {
-	t.Helper()
-	p, err := r.Start(&Spec{Args: []string{"/bin/sh", "-c", script}, Files: []uintptr{stdin.Fd(), 1, 2}, NewGroup: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 func TestGroupOutlivesItsLeader(t *testing.T) {
