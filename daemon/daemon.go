@@ -66,6 +66,7 @@ type Daemon struct {
 	log       zerolog.Logger
 	relay     *output.Relay
 	reaper    *reaper.Reaper
+	oom       *cgroup.OOM
 	intake    *intake
 	terminal  *reaper.Terminal // nil: the worker does not get it
 	pool      *requests
@@ -135,7 +136,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	pool = newRequests(supervisor.New(poolConfig, launcher.Launch, log))
 	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), pool, log)
 	return &Daemon{
-		cfg: cfg, log: log, relay: relay, reaper: reap, intake: in, terminal: launcher.Terminal, pool: pool, endpoints: ends,
+		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: launcher.Terminal, pool: pool, endpoints: ends,
 		atExit: &atExit{launcher, cfg.Pool.Workers, log}, ended: make(chan struct{}),
 	}, nil
 }
@@ -144,6 +145,9 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 // gone.
 func (d *Daemon) Run() supervisor.Result {
 	logStart(d.log, d.cfg)
+	if err := d.oom.Err(); err != nil {
+		d.log.Warn().Err(err).Msg("OOM kills cannot be told apart from other SIGKILLs")
+	}
 	for _, s := range d.cfg.Share {
 		d.log.Info().Str("socket", s.URL.Name).Str("name", s.Name).Msg("sharing a listening socket with the workers")
 	}

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// A version is what differs between the two generations of cgroups.
+// A version holds the differences between the two generations of cgroups.
 type version struct {
 	fstype  string // of its mounts
-	option  string // in the mount's options, where every controller has a mount of its own
+	option  string // in the options of the mount, where every controller has its own mount
 	counter string // the file that has the count
 }
 
-// mount is one line of mountinfo, as far as it matters here.
+// mount is the part of a line of mountinfo that is needed here.
 type mount struct {
 	root    string // the part of the hierarchy that is mounted
 	point   string
@@ -23,8 +23,9 @@ type mount struct {
 	options []string
 }
 
-// candidates lists the counter files that may be this process's, best first: those of the version that has
-// the memory controller according to /proc/self/cgroup, then the other's.
+// candidates lists the files that may have the count of this process's cgroup, the
+// most likely first: version 1 if /proc/self/cgroup names its memory controller,
+// then version 2.
 func candidates(root string) (files []string, err error) {
 	groups, err := os.ReadFile(root + "/proc/self/cgroup")
 	if err != nil {
@@ -40,8 +41,9 @@ func candidates(root string) (files []string, err error) {
 	return append(files, counters(mounts, v2, version{"cgroup2", "", "memory.events"})...), nil
 }
 
-// ownGroups returns the cgroups of /proc/self/cgroup that can have the memory controller: version 1's is
-// "4:memory:/path", the one of version 2 is "0::/path". Either may be absent, or "".
+// ownGroups returns the cgroups of /proc/self/cgroup that can have the memory
+// controller: "4:memory:/path" in version 1, "0::/path" in version 2. A cgroup that
+// is absent is "".
 func ownGroups(text string) (v1, v2 string) {
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // a path may have colons
@@ -56,9 +58,9 @@ func ownGroups(text string) (v1, v2 string) {
 	return v1, v2
 }
 
-// counters lists, for each mount of the version, the counter files from the group's directory up to the
-// mount point. Up, because version 2 has no memory.events in a group for which the controller is off: its
-// processes count for the next one above.
+// counters lists, for each mount of the version, the counter files from the group's
+// directory up to the mount point. Version 2 has no memory.events in a group whose
+// controller is off: its processes count for the next group above.
 func counters(mounts []mount, group string, v version) (files []string) {
 	if group == "" {
 		return nil
@@ -81,10 +83,12 @@ func (m mount) has(v version) bool {
 	return m.fstype == v.fstype && (v.option == "" || slices.Contains(m.options, v.option))
 }
 
-// below is where under the mount point the group is. Without a cgroup namespace a container sees the host's
-// path in both places and only the rest is there: /docker/ID/x, mounted from /docker/ID, is /x. A group that
-// is not below the mount's root ("/../x" is one outside the namespace) has no name here; the mount point
-// itself is then the best guess, being the group that somebody has mounted for this container.
+// below returns the group's path under the mount point. Without a cgroup namespace
+// a container sees the host's path in both files, and only the rest of it is
+// mounted: /docker/ID/x, mounted from /docker/ID, is /x. A group that is not below
+// the root of the mount ("/../x" is one outside of the namespace) has no path here.
+// Then the mount point itself is the best guess, because it is the group that was
+// mounted for this container.
 func (m mount) below(group string) string {
 	rest, ok := strings.CutPrefix(group, strings.TrimSuffix(m.root, "/"))
 	if !ok || rest != "" && rest[0] != '/' || strings.Contains(group+"/", "/../") {
@@ -93,7 +97,8 @@ func (m mount) below(group string) string {
 	return path.Join("/", rest)
 }
 
-// parseMounts reads the cgroups' lines of mountinfo. A host has hundreds of others.
+// parseMounts reads the lines of mountinfo that are about cgroups. A host has
+// hundreds of others.
 func parseMounts(text string) (mounts []mount) {
 	for line := range strings.Lines(text) {
 		place, kind, _ := strings.Cut(line, " - ")
@@ -107,7 +112,8 @@ func parseMounts(text string) (mounts []mount) {
 	return mounts
 }
 
-// parseMount makes a mount of the fields before the lone hyphen and after it, as proc(5) has them:
+// parseMount makes a mount of the fields before and after the single hyphen, as
+// proc(5) describes them:
 //
 //	31 23 0:28 ROOT POINT rw,relatime [optional fields ...] - FSTYPE source OPTIONS
 func parseMount(place, kind []string) (m mount, ok bool) {
@@ -119,7 +125,7 @@ func parseMount(place, kind []string) (m mount, ok bool) {
 	return m, true
 }
 
-// unescape undoes mountinfo's \040 for a space, and its like.
+// unescape replaces the octal escapes of mountinfo, such as \040 for a space.
 func unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s

@@ -1,5 +1,3 @@
-// Package cgroup reads what the kernel's memory controller knows about this container: how many of its
-// processes the OOM killer took.
 package cgroup
 
 import (
@@ -12,31 +10,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNone means that there is no memory controller, or none that counts OOM kills (before Linux 4.13).
+// ErrNone means that there is no memory controller, or none that counts OOM kills
+// (before Linux 4.13).
 var ErrNone = errors.New("no memory controller that counts OOM kills")
 
-// counterSize holds memory.events and memory.oom_control, which are far under 200 bytes.
+// counterSize is enough for memory.events and memory.oom_control, which have far
+// fewer than 200 bytes.
 const counterSize = 1024
 
-// Memory is the memory controller of one cgroup. A nil *Memory is one that is absent: OOMKills returns
-// ErrNone. All methods may be called concurrently.
+// Memory is the memory controller of one cgroup. A nil *Memory stands for one that
+// is absent: its OOMKills returns ErrNone. All methods may be called concurrently.
 type Memory struct {
 	path string
 
-	mu  sync.Mutex // a read must not meet a descriptor that Close has freed
+	mu  sync.Mutex // no read may use a descriptor that Close has freed
 	fd  int        // -1: closed
 	buf [counterSize]byte
 }
 
-// Find returns the memory controller of the cgroup that this process is in, as /proc/self/cgroup and
-// /proc/self/mountinfo tell, version 1 or 2. The caller closes it. Every path is looked up below root; ""
-// is the machine's own. An error, which wraps ErrNone, comes with a nil *Memory that is safe to use.
+// Find returns the memory controller of the cgroup that this process is in, of
+// version 1 or 2, according to /proc/self/cgroup and /proc/self/mountinfo. The
+// caller closes it. All paths are looked up below root, which is "" but in tests.
+// An error wraps ErrNone and comes with a nil *Memory, which is safe to use.
 //
-// It stays with the cgroup: should somebody move this process to another, it does not follow.
+// The Memory stays with that cgroup, even if this process is moved to another.
 func Find(root string) (*Memory, error) {
 	files, err := candidates(root)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w: no cgroup is mounted", ErrNone)
 	}
 	for _, path := range files {
 		if m, err := open(root + path); err == nil {
@@ -46,8 +50,9 @@ func Find(root string) (*Memory, error) {
 	return nil, fmt.Errorf("%w: none of %q", ErrNone, files)
 }
 
-// open opens a counter file that has a count in it. It goes by plain system calls: an os.File would be
-// put into the netpoller, as these files can be polled, and wake the program up at every event.
+// open opens a counter file, if it has the count in it. It uses plain system calls:
+// an os.File would be put into the netpoller, because these files can be polled,
+// and would wake the program up at every event.
 func open(path string) (*Memory, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -69,10 +74,11 @@ func (m *Memory) Path() string {
 	return m.path
 }
 
-// OOMKills is how many processes of the cgroup the OOM killer has killed since the cgroup was made. The
-// kernel counts before it kills: who has seen a victim die reads a count that includes it.
+// OOMKills returns how many processes of the cgroup the OOM killer has killed since
+// the cgroup was made. The kernel counts before it kills: once a victim is seen to
+// be dead, the count includes it.
 //
-// Version 2 counts those of cgroups below, too; version 1 does not.
+// Version 2 also counts the victims in cgroups below; version 1 does not.
 func (m *Memory) OOMKills() (uint64, error) {
 	if m == nil {
 		return 0, ErrNone
@@ -90,7 +96,7 @@ func (m *Memory) OOMKills() (uint64, error) {
 	return kills, nil
 }
 
-// Close closes the file. OOMKills fails from then on.
+// Close closes the file. After that OOMKills fails.
 func (m *Memory) Close() error {
 	if m == nil {
 		return nil
@@ -105,7 +111,8 @@ func (m *Memory) Close() error {
 	return unix.Close(fd)
 }
 
-// pread reads from the beginning, where the kernel makes the file's text anew.
+// pread reads from the beginning of the file, for which the kernel writes its text
+// anew.
 func pread(fd int, buf []byte) (n int, err error) {
 	for {
 		n, err = unix.Pread(fd, buf, 0)
@@ -115,7 +122,8 @@ func pread(fd int, buf []byte) (n int, err error) {
 	}
 }
 
-// oomKills finds the line "oom_kill N". There are neighbours like oom_kill_disable and oom_group_kill.
+// oomKills finds the line "oom_kill N", among lines such as oom_kill_disable and
+// oom_group_kill.
 func oomKills(text []byte) (kills uint64, ok bool) {
 	for line := range bytes.Lines(text) {
 		number, found := bytes.CutPrefix(line, []byte("oom_kill "))
