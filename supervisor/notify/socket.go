@@ -12,8 +12,8 @@ import (
 )
 
 // A Socket receives the messages of one process and its group. It is in the
-// abstract namespace, so that it needs no writable directory; who may speak is
-// decided by the credentials that the kernel attaches.
+// abstract namespace, so that it needs no writable directory. The credentials that
+// the kernel attaches decide which messages are accepted.
 type Socket struct {
 	name     string
 	file     *os.File
@@ -21,50 +21,46 @@ type Socket struct {
 	messages chan Message
 	closed   chan struct{}
 	reader   sync.WaitGroup
-	owner    int // the group that may speak
 }
 
-// Listen opens a socket under a name that nobody can guess; Serve then reads
-// from it. onError is told of what could not be understood or came from a
-// stranger, once for each reason; it is called from the goroutine that reads.
+// Listen opens a socket under a name that cannot be guessed. Serve then reads from
+// it. onError is called for messages that could not be parsed or came from another
+// process group, once for each reason. It is called by the goroutine that reads.
 func Listen(onError func(error)) (*Socket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the notify socket: %w", err)
 	}
-	s := &Socket{
-		name: "@poolinit/" + rand.Text(), onError: onError,
-		messages: make(chan Message),
-		closed:   make(chan struct{}),
-	}
-	if err := s.bind(fd); err != nil {
+	name := "@poolinit/" + rand.Text()
+	if err := bind(fd, name); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("cannot bind the notify socket: %w", err)
 	}
-	s.file = os.NewFile(uintptr(fd), s.name)
-	return s, nil
+	return &Socket{
+		name: name, file: os.NewFile(uintptr(fd), name), onError: onError,
+		messages: make(chan Message), closed: make(chan struct{}),
+	}, nil
 }
 
-func (s *Socket) bind(fd int) error {
+func bind(fd int, name string) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
 		return err
 	}
-	return unix.Bind(fd, &unix.SockaddrUnix{Name: s.name})
+	return unix.Bind(fd, &unix.SockaddrUnix{Name: name})
 }
 
-// Name is the value for NOTIFY_SOCKET; the @ stands for the zero byte of the
+// Name returns the value for NOTIFY_SOCKET. The @ stands for the zero byte of the
 // abstract namespace.
 func (s *Socket) Name() string { return s.name }
 
-// Serve begins to read. Only the process group pgid may speak; what others send
-// is dropped. What was sent before waits in the kernel, so the process may be
-// started first.
+// Serve begins to read. Messages are accepted from the process group pgid only.
+// Messages that were sent before wait in the kernel, so the process may be started
+// first.
 func (s *Socket) Serve(pgid int) {
-	s.owner = pgid
-	s.reader.Go(s.read)
+	s.reader.Go(func() { s.read(pgid) })
 }
 
-// Messages yields what was said. It is closed after Close.
+// Messages returns the channel of accepted messages. It is closed after Close.
 func (s *Socket) Messages() <-chan Message { return s.messages }
 
 // Close ends the reading and waits for it.
@@ -74,30 +70,30 @@ func (s *Socket) Close() {
 	s.reader.Wait()
 }
 
-// buffers hold one datagram and its control message. They are shared, so that
-// a silent socket, as most are, costs no memory for them.
+// buffers hold one datagram and its control message each. All sockets share them,
+// so that a silent socket, as most are, needs no memory for them.
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 type buffer struct {
 	data [MaxMessage + 1]byte
-	oob  [256]byte // credentials, and descriptors that somebody sends along
+	oob  [256]byte // credentials, and descriptors that a sender may attach
 }
 
-func (s *Socket) read() {
+func (s *Socket) read(pgid int) {
 	defer close(s.messages)
 	conn, err := s.file.SyscallConn()
 	if err != nil {
 		return
 	}
-	said := make(map[string]bool) // complaints; their texts are few
+	reported := make(map[string]bool) // errors, of which there are few different ones
 	for {
-		m, err := s.receive(conn)
+		m, err := receive(conn, pgid)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case err != nil:
-			if !said[err.Error()] {
-				said[err.Error()] = true
+			if !reported[err.Error()] {
+				reported[err.Error()] = true
 				s.onError(err)
 			}
 		default:
@@ -111,7 +107,7 @@ func (s *Socket) read() {
 }
 
 // receive waits for one datagram and reads it.
-func (s *Socket) receive(conn syscall.RawConn) (m Message, err error) {
+func receive(conn syscall.RawConn, pgid int) (m Message, err error) {
 	waitErr := conn.Read(func(fd uintptr) bool {
 		b := buffers.Get().(*buffer)
 		defer buffers.Put(b)
@@ -120,8 +116,10 @@ func (s *Socket) receive(conn syscall.RawConn) (m Message, err error) {
 			return false
 		}
 		if err = rerr; err == nil {
-			m, err = s.understand(b.data[:n], b.oob[:oobn], flags)
-			closeFiles(b.oob[:oobn]) // not before: a sender may end when its BARRIER is closed, and is a stranger then
+			m, err = decode(b.data[:n], b.oob[:oobn], flags, pgid)
+			// After decode: when its BARRIER is closed the sender may end, and its
+			// group can no longer be looked up.
+			closeFiles(b.oob[:oobn])
 		}
 		return true
 	})
@@ -133,21 +131,20 @@ func (s *Socket) receive(conn syscall.RawConn) (m Message, err error) {
 
 var errStranger = errors.New("message from a process that is not of this worker")
 
-func (s *Socket) understand(data, oob []byte, flags int) (Message, error) {
-	pid := sender(oob)
+func decode(data, oob []byte, flags, pgid int) (Message, error) {
 	switch {
-	case !s.isOwn(pid):
+	case !isInGroup(sender(oob), pgid):
 		return Message{}, errStranger
 	case flags&unix.MSG_TRUNC != 0:
 		return Message{}, errTooLong
 	case string(data) == barrier:
-		return Message{}, nil // that its descriptor is closed is the answer: all before it was read
+		return Message{}, nil // the answer is that its descriptor is closed: all earlier messages were read
 	}
 	return Parse(data)
 }
 
-// sender returns the PID that the kernel vouches for, in this namespace; 0 for
-// one of another namespace.
+// sender returns the PID that the kernel attached, as this PID namespace numbers
+// it. It is 0 for a process of another namespace.
 func sender(oob []byte) int {
 	pid := 0
 	messages, err := unix.ParseSocketControlMessage(oob)
@@ -162,7 +159,7 @@ func sender(oob []byte) int {
 	return pid
 }
 
-// closeFiles closes descriptors that came along: nobody asked for them.
+// closeFiles closes the descriptors that came with a message.
 func closeFiles(oob []byte) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -177,16 +174,16 @@ func closeFiles(oob []byte) {
 	}
 }
 
-// isOwn reports whether a process is of the group that may speak. One that has
-// ended since it spoke (a short-lived helper that did not wait for the BARRIER
-// as systemd-notify does) cannot be told from a stranger.
-func (s *Socket) isOwn(pid int) bool {
+// isInGroup reports whether a process is in a process group. A process that has
+// ended since it sent its message (a short-lived helper that did not wait for the
+// BARRIER) does not count: it cannot be told from any other.
+func isInGroup(pid, pgid int) bool {
 	if pid <= 0 {
 		return false
 	}
-	if pid == s.owner {
+	if pid == pgid {
 		return true
 	}
-	pgid, err := unix.Getpgid(pid)
-	return err == nil && pgid == s.owner
+	group, err := unix.Getpgid(pid)
+	return err == nil && group == pgid
 }

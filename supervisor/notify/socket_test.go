@@ -376,7 +376,6 @@ func TestNamesAreSecret(t *testing.T) {
 // Whose word it is is looked at while the sender still waits: when its descriptor
 // is closed it may end, and nobody could tell any more.
 func TestBarrierIsAnsweredLast(t *testing.T) {
-	l := &Socket{owner: unix.Getpgrp()}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -395,7 +394,7 @@ func TestBarrierIsAnsweredLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := openFiles(t)
-	if _, err := l.understand(data[:n], oob[:oobn], flags); err != nil {
+	if _, err := decode(data[:n], oob[:oobn], flags, unix.Getpgrp()); err != nil {
 		t.Error(err)
 	}
 	if now := openFiles(t); now != before {
