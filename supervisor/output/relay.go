@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,16 +12,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endGrace is how much longer than its timeout Close waits for pumps that it has told to end. They need
-// microseconds; when it elapses, a destination takes nothing and a pump hangs in a write to it.
+// A Mode says what becomes of the workers' stdout and stderr. The zero value is
+// Inherit.
+type Mode uint8
+
+// The modes, in the order in which help texts name them.
+const (
+	Inherit Mode = iota // workers write to poolinit's own descriptors 1 and 2
+	Prefix              // "[worker 3] line"
+	JSON                // one log record a line
+)
+
+// ParseMode is the inverse of String. Its error names the value and the allowed
+// ones.
+func ParseMode(s string) (Mode, error) {
+	for m := Inherit; m <= JSON; m++ {
+		if s == m.String() {
+			return m, nil
+		}
+	}
+	return Inherit, fmt.Errorf("unknown output mode %q: want inherit, prefix or json", s)
+}
+
+// String returns the mode as a user writes it.
+func (m Mode) String() string {
+	switch m {
+	case Inherit:
+		return "inherit"
+	case Prefix:
+		return "prefix"
+	case JSON:
+		return "json"
+	}
+	return fmt.Sprintf("Mode(%d)", uint8(m))
+}
+
+// endGrace is how much longer than its timeout Close waits for pumps that it has told
+// to end. They need microseconds. When it elapses, a destination takes nothing, and a
+// pump hangs in a write to it.
 const endGrace = 100 * time.Millisecond
 
-// Relay brings workers' lines to poolinit's stdout and stderr, whole and marked with the worker they are of.
+// A Relay brings the lines of workers to poolinit's stdout and stderr, whole and
+// marked with the worker that they are from.
 //
-// A destination that takes nothing holds up the workers that print, as a full pipe does, and nobody else. One
-// that fails costs the lines, which are counted; the workers notice nothing.
+// A destination that takes nothing holds up the workers that print, as a full pipe
+// does, and nothing else. A destination that fails loses the lines, which are
+// counted; the workers notice nothing.
 //
-// A nil *Relay is the relay of the mode inherit. All methods may be called concurrently.
+// A nil *Relay is the relay of the mode inherit. All methods may be called
+// concurrently.
 type Relay struct {
 	mode Mode
 	out  *Dest
@@ -35,22 +75,24 @@ type Relay struct {
 	done   chan struct{} // closed when, after closed, the last pump has ended
 }
 
-// NewRelay returns a relay to stdout and stderr, which stay the caller's; it may be given a *Dest. Where
-// both lead to one file their lines never mix. For Inherit it returns nil.
+// NewRelay returns a relay to stdout and stderr, which the caller closes and which
+// may be *Dest. Where both lead to one file their lines never mix. For Inherit it
+// returns nil.
 func NewRelay(mode Mode, stdout, stderr io.Writer) *Relay {
 	if mode == Inherit {
 		return nil
 	}
-	r := &Relay{mode: mode, out: NewDest(stdout), err: NewDest(stderr)}
-	if r.out.same(r.err) {
-		r.out = r.err // this one, as it may be shared with the Sink of the log
+	out, err := NewDest(stdout), NewDest(stderr)
+	if out.same(err) {
+		out = err // this one, because the Sink of the log may use it too
 	}
-	r.pumps, r.tails = make(map[*pump]struct{}), make(map[int]*tail)
-	r.done = make(chan struct{})
-	return r
+	return &Relay{
+		mode: mode, out: out, err: err,
+		pumps: make(map[*pump]struct{}), tails: make(map[int]*tail), done: make(chan struct{}),
+	}
 }
 
-// Lost is the number of lines that a destination failed to take.
+// Lost returns the number of lines that a destination failed to take.
 func (r *Relay) Lost() uint64 {
 	if r == nil {
 		return 0
@@ -58,43 +100,53 @@ func (r *Relay) Lost() uint64 {
 	return r.lost.Load()
 }
 
-// Open makes the pipes for one process of a worker. The caller owns them until CloseChild, which must follow
-// whether the start works or not. An error (no descriptors left, relay closed) leaves nothing open.
+// Open makes the pipes for one process of a worker. The caller owns them until
+// CloseChild, which it must call whether the process starts or not. After an error
+// (no descriptors left, relay closed) nothing is open.
 func (r *Relay) Open(worker int) (*Pipes, error) {
 	if r == nil {
 		return &Pipes{Stdout: os.Stdout, Stderr: os.Stderr}, nil
 	}
-	p := &Pipes{relay: r}
-	outEnd, errOut := p.pipe(&p.Stdout)
-	errEnd, errErr := p.pipe(&p.Stderr)
-	err := errOut
-	if err == nil {
-		err = errErr
+	outEnd, stdout, err := r.pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot open output of worker %d: %w", worker, err)
 	}
-	if err == nil {
-		p.pumps = [2]*pump{
-			newPump(p, worker, "stdout", r.out, outEnd),
-			newPump(p, worker, "stderr", r.err, errEnd),
-		}
-		p.pumps[1].tail = r.tailOf(worker)
-		return p, nil
+	errEnd, stderr, err := r.pipe()
+	if err != nil {
+		outEnd.Close()
+		stdout.Close()
+		return nil, fmt.Errorf("cannot open output of worker %d: %w", worker, err)
 	}
-	for _, f := range []*os.File{p.Stdout, p.Stderr, outEnd, errEnd} {
-		_ = f.Close() // of a nil file: an error, and harmless
+	p := &Pipes{relay: r, Stdout: stdout, Stderr: stderr}
+	p.pumps = [2]*pump{
+		newPump(p, worker, "stdout", r.out, outEnd, nil),
+		newPump(p, worker, "stderr", r.err, errEnd, r.tailOf(worker)),
 	}
-	return nil, fmt.Errorf("cannot open output of worker %d: %w", worker, err)
+	return p, nil
 }
 
-// Close lets the pumps run on to the end of their streams, at most timeout, and then ends them: what stays
-// open longer belongs to a process that outlived its worker. Open fails from now on.
+func (r *Relay) pipe() (read, write *os.File, err error) {
+	r.mu.Lock()
+	closed := r.closed
+	r.mu.Unlock()
+	if closed {
+		return nil, nil, os.ErrClosed
+	}
+	return PollablePipe()
+}
+
+// Close lets the pumps run to the end of their streams, at most timeout, and then
+// ends them: a stream that stays open longer belongs to a process that outlived its
+// worker. From now on Open fails.
 //
-// The error wraps os.ErrDeadlineExceeded and tells how many streams were given up, with what they had not
-// yet delivered. Pumps that hang in a write are left behind, 100 ms after timeout; they end when it returns.
+// The error wraps os.ErrDeadlineExceeded and has the number of streams that were
+// abandoned, with the bytes that they had not delivered. Pumps that hang in a write
+// are left behind 100 ms after timeout. They end when the write returns.
 func (r *Relay) Close(timeout time.Duration) error {
 	if r == nil {
 		return nil
 	}
-	if r.close(time.Now().Add(timeout)) > 0 {
+	if r.setDeadline(time.Now().Add(timeout)) > 0 {
 		waitFor(r.done, timeout+endGrace)
 	}
 	r.mu.Lock()
@@ -105,18 +157,19 @@ func (r *Relay) Close(timeout time.Duration) error {
 	return nil
 }
 
-// close sets the deadline of all pumps and returns how many there are.
-func (r *Relay) close(deadline time.Time) int {
+// setDeadline refuses new pumps, sets the deadline of all that run, and returns how
+// many those are.
+func (r *Relay) setDeadline(deadline time.Time) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
 	for p := range r.pumps {
-		_ = p.file.SetReadDeadline(deadline) // cannot fail: Open has tried it
+		_ = p.file.SetReadDeadline(deadline) // cannot fail: PollablePipe has tried it
 	}
 	return len(r.pumps)
 }
 
-// start runs the pumps, or, after Close, just closes their files.
+// start runs the pumps. After Close it only closes their files.
 func (r *Relay) start(pumps [2]*pump) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +183,7 @@ func (r *Relay) start(pumps [2]*pump) {
 	}
 }
 
-// ended is told by a pump that its work is done.
+// ended is called by a pump when it has finished.
 func (r *Relay) ended(p *pump, eof bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,8 +196,57 @@ func (r *Relay) ended(p *pump, eof bool) {
 	}
 }
 
-// Pipes is what one process of a worker prints to. Give Stdout and Stderr to the child as descriptors 1 and
-// 2, then call SetPID, if it was started, and CloseChild, in this order. It is for one goroutine at a time.
+// Tail returns the last lines that the processes of a worker have printed to stderr:
+// at most 20, and 4 KiB. It includes everything that they have written, even if the
+// destination takes nothing: it does not wait for that.
+func (r *Relay) Tail(worker int) string {
+	if r == nil {
+		return ""
+	}
+	t, pumps := r.tailAndPumps(worker)
+	if t == nil {
+		return ""
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := t.kept
+	all.text = slices.Clone(all.text)
+	for _, p := range pumps {
+		all.add(p, p.peek())
+	}
+	return all.lines()
+}
+
+// tailAndPumps returns the tail of a worker, and the pumps that add to it.
+func (r *Relay) tailAndPumps(worker int) (t *tail, pumps []*pump) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t = r.tails[worker]; t == nil {
+		return nil, nil
+	}
+	for p := range r.pumps {
+		if p.tail == t {
+			pumps = append(pumps, p)
+		}
+	}
+	return t, pumps
+}
+
+// tailOf returns the tail of a worker. The first call makes it.
+func (r *Relay) tailOf(worker int) *tail {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tails[worker]
+	if t == nil {
+		t = new(tail)
+		r.tails[worker] = t
+	}
+	return t
+}
+
+// Pipes is the stdout and stderr of one process of a worker. The caller gives Stdout
+// and Stderr to the child as descriptors 1 and 2, then calls SetPID, if the child was
+// started, and CloseChild, in this order. It is for one goroutine at a time.
 type Pipes struct {
 	Stdout, Stderr *os.File // the write ends, blocking, close-on-exec
 
@@ -153,37 +255,12 @@ type Pipes struct {
 	pid   atomic.Int64
 }
 
-// pipe puts a pipe's write end into w and returns its read end.
-func (p *Pipes) pipe(w **os.File) (*os.File, error) {
-	if p.relay.isClosed() {
-		return nil, os.ErrClosed
-	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("pipe2", err)
-	}
-	*w = os.NewFile(uintptr(fds[1]), "|1")
-	// Only this end: a program that finds its stdout non-blocking loses what it prints to a full pipe.
-	err := unix.SetNonblock(fds[0], true)
-	r := os.NewFile(uintptr(fds[0]), "|0")
-	if err == nil {
-		err = r.SetReadDeadline(time.Time{}) // fails if the netpoller has not taken it
-	}
-	return r, err
-}
-
-func (r *Relay) isClosed() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.closed
-}
-
-// SetPID tells which process prints; records of the mode json name it. Before CloseChild, or the first lines
-// may come without.
+// SetPID sets the PID that records of the mode json have. It is called before
+// CloseChild: otherwise the first lines may come without it.
 func (p *Pipes) SetPID(pid int) { p.pid.Store(int64(pid)) }
 
-// CloseChild closes the write ends, which the child holds now, and begins to read. If nothing was started,
-// this is the end of it. Further calls do nothing.
+// CloseChild closes the write ends, which the child has copies of, and begins to
+// read. If no child was started, the pumps end at once. More calls do nothing.
 func (p *Pipes) CloseChild() {
 	if p.relay == nil {
 		return
@@ -192,4 +269,26 @@ func (p *Pipes) CloseChild() {
 	_ = p.Stderr.Close()
 	p.relay.start(p.pumps)
 	p.Stdout, p.Stderr, p.relay = nil, nil, nil
+}
+
+// PollablePipe makes a pipe for a child's output. The read end is in the netpoller:
+// it has deadlines, and a read that waits needs no thread. The write end is blocking,
+// because a program that finds its stdout non-blocking loses what it prints to a full
+// pipe. Both are close-on-exec.
+func PollablePipe() (read, write *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	nonblockErr := unix.SetNonblock(fds[0], true) // before NewFile, which looks at it
+	read, write = os.NewFile(uintptr(fds[0]), "|0"), os.NewFile(uintptr(fds[1]), "|1")
+	if err = nonblockErr; err == nil {
+		err = read.SetReadDeadline(time.Time{}) // fails if the netpoller has not taken it
+	}
+	if err != nil {
+		read.Close()
+		write.Close()
+		return nil, nil, err
+	}
+	return read, write, nil
 }

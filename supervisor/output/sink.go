@@ -13,19 +13,20 @@ import (
 )
 
 const (
-	// pipeBuf is the most that one write may hold for a pipe to take it undivided: log lines stay whole even
-	// among those of workers that write to the same pipe by themselves.
+	// pipeBuf is the largest write that a pipe takes in one piece: log lines stay
+	// whole even among those of workers that write to the same pipe themselves.
 	pipeBuf = 4096
 
-	// keepQueue is how big a buffer may stay after a burst, in bytes.
+	// keepQueue is how large a buffer may stay after a burst, in bytes.
 	keepQueue = 64 << 10
 )
 
-// Sink is an io.Writer for a program's own log that never blocks and never fails. Each Write is one line: it
-// is queued, and written by one goroutine. A line for which the queue has no room, or whose write fails, is
-// lost and counted; the next line that gets through is followed by a notice of how many were lost.
+// A Sink is an io.Writer for a program's own log that never blocks and never fails.
+// Each Write is one line: it is queued, and one goroutine writes it. A line is lost
+// if the queue has no room for it or its write fails. Lost lines are counted, and the
+// next line that is written is followed by a notice of how many were lost.
 //
-// All methods may be called concurrently. An idle Sink wakes nobody up.
+// All methods may be called concurrently. An idle Sink uses no CPU.
 type Sink struct {
 	dest   *Dest
 	limit  int
@@ -37,16 +38,17 @@ type Sink struct {
 	queue   []byte        // whole lines
 	size    int           // bytes queued and being written: never above limit
 	dropped uint64        // lines refused since the writer last looked
-	busy    bool          // the writer has lines in hand
-	empty   chan struct{} // made by who waits in Flush, closed when nothing is queued or in hand
+	busy    bool          // the writer is writing lines
+	empty   chan struct{} // made by Flush, closed when nothing is queued or being written
 	closed  bool
 	done    chan struct{} // closed when the writer has ended
 }
 
-// NewSink returns a Sink that writes to w and holds at most limit bytes of lines. notice makes the line that
-// tells of lost ones; nil stands for a JSON record of level warn with the number in the field "lost".
+// NewSink returns a Sink that writes to w, which the caller closes, and holds at most
+// limit bytes of lines. notice makes the line that reports lost ones. If it is nil,
+// that is a JSON record of level warn with the number in the field "lost".
 //
-// It starts a goroutine that ends after Close. w stays the caller's.
+// It starts a goroutine that ends after Close.
 func NewSink(w io.Writer, limit int, notice func(lost uint64) []byte) *Sink {
 	if notice == nil {
 		notice = lostRecord
@@ -57,7 +59,7 @@ func NewSink(w io.Writer, limit int, notice func(lost uint64) []byte) *Sink {
 	return s
 }
 
-// lostRecord looks like the records of the logger above the Sink.
+// lostRecord looks like a record of the logger that writes to the Sink.
 func lostRecord(lost uint64) []byte {
 	var line batch
 	log := zerolog.New(&line)
@@ -68,8 +70,8 @@ func lostRecord(lost uint64) []byte {
 	return line
 }
 
-// Write queues p as one line, with an end of line added if it has none, or drops it. It returns len(p) and
-// nil in either case, at once. p may be reused afterwards.
+// Write queues p as one line, and adds an end of line if it has none; or it drops p.
+// In both cases it returns len(p) and nil at once. The caller may reuse p.
 func (s *Sink) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -88,16 +90,18 @@ func (s *Sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Lost is the number of lines that were dropped or could not be written, since the start.
+// Lost returns the number of lines that were dropped or could not be written, since
+// the start.
 func (s *Sink) Lost() uint64 { return s.lost.Load() }
 
-// Flush waits until nothing is queued or being written, at most timeout. Its error, which wraps
-// os.ErrDeadlineExceeded, means that lines are still waiting; they are not given up.
+// Flush waits until nothing is queued or being written, at most timeout. Its error,
+// which wraps os.ErrDeadlineExceeded, means that lines are still waiting. They are
+// not lost.
 func (s *Sink) Flush(timeout time.Duration) error {
 	return waitLog(s.whenEmpty(), timeout)
 }
 
-// whenEmpty returns a channel that is closed once nothing is queued or in hand.
+// whenEmpty returns a channel that is closed when nothing is queued or being written.
 func (s *Sink) whenEmpty() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,13 +112,13 @@ func (s *Sink) whenEmpty() <-chan struct{} {
 		s.empty = make(chan struct{})
 	}
 	empty := s.empty
-	s.tellIfEmpty()
+	s.signalIfEmpty()
 	return empty
 }
 
-// Close refuses further lines and waits until the queued ones are written, at most timeout. Its error is
-// Flush's: the writer then hangs in a write to a place that takes nothing, and ends when that returns. Close
-// may be called again.
+// Close refuses more lines and waits until the queued ones are written, at most
+// timeout. Its error is that of Flush: the writer then hangs in a write to a place
+// that takes nothing, and ends when the write returns. Close may be called again.
 func (s *Sink) Close(timeout time.Duration) error {
 	s.mu.Lock()
 	s.closed = true
@@ -127,18 +131,18 @@ func (s *Sink) Close(timeout time.Duration) error {
 func (s *Sink) run() {
 	defer s.end()
 	var lines []byte
-	var untold, dropped uint64
+	var unreported, dropped uint64
 	for more := true; more; {
 		lines, dropped, more = s.take(lines)
 		lost, ok := s.write(lines)
-		untold += dropped + lost
-		if untold > 0 && ok && s.tell(untold) {
-			untold = 0
+		unreported += dropped + lost
+		if unreported > 0 && ok && s.report(unreported) {
+			unreported = 0
 		}
 	}
 }
 
-// end lets go who waits in Close, or in a Flush that began before it.
+// end lets Close return, and a Flush that began before it.
 func (s *Sink) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,8 +153,9 @@ func (s *Sink) end() {
 	}
 }
 
-// take waits for lines and swaps them for the buffer of the last ones. It returns without any if some were
-// dropped, as otherwise the last burst of a quiet program went untold. Not more: the Sink is closed.
+// take waits for lines and exchanges them for the buffer of the last ones. It returns
+// without lines if some were dropped, because the last burst of a program that is
+// then quiet would not be reported otherwise. more is false when the Sink is closed.
 func (s *Sink) take(spare []byte) (lines []byte, dropped uint64, more bool) {
 	if cap(spare) > keepQueue {
 		spare = nil
@@ -158,7 +163,7 @@ func (s *Sink) take(spare []byte) (lines []byte, dropped uint64, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = false
-	s.tellIfEmpty()
+	s.signalIfEmpty()
 	for len(s.queue) == 0 && s.dropped == 0 && !s.closed {
 		s.more.Wait()
 	}
@@ -168,8 +173,9 @@ func (s *Sink) take(spare []byte) (lines []byte, dropped uint64, more bool) {
 	return lines, dropped, !s.closed
 }
 
-// write writes lines and returns how many were lost, and whether the last write, if any, worked. An error
-// costs one line: the next is tried again, which is no spinning, as every try consumes a line.
+// write writes lines and returns how many were lost, and whether the last write, if
+// any, succeeded. An error costs one line, and the next line is tried. That is not a
+// busy loop, because every try consumes a line.
 func (s *Sink) write(lines []byte) (lost uint64, ok bool) {
 	ok = true
 	for len(lines) > 0 {
@@ -192,21 +198,22 @@ func (s *Sink) release(n int) {
 	s.mu.Unlock()
 }
 
-// tell writes the notice, and says whether that worked.
-func (s *Sink) tell(lost uint64) bool {
+// report writes the notice of lost lines, and reports whether that succeeded.
+func (s *Sink) report(lost uint64) bool {
 	_, err := s.dest.Write(terminated(s.notice(lost)))
 	return err == nil
 }
 
-// tellIfEmpty ends the waiting in Flush. Only for the holder of mu.
-func (s *Sink) tellIfEmpty() {
+// signalIfEmpty lets Flush return. The caller holds mu.
+func (s *Sink) signalIfEmpty() {
 	if s.empty != nil && len(s.queue) == 0 && s.dropped == 0 && !s.busy {
 		close(s.empty)
 		s.empty = nil
 	}
 }
 
-// wholeLines is the length of the longest run of whole lines within limit bytes, or else of the first line.
+// wholeLines returns the length of the longest run of whole lines within limit bytes,
+// or of the first line if that alone is longer.
 func wholeLines(lines []byte, limit int) int {
 	if len(lines) <= limit {
 		return len(lines)
@@ -231,7 +238,8 @@ func waitLog(done <-chan struct{}, timeout time.Duration) error {
 	return nil
 }
 
-// waitFor says whether done was closed within timeout; a timeout of 0 asks how things stand.
+// waitFor reports whether done was closed within timeout. A timeout of 0 does not
+// wait.
 func waitFor(done <-chan struct{}, timeout time.Duration) bool {
 	select {
 	case <-done:
