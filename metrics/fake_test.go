@@ -100,9 +100,7 @@ func (f *fake) source(i int) *ipc.SourceStats { return f.options.View.Sources[i]
 
 // server returns a server of the pool that listens nowhere.
 func (f *fake) server() *Server {
-	s := New(nil, &f.options)
-	s.prepare()
-	return s
+	return New(nil, &f.options)
 }
 
 // request makes a GET with header lines.

@@ -52,7 +52,7 @@ func FuzzSpans(f *testing.F) {
 		for ; len(data) >= 8; data = data[8:] {
 			from.Observe(time.Duration(binary.BigEndian.Uint64(data)), 1+int(data[7]&3))
 		}
-		h, want := converted(&from), map[int]uint64{}
+		h, want := toPrometheus(&from), map[int]uint64{}
 		from.Native(func(index int, count uint64) bool {
 			want[index] = count
 			return true

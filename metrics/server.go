@@ -2,8 +2,11 @@ package metrics
 
 import (
 	"context"
+	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -13,28 +16,41 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/poolinit/poolinit/metrics/limit"
+	"github.com/poolinit/poolinit/metrics/status"
+	"github.com/poolinit/poolinit/supervisor"
 )
 
-// The limits of the server. Whoever is slow, or too many, has himself to blame:
-// nobody else waits for him.
+// The limits of the server. A client that is slow, or opens too many connections, does
+// not delay others.
 const (
 	maxConnections = 256              // more wait in the kernel's queue
 	maxScrapes     = 8                // more get 503: they would all show the same
 	maxHeader      = 16 << 10         // bytes
-	headerTime     = 5 * time.Second  // for a request's head
-	requestTime    = 10 * time.Second // for all of a request
-	answerTime     = 20 * time.Second // for an answer to be read; a health check takes up to 1 s to make
+	headerTime     = 5 * time.Second  // for the head of a request; then the connection is closed
+	requestTime    = 10 * time.Second // for a whole request
+	answerTime     = 20 * time.Second // for a client to read an answer; a health check takes up to 1 s to make
 	idleTime       = 90 * time.Second // between two requests; more than the usual scrape interval
 )
 
-// closeTime is how long Close waits for answers that are under way.
+// closeTime is how long Close waits for answers that are being sent.
 const closeTime = 200 * time.Millisecond
 
-// A Server serves what Options shows.
+// Options says what a Server shows.
+type Options struct {
+	View     *status.View             // its fields may be set until Serve
+	Signals  func() map[string]uint64 // counts by name; every name from the start
+	Revision string                   // of the source; may be empty
+	Go       string                   // the version of Go
+	Errors   func(error)              // is called when a single request fails
+}
+
+// A Server serves what Options says.
 type Server struct {
 	options    *Options
 	reloadTime prometheus.Histogram
-	listener   net.Listener
+	listener   *limit.Listener
 	http       http.Server
 	serving    sync.WaitGroup
 }
@@ -48,11 +64,14 @@ func Listen(addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// New returns a server for a listener. Nothing is answered before Serve.
+// New returns a server for a listener, which Close closes. Nothing is answered before
+// Serve.
 func New(ln net.Listener, o *Options) *Server {
-	s := &Server{options: o}
-	s.listener = newLimited(ln, maxConnections, func(full bool) { s.http.SetKeepAlivesEnabled(!full) })
+	s := &Server{options: o, reloadTime: newReloadTime()}
+	// Connections that are kept open for a next request make room for new ones.
+	s.listener = limit.NewListener(ln, maxConnections, func(full bool) { s.http.SetKeepAlivesEnabled(!full) })
 	s.http = http.Server{
+		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       requestTime,
 		WriteTimeout:      answerTime,
@@ -66,10 +85,9 @@ func New(ln net.Listener, o *Options) *Server {
 // Addr returns the address that was bound.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Serve answers requests until Close. It returns at once. The View must be whole by
-// then.
+// Serve answers requests until Close. It returns at once. The View must be complete
+// by then.
 func (s *Server) Serve() {
-	s.prepare()
 	s.serving.Go(func() {
 		if err := s.http.Serve(s.listener); err != http.ErrServerClosed {
 			s.options.Errors(err)
@@ -77,20 +95,65 @@ func (s *Server) Serve() {
 	})
 }
 
-func (s *Server) prepare() {
-	s.reloadTime = newReloadTime()
-	s.http.Handler = s.handler()
-}
-
-// Close ends the server; answers under way get a moment.
+// Close ends the server. Answers that are being sent have closeTime.
 func (s *Server) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	if s.http.Shutdown(ctx) != nil {
-		_ = s.http.Close() // what still reads has had its time
+		_ = s.http.Close() // clients that still read have had their time
 	}
-	s.listener.Close() // in case that Serve was never called
+	s.listener.Close() // Serve may never have been called
 	s.serving.Wait()
+}
+
+// ReloadEnded records the duration of a reload. It is supervisor.Config's OnReload.
+func (s *Server) ReloadEnded(r supervisor.ReloadResult) {
+	s.reloadTime.Observe(r.Took.Seconds())
+}
+
+// The page is plain files: html/template would add 2.5 MB to the binary.
+var (
+	//go:embed page/status.html
+	pageHTML string
+	//go:embed page/status.css
+	pageCSS string
+	//go:embed page/status.js
+	pageJS string
+)
+
+// policy lets the page load what this server serves, and nothing else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+const paths = "/metrics /livez /readyz /status /status.json /queue.json"
+
+func (s *Server) handler() http.Handler {
+	view := s.options.View
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics())
+	mux.HandleFunc("GET /livez", health(view.Live))
+	mux.HandleFunc("GET /readyz", health(view.Ready))
+	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) {
+		sendJSON(w, view.Look().Document())
+	})
+	mux.HandleFunc("GET /queue.json", func(w http.ResponseWriter, _ *http.Request) {
+		sendJSON(w, loadOf(view.Look()))
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		if prefersJSON(r) {
+			sendJSON(w, view.Look().Document())
+			return
+		}
+		asset(pageHTML, "text/html; charset=utf-8")(w, r)
+	})
+	mux.HandleFunc("GET /status.css", asset(pageCSS, "text/css; charset=utf-8"))
+	mux.HandleFunc("GET /status.js", asset(pageJS, "text/javascript; charset=utf-8"))
+	mux.Handle("GET /{$}", http.RedirectHandler("/status", http.StatusFound))
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "not found; there is "+paths, http.StatusNotFound)
+	})
+	return secured(mux)
 }
 
 func (s *Server) metrics() http.Handler {
@@ -103,16 +166,82 @@ func (s *Server) metrics() http.Handler {
 	})
 }
 
-// errorWriter and errorLog bring errors of the libraries to one function.
+// secured sets the headers that all answers have.
+func secured(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// health answers 200, or 503 and the reason.
+func health(check func() (bool, string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if ok, why := check(); !ok {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n")) // an error means that the client has gone
+	}
+}
+
+func asset(text, kind string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		_, _ = io.WriteString(w, text) // an error means that the client has gone
+	}
+}
+
+func prefersJSON(r *http.Request) bool {
+	accept := r.Header.Get("Accept")
+	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
+}
+
+func sendJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // an error means that the client has gone
+}
+
+// A load is a few plain numbers for autoscalers.
+type load struct {
+	Messages int `json:"messages"`  // that wait
+	InFlight int `json:"in_flight"` // with workers
+	Total    int `json:"total"`     // both
+	Workers  int `json:"workers"`   // that can take messages
+	Busy     int `json:"busy"`      // of those
+}
+
+func loadOf(s *status.Snapshot) load {
+	l := load{Messages: s.Queue.Messages, InFlight: s.Queue.InFlight}
+	l.Total = l.Messages + l.InFlight
+	for i := range s.Pool.Workers {
+		switch s.State(i) {
+		case status.Busy:
+			l.Busy++
+			l.Workers++
+		case supervisor.Ready:
+			l.Workers++
+		}
+	}
+	return l
+}
+
+// errorWriter and errorLog pass the errors of the libraries to one function.
 type errorWriter func(error)
 
-// longest is how much of an error is told: client_golang lists all that there are.
-const longest = 300
+// maxErrorText is how much of an error is reported, in bytes: client_golang lists
+// all errors of a scrape.
+const maxErrorText = 300
 
 func (f errorWriter) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(string(p))
-	if len(text) > longest {
-		text = text[:longest] + " ..."
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + " ..."
 	}
 	f(errors.New(text))
 	return len(p), nil
@@ -121,53 +250,3 @@ func (f errorWriter) Write(p []byte) (int, error) {
 type errorLog func(error)
 
 func (f errorLog) Println(v ...any) { fmt.Fprintln(errorWriter(f), v...) }
-
-// A limited listener has so many connections at a time. More wait in the
-// kernel until one is closed.
-type limited struct {
-	net.Listener
-	room   chan struct{} // as many as the limit: a semaphore
-	full   func(bool)    // is told when one waits, and when it has come in
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newLimited(ln net.Listener, n int, full func(bool)) *limited {
-	return &limited{Listener: ln, room: make(chan struct{}, n), full: full, closed: make(chan struct{})}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.room <- struct{}{}:
-	default:
-		l.full(true) // those that are kept open for a next request make room
-		select {
-		case l.room <- struct{}{}:
-			l.full(false)
-		case <-l.closed:
-			return nil, net.ErrClosed
-		}
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.room
-		return nil, err
-	}
-	return &counted{Conn: conn, leave: sync.OnceFunc(func() { <-l.room })}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// A counted connection gives its place back when it is closed.
-type counted struct {
-	net.Conn
-	leave func()
-}
-
-func (c *counted) Close() error {
-	defer c.leave()
-	return c.Conn.Close()
-}

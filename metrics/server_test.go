@@ -348,7 +348,7 @@ func TestSlowClients(t *testing.T) {
 					t.Errorf("closed after %v, want %v", took, tt.want)
 				}
 				synctest.Wait()
-				if n := len(s.listener.(*limited).room); n != 1 { // that of the next one to come
+				if n := s.listener.Taken(); n != 1 { // that of the next one to come
 					t.Errorf("%d places are taken", n)
 				}
 				s.Close()
@@ -466,7 +466,7 @@ func TestErrors(t *testing.T) {
 	s.Close()
 	mu.Lock()
 	defer mu.Unlock()
-	if len(all) != 1 || !strings.Contains(all[0], "the pool is gone") || len(all[0]) > longest+10 {
+	if len(all) != 1 || !strings.Contains(all[0], "the pool is gone") || len(all[0]) > maxErrorText+10 {
 		t.Errorf("%q", all)
 	}
 }

@@ -15,18 +15,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/metrics/limit"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// The limits of the server. Only those who may do anything here count.
+// The limits of the server.
 const (
 	maxRequest     = 1 << 10                // bytes
 	maxConnections = 64                     // more wait in the kernel's queue
-	requestTime    = 2 * time.Second        // for a request to be there; less than AnswerTime of who has to wait for it
-	answerTime     = 5 * time.Second        // for a line to be read
-	closeTime      = 200 * time.Millisecond // for what is under way at Close
+	requestTime    = 2 * time.Second        // for a request to arrive; less than AnswerTime, as others may wait for the place
+	answerTime     = 5 * time.Second        // for a client to read a line
+	closeTime      = 200 * time.Millisecond // for requests that Close finds unanswered
 	progressTick   = 100 * time.Millisecond // of reload --wait
+	retryTime      = 100 * time.Millisecond // after a failed accept, such as one without a free descriptor
 )
 
 // A Pool is what requests act on. *supervisor.Pool is one.
@@ -40,12 +42,11 @@ type Pool interface {
 type Server struct {
 	view     *status.View
 	pool     Pool
-	refused  func(error) // is told who was turned away, by several goroutines
-	listener *net.UnixListener
-	room     chan struct{} // maxConnections: a semaphore
+	refused  func(error) // is called for each client without access, by several goroutines
+	listener *limit.Listener
 	serving  sync.WaitGroup
 	closing  chan struct{}
-	end      context.Context // cut ends it, and every connection with it
+	end      context.Context // when cut ends it, every connection is closed
 	cut      context.CancelFunc
 }
 
@@ -60,19 +61,18 @@ func Listen(view *status.View, pool Pool, refused func(error)) (*Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		view: view, pool: pool, refused: refused, listener: ln,
-		room: make(chan struct{}, maxConnections), closing: make(chan struct{}),
-	}
-	s.end, s.cut = context.WithCancel(context.Background())
-	return s, nil
+	end, cut := context.WithCancel(context.Background())
+	return &Server{
+		view: view, pool: pool, refused: refused, listener: limit.NewListener(ln, maxConnections, nil),
+		closing: make(chan struct{}), end: end, cut: cut,
+	}, nil
 }
 
-// Serve answers until Close. It returns at once.
+// Serve answers requests until Close. It returns at once.
 func (s *Server) Serve() { s.serving.Go(s.accept) }
 
-// Close ends the server. Who waits for the end of the process is left to hear of
-// it by its end; others have closeTime.
+// Close ends the server. Clients that wait for the end of the process learn of it when
+// the process ends; all others have closeTime.
 func (s *Server) Close() {
 	close(s.closing)
 	s.listener.Close()
@@ -84,68 +84,59 @@ func (s *Server) Close() {
 
 func (s *Server) accept() {
 	for {
+		conn, err := s.listener.Accept()
+		if err == nil {
+			s.serving.Go(func() { s.serve(conn) })
+			continue
+		}
 		select {
-		case s.room <- struct{}{}:
 		case <-s.closing:
 			return
+		case <-time.After(retryTime):
 		}
-		conn, err := s.listener.AcceptUnix()
-		if err != nil {
-			<-s.room
-			select {
-			case <-s.closing:
-				return
-			case <-time.After(progressTick): // out of descriptors, which time may mend
-				continue
-			}
-		}
-		s.serving.Go(func() {
-			s.welcome(conn)
-			<-s.room
-		})
 	}
 }
 
-// welcome looks who it is, and serves it if it may be served. What a stranger is
-// told fits into the socket's buffer: it cannot keep anybody waiting.
-func (s *Server) welcome(conn *net.UnixConn) {
+// serve answers one connection, if its client has access. The answer to a client
+// without access fits into the socket's buffer, so that it cannot block.
+func (s *Server) serve(conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(s.end, func() { conn.Close() })()
-	c := &session{Server: s, conn: conn}
-	cred, err := peer(conn)
+	c := &session{Server: s, conn: conn.(*limit.Conn).Conn.(*net.UnixConn)}
+	cred, err := peer(c.conn)
 	if err == nil {
 		err = trusted(cred)
 	}
 	if err != nil {
-		if err != errGone { // as one does who thinks that the pool hangs: that is no news
+		if err != errGone { // a client that ended early, as after Ctrl-C, is not worth a line
 			s.refused(err)
 		}
-		c.say(Answer{Error: err.Error()})
+		c.send(Answer{Error: err.Error()})
 		return
 	}
-	c.who = fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
-	c.serve()
+	c.client = fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
+	c.answer()
 }
 
 // A session is one connection.
 type session struct {
 	*Server
-	conn *net.UnixConn
-	who  string // for the log
+	conn   *net.UnixConn
+	client string // for the log
 }
 
-func (c *session) serve() {
-	_ = c.conn.SetReadDeadline(time.Now().Add(requestTime)) // closed: the read says so
+func (c *session) answer() {
+	_ = c.conn.SetReadDeadline(time.Now().Add(requestTime)) // if it is closed, the read reports that
 	line, err := bufio.NewReader(io.LimitReader(c.conn, maxRequest)).ReadBytes('\n')
 	var r request
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.say(Answer{Error: "no request came in time"})
-	case err != nil && len(line) == 0: // it only looked whether somebody is there
+		c.send(Answer{Error: "no request came in time"})
+	case err != nil && len(line) == 0: // the client only tried whether it can connect
 	case err != nil || json.Unmarshal(line, &r) != nil:
-		c.say(Answer{Error: "a request is one line of JSON"})
+		c.send(Answer{Error: "a request is one line of JSON"})
 	case r.Command == cmdStatus:
-		c.say(c.view.Look().Document())
+		c.send(c.view.Look().Document())
 	case r.Command == cmdHealth:
 		c.health()
 	case r.Command == cmdReload:
@@ -153,23 +144,23 @@ func (c *session) serve() {
 	case r.Command == cmdStop:
 		c.stop(r.Wait)
 	default:
-		c.say(Answer{Error: fmt.Sprintf("there is no command %q", r.Command)})
+		c.send(Answer{Error: fmt.Sprintf("there is no command %q", r.Command)})
 	}
 }
 
-// say sends one line, and reports whether somebody reads.
-func (c *session) say(v any) bool {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(answerTime)) // closed: the write says so
+// send sends one line, and reports whether that succeeded.
+func (c *session) send(v any) bool {
+	_ = c.conn.SetWriteDeadline(time.Now().Add(answerTime)) // if it is closed, the write reports that
 	return json.NewEncoder(c.conn).Encode(v) == nil
 }
 
-// gone returns a channel that is closed when the client has hung up, or is cut
-// off.
+// gone returns a channel that is closed when the client has closed the connection, or
+// the server has.
 func (c *session) gone() <-chan struct{} {
-	_ = c.conn.SetReadDeadline(time.Time{}) // closed: the read says so
+	_ = c.conn.SetReadDeadline(time.Time{}) // if it is closed, the read reports that
 	gone := make(chan struct{})
 	c.serving.Go(func() {
-		_, _ = io.Copy(io.Discard, c.conn) // it has nothing more to say
+		_, _ = io.Copy(io.Discard, c.conn) // clients send nothing more
 		close(gone)
 	})
 	return gone
@@ -183,17 +174,17 @@ func (c *session) health() {
 		ready = live
 	}
 	a.Reason = ready
-	c.say(a)
+	c.send(a)
 }
 
 func (c *session) reload(wait bool) {
-	result := c.pool.ReloadWait("poolinit reload (" + c.who + ")")
-	// The pool has the request by now: if it had begun to stop before, that can be seen.
+	result := c.pool.ReloadWait("poolinit reload (" + c.client + ")")
+	// The pool has the request now. If it had begun to stop before, that can be seen.
 	if !wait && c.pool.Stats().Stopping != "" {
-		c.say(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool stops"})
+		c.send(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool stops"})
 		return
 	}
-	if !c.say(Answer{Accepted: true}) || !wait {
+	if !c.send(Answer{Accepted: true}) || !wait {
 		return
 	}
 	tick := time.NewTicker(progressTick)
@@ -206,33 +197,33 @@ func (c *session) reload(wait bool) {
 			if stats := c.pool.Stats(); stats.Reload.Generation == r.Generation {
 				c.progress(&stats, &last)
 			}
-			c.say(Answer{Generation: r.Generation, Outcome: string(r.Outcome), Reason: r.Reason, Seconds: r.Took.Seconds()})
+			c.send(Answer{Generation: r.Generation, Outcome: string(r.Outcome), Reason: r.Reason, Seconds: r.Took.Seconds()})
 			return
 		case <-tick.C:
-			if stats := c.pool.Stats(); stats.Reload.Running { // not one that ended before
+			if stats := c.pool.Stats(); stats.Reload.Running { // not a reload that ended before
 				c.progress(&stats, &last)
 			}
 		case <-gone:
-			return // the reload goes on without
+			return // the reload continues
 		}
 	}
 }
 
-// progress says how far a reload is, if that has changed. It may be one that has
-// to end before that which was asked for.
+// progress sends how far a reload is, if that has changed. It may be an earlier reload
+// that has to end first.
 func (c *session) progress(stats *supervisor.Stats, last *supervisor.ReloadStats) {
 	now := stats.Reload
 	if now.Generation == last.Generation && now.Replaced == last.Replaced || now.Replaced == 0 {
 		return
 	}
 	*last = now
-	c.say(Answer{Generation: now.Generation, Replaced: now.Replaced, Workers: len(stats.Workers)})
+	c.send(Answer{Generation: now.Generation, Replaced: now.Replaced, Workers: len(stats.Workers)})
 }
 
 func (c *session) stop(wait bool) {
-	again := c.pool.Stats().Stopping != ""
-	c.pool.Stop("poolinit stop (" + c.who + ")")
-	if !c.say(Answer{Accepted: true, Kills: again}) || !wait {
+	stopping := c.pool.Stats().Stopping != ""
+	c.pool.Stop("poolinit stop (" + c.client + ")")
+	if !c.send(Answer{Accepted: true, Kills: stopping}) || !wait {
 		return
 	}
 	select {
@@ -242,10 +233,10 @@ func (c *session) stop(wait bool) {
 	}
 }
 
-// keep has the connection end with the process, and not before, by a second
-// descriptor that nobody closes.
+// keep makes the connection end with the process, and not before: it makes a second
+// descriptor, which is never closed.
 func (c *session) keep() {
 	if raw, err := c.conn.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }) // failed: it ends a little early
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }) // after an error it ends a little earlier
 	}
 }

@@ -134,7 +134,7 @@ func TestCloseWhileClientsAreThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-w.pool.asked
-	eventually(t, "all are served", func() (any, bool) { return len(w.server.room), len(w.server.room) >= 4 })
+	eventually(t, "all are served", func() (any, bool) { return w.server.listener.Taken(), w.server.listener.Taken() >= 4 })
 	w.close()
 	for what, conn := range map[string]net.Conn{"silent": silent, "waiting": waits, "deaf": deaf} {
 		if _, err := io.Copy(io.Discard, conn); err != nil && !isReset(err) {

@@ -347,7 +347,7 @@ func (w *world) answer(request string) string {
 func (w *world) idle() {
 	w.t.Helper()
 	eventually(w.t, "nobody is served", func() (any, bool) {
-		return len(w.server.room), len(w.server.room) <= 1 // for the next one
+		return w.server.listener.Taken(), w.server.listener.Taken() <= 1 // for the next one
 	})
 }
 

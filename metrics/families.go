@@ -11,15 +11,14 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// The metrics, each list beside what tells its numbers. Their table is in
-// docs/metrics.md, and a test holds it.
+// The metrics of a pool, each list of families next to the function that returns
+// their values. docs/metrics.md has the table of all of them, which a test compares.
 
-// pool adds what a pool shows now.
-func (g *gatherer) pool(out *output) {
-	s := g.view.Look()
+// addPool adds the metrics of a pool as it is now.
+func addPool(out *output, view *status.View, signals map[string]uint64) {
+	s := view.Look()
 	out.add(poolFamilies, []labels{nil}, func(int) []float64 { return poolValues(s) })
-	words(out, s)
-	signals := g.signals()
+	addCounts(out, s)
 	addWords(out, signalFamilies, "signal", slices.Sorted(maps.Keys(signals)), signals)
 	ids := make([]labels, len(s.Pool.Workers))
 	for i := range ids {
@@ -33,13 +32,13 @@ func (g *gatherer) pool(out *output) {
 		q := &s.Queue
 		return []float64{
 			float64(q.Messages), float64(q.Bytes), q.Oldest.Seconds(), float64(q.InFlight),
-			float64(g.view.QueueMessages), float64(g.view.QueueBytes),
+			float64(view.QueueMessages), float64(view.QueueBytes),
 		}
 	})
-	out.addHistogram(&waitTime, converted(&s.Queue.Waiting))
-	out.addHistogram(&handleTime, converted(&s.Queue.Handling))
-	workers(out, s, ids)
-	sources(out, s.Sources())
+	out.addHistogram(&waitTime, toPrometheus(&s.Queue.Waiting))
+	out.addHistogram(&handleTime, toPrometheus(&s.Queue.Handling))
+	addWorkers(out, s, ids)
+	addSources(out, s.Sources())
 }
 
 var poolFamilies = []family{
@@ -54,19 +53,20 @@ var poolFamilies = []family{
 func poolValues(s *status.Snapshot) []float64 {
 	ready, _ := s.Ready()
 	return []float64{
-		float64(len(s.Pool.Workers)), float64(s.Pool.Generation), yes(s.Pool.Reload.Running), yes(ready),
-		yes(s.Pool.Stopping != ""), float64(s.Reaper.Orphans),
+		float64(len(s.Pool.Workers)), float64(s.Pool.Generation), boolValue(s.Pool.Reload.Running), boolValue(ready),
+		boolValue(s.Pool.Stopping != ""), float64(s.Reaper.Orphans),
 	}
 }
 
-func yes(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// Those that are told by words. Each word is there from the start.
+// Families with one label, whose value is one of a few words. Every word is there
+// from the start.
 var (
 	stateFamilies   = []family{{"poolinit_workers", "Workers by what they do now.", gauge}}
 	waitingFamilies = []family{{"poolinit_restarts_waiting", "Workers that wait for their next start (backoff).", gauge}}
@@ -75,7 +75,7 @@ var (
 	signalFamilies  = []family{{"poolinit_signals_received_total", "Signals that came, also those that are passed on.", counter}}
 )
 
-func words(out *output, s *status.Snapshot) {
+func addCounts(out *output, s *status.Snapshot) {
 	states := make(map[supervisor.State]int)
 	for i := range s.Pool.Workers {
 		states[s.State(i)]++
@@ -96,12 +96,12 @@ var processFamilies = []family{
 func processValues(s *status.Snapshot, i int) []float64 {
 	w, cpu := &s.Pool.Workers[i], s.Usage[i].CPU.Seconds()
 	if s.Usage[i].Gone {
-		cpu = none // a counter that went back would be taken for one that began anew
+		cpu = unknown // a counter that decreases would look like one that was reset
 	}
 	return []float64{float64(w.Starts), s.Uptime(i).Seconds(), float64(s.Usage[i].RSS), cpu}
 }
 
-// Those of messages.
+// Families about messages.
 var (
 	queueFamilies = []family{
 		{"poolinit_queue_messages", "Messages that wait for a worker.", gauge},
@@ -123,7 +123,7 @@ var (
 	workerDoneFamilies = []family{{"poolinit_worker_messages_total", "Messages that the worker ended, by how.", counter}}
 )
 
-func workers(out *output, s *status.Snapshot, ids []labels) {
+func addWorkers(out *output, s *status.Snapshot, ids []labels) {
 	out.add(workerFamilies, ids, func(i int) []float64 {
 		w := &s.Queue.Workers[i]
 		return []float64{w.Busy.Seconds(), float64(w.InHand), w.Held.Seconds(), float64(w.Window)}
@@ -155,7 +155,7 @@ var sourceFamilies = []family{
 
 var frameErrorFamilies = []family{{"poolinit_frame_errors_total", "Connections that broke the protocol, by how.", counter}}
 
-func sources(out *output, list []*ipc.SourceStats) {
+func addSources(out *output, list []*ipc.SourceStats) {
 	names, errors, seen := make([]labels, len(list)), []labels(nil), make(map[string]int)
 	for i, s := range list {
 		name := strings.ToValidUTF8(s.Name, "?")
