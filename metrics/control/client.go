@@ -18,13 +18,14 @@ import (
 	"github.com/poolinit/poolinit/metrics/status"
 )
 
-// AnswerTime is how long a pool may take to answer before it is said to hang.
+// AnswerTime is how long a pool may take to answer. When it elapses, the error says that
+// the pool hangs.
 const AnswerTime = 3 * time.Second
 
 // ErrNone means that no pool runs here.
 var ErrNone = errors.New("no pool runs in this PID namespace")
 
-// A noPool is the PID of a process that is no pool.
+// A noPool is the PID of a process that is not a pool.
 type noPool int
 
 func (pid noPool) Error() string {
@@ -43,10 +44,10 @@ type Client struct {
 	in   *bufio.Reader
 }
 
-// Open connects to the pool of PID 1 if there is one, else to the only one there
-// is. (To look in the list is for who has several processes beside a pool: it has
-// every unix socket of the network namespace, which may be many.) Where PID 1 is
-// another program anybody can take its name: that must not hide the pool.
+// Open connects to the pool of PID 1 if there is one, otherwise to the only one there
+// is. It looks in the list of pools second, because that list has every unix socket of
+// the network namespace, which may be many. Where PID 1 is another program, any process
+// can take its name: that must not hide the pool.
 func Open() (*Client, error) {
 	c, err := Dial(1)
 	switch err.(type) {
@@ -97,9 +98,9 @@ func list() ([]int, error) {
 	return listed(text, head), nil
 }
 
-// listed returns the PIDs of sockets that listen, in a text as proc(5) describes
-// /proc/net/unix. Others choose names, too: one may have blanks and even ends of
-// line in it, so what is found here may not be there at all.
+// listed returns the PIDs of the sockets that listen, in a text as proc(5) describes
+// /proc/net/unix. Other programs choose their names freely, even with blanks and ends of
+// line in them, so a name that is found here may not exist at all.
 func listed(text []byte, head string) []int {
 	const flagsField, nameField, listens = 3, 7, "00010000"
 	var pids []int
@@ -123,7 +124,7 @@ func Dial(pid int) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc, err := net.Dial("unix", head+strconv.Itoa(pid)) // takes no time: it is done by the kernel, or fails
+	nc, err := net.Dial("unix", head+strconv.Itoa(pid)) // at once: the kernel connects it, or it fails
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, noPool(pid)
@@ -140,8 +141,8 @@ func Dial(pid int) (*Client, error) {
 	return &Client{PID: pid, conn: conn, in: bufio.NewReader(conn)}, nil
 }
 
-// genuine looks that the one who listens is who the name says it is, and one that
-// answers to this user: a stranger could be telling anything.
+// genuine checks that the process that listens is the one whose PID is in the name, and
+// that it accepts requests of this user. Any other process could answer anything.
 func genuine(conn *net.UnixConn, pid int) error {
 	cred, err := peer(conn)
 	if err != nil {
@@ -158,7 +159,7 @@ func genuine(conn *net.UnixConn, pid int) error {
 	return nil
 }
 
-// Close ends the connection, and whatever waits for an answer.
+// Close ends the connection, and any call that waits for an answer.
 func (c *Client) Close() { c.conn.Close() }
 
 // Status returns a document about the pool, and its JSON.
@@ -205,8 +206,8 @@ func (c *Client) Stop(wait bool) (Answer, error) {
 	if err != nil || !wait {
 		return a, err
 	}
-	_ = c.conn.SetReadDeadline(time.Time{}) // closed: the read says so
-	_, _ = io.Copy(io.Discard, c.in)        // its end, in whichever way, is the process's
+	_ = c.conn.SetReadDeadline(time.Time{}) // if it is closed, the read reports that
+	_, _ = io.Copy(io.Discard, c.in)        // however it ends, the process has ended
 	return a, nil
 }
 
@@ -215,7 +216,7 @@ func (c *Client) ask(command string, wait bool) error {
 	if err == nil {
 		_, err = c.conn.Write(append(line, '\n'))
 	}
-	// Who was turned away at the door can still read why.
+	// A client without access can still read the reason.
 	if err != nil && !errors.Is(err, syscall.EPIPE) {
 		return c.explain(err)
 	}
@@ -227,13 +228,13 @@ func (c *Client) answer(limit time.Duration) (a Answer, err error) {
 	return a, err
 }
 
-// receive reads a line of the answer into v; limit 0 is no limit.
+// receive reads a line of the answer into v. A limit of 0 means no limit.
 func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 	var until time.Time
 	if limit > 0 {
 		until = time.Now().Add(limit)
 	}
-	_ = c.conn.SetReadDeadline(until) // closed: the read says so
+	_ = c.conn.SetReadDeadline(until) // if it is closed, the read reports that
 	line, err := c.in.ReadBytes('\n')
 	if err != nil {
 		return nil, c.explain(err)
@@ -251,7 +252,7 @@ func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 	return line, nil
 }
 
-// explain says what it means that the connection failed.
+// explain returns an error that says what the failure of the connection means.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -1,26 +1,3 @@
-// Package control lets the same user, or root, in the same PID namespace look at
-// a running pool and act on it: poolinit status, reload, stop and health.
-//
-// It goes by an abstract unix socket, which needs no file system and no flag,
-// and goes with its process. Its name has the PID namespace in it, since several
-// of those may share one network namespace (the containers of a pod), and the
-// process's PID, since several pools may run in one of them. Anybody may connect
-// to an abstract socket, so the server looks who it is, and the client looks that
-// the process that listens is the one whose PID is in the name.
-//
-// A request is a line of JSON, and so is each line of the answer. What is false,
-// 0 or empty is left out:
-//
-//	{"command":"status"}              a status.Document
-//	{"command":"health"}              {"live":true,"ready":true}, or {"live":true,"reason":"..."}
-//	{"command":"reload","wait":true}  {"accepted":true}, and {"generation":2,"replaced":1,"workers":4} each time
-//	                                  that this changes; at last {"generation":2,"outcome":"done","seconds":1.5}
-//	{"command":"stop","wait":true}    {"accepted":true}, then the end of the connection when the process ends
-//
-// Without wait, reload and stop answer {"accepted":true} alone; but a reload during
-// a stop {"outcome":"interrupted","reason":"..."}. A stop during a stop is answered
-// {"accepted":true,"kills":true}. What cannot be done is answered {"error":"..."}.
-// Who closes its side waits no longer.
 package control
 
 import (
@@ -35,7 +12,7 @@ import (
 	"github.com/poolinit/poolinit/reaper/proc"
 )
 
-// Commands.
+// The commands of a request.
 const (
 	cmdStatus = "status"
 	cmdHealth = "health"
@@ -48,7 +25,7 @@ type request struct {
 	Wait    bool   `json:"wait,omitempty"`
 }
 
-// An Answer is a line of every answer but status's.
+// An Answer is a line of every answer but that to status.
 type Answer struct {
 	Error      string  `json:"error,omitempty"`
 	Accepted   bool    `json:"accepted,omitempty"`
@@ -63,7 +40,7 @@ type Answer struct {
 	Seconds    float64 `json:"seconds,omitempty"`
 }
 
-// prefix is what names of this PID namespace begin with.
+// prefix returns the beginning of all socket names of this PID namespace.
 func prefix() (string, error) {
 	id, err := proc.Namespace()
 	if err != nil {
@@ -72,9 +49,9 @@ func prefix() (string, error) {
 	return "@poolinit/" + id + "/", nil
 }
 
-// peer returns who is at the other end, as this PID namespace numbers it: 0 for
-// a process that is not in it. For a client that is who listens, for a server who
-// connected, at that time.
+// peer returns the process at the other end, with the PID that it has in this PID
+// namespace, or 0 if it is not in it. For a client that is the process that listens,
+// for a server the one that connected, each at that time.
 func peer(conn syscall.Conn) (cred *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -88,12 +65,12 @@ func peer(conn syscall.Conn) (cred *unix.Ucred, err error) {
 	return cred, err
 }
 
-// errGone means that a peer has ended, so that nothing is to be known about it.
+// errGone means that a peer has ended, so that nothing can be known about it.
 var errGone = errors.New("the process has ended")
 
-// trusted says why a peer may not use the socket, or nil. That it has a PID here
-// is not enough: processes of namespaces below have one, too. Only /proc tells
-// these apart, so who is hidden there from the pool's user is refused, root too.
+// trusted returns why a peer may not use the socket, or nil. A PID in this namespace is
+// not enough: processes of namespaces below have one too. Only /proc distinguishes
+// them, so a process that /proc hides from the pool's user is refused, even root's.
 func trusted(cred *unix.Ucred) error {
 	if uid := os.Geteuid(); cred.Uid != 0 && cred.Uid != uint32(uid) {
 		return fmt.Errorf("uid %d is not the pool's, which is %d, nor root", cred.Uid, uid)
@@ -116,7 +93,7 @@ func trusted(cred *unix.Ucred) error {
 	return nil
 }
 
-// isGone asks the kernel, which tells everybody about everybody, unlike /proc.
+// isGone asks the kernel, which answers for every process, unlike /proc.
 func isGone(pid int) bool {
 	_, err := unix.Getpgid(pid)
 	return err == unix.ESRCH

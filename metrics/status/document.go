@@ -6,9 +6,10 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 )
 
-// A Document is a snapshot for people and programs, as JSON: poolinit status --json
-// and /status.json. docs/status.md describes it. Fields are added, but never
-// change or go. Durations are in seconds, sizes in bytes, times as in RFC 3339.
+// A Document is a snapshot for people and programs, as JSON: poolinit status --json and
+// /status.json. docs/status.md describes it, and a test compares the two. Later versions
+// may add fields, but never change or remove one. Durations are in seconds, sizes in
+// bytes, times as in RFC 3339.
 type Document struct {
 	Version    string    `json:"version"`
 	PID        int       `json:"pid"`
@@ -17,7 +18,7 @@ type Document struct {
 	Uptime     float64   `json:"uptime_seconds"`
 	Ready      bool      `json:"ready"`
 	Reason     string    `json:"reason,omitempty"`   // why it is not ready
-	Stopping   string    `json:"stopping,omitempty"` // why it stops
+	Stopping   string    `json:"stopping,omitempty"` // why it stops; empty while it does not
 	Generation int       `json:"generation"`
 	Orphans    uint64    `json:"orphans_reaped"`
 	Workers    []Worker  `json:"workers"`
@@ -26,7 +27,7 @@ type Document struct {
 	Sources    []Source  `json:"sources"`
 }
 
-// A Worker is one of a Document's workers.
+// A Worker is one worker of a Document.
 type Worker struct {
 	ID         int       `json:"id"`
 	PID        int       `json:"pid,omitempty"`
@@ -34,10 +35,10 @@ type Worker struct {
 	State      string    `json:"state"`
 	StateFor   float64   `json:"state_seconds"`
 	Uptime     float64   `json:"uptime_seconds"`
-	NextStart  float64   `json:"next_start_seconds,omitempty"`
-	Text       string    `json:"status,omitempty"`
+	NextStart  float64   `json:"next_start_seconds,omitempty"` // from now, during a backoff
+	Text       string    `json:"status,omitempty"`             // the STATUS that it sent
 	InHand     int       `json:"in_hand"`
-	Held       float64   `json:"held_seconds"`
+	Held       float64   `json:"held_seconds"` // the oldest message in hand
 	Handled    uint64    `json:"handled"`
 	Failed     uint64    `json:"failed"`
 	Busy       float64   `json:"busy_seconds"`
@@ -63,7 +64,7 @@ type LastExit struct {
 	Text   string    `json:"text"`
 }
 
-// A Reload is what a Document says about reloads.
+// A Reload is the running reload of a Document, or the last one.
 type Reload struct {
 	State      string    `json:"state"` // none, running, done, failed, interrupted
 	Generation int       `json:"generation,omitempty"`
@@ -74,7 +75,7 @@ type Reload struct {
 	Queued     bool      `json:"queued,omitempty"`
 }
 
-// A Queue is what waits.
+// A Queue is the messages that wait, and the limits of the queue.
 type Queue struct {
 	Messages      int     `json:"messages"`
 	Bytes         int     `json:"bytes"`
@@ -84,7 +85,7 @@ type Queue struct {
 	LimitBytes    int     `json:"limit_bytes"`
 }
 
-// A Source is where messages come from.
+// A Source is one source of messages of a Document, with its counts.
 type Source struct {
 	Name        string `json:"name"`
 	Connections int64  `json:"connections"`
@@ -167,7 +168,7 @@ func source(s *ipc.SourceStats) Source {
 	}
 }
 
-// since is how long ago something was; 0 if it never was.
+// since returns the time from t to the snapshot in seconds, or 0 for the zero time.
 func (s *Snapshot) since(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
@@ -175,5 +176,5 @@ func (s *Snapshot) since(t time.Time) float64 {
 	return seconds(max(0, s.At.Sub(t)))
 }
 
-// seconds is a duration in seconds, to the microsecond.
+// seconds returns a duration in seconds, to the microsecond.
 func seconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1e6 }

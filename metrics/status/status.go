@@ -1,8 +1,3 @@
-// Package status looks at a running pool from outside: it puts together what
-// the supervisor, the queue, the sources and the kernel know, for metrics, for
-// health checks, and as a document for people and programs.
-//
-// Nothing here costs anything while nobody looks.
 package status
 
 import (
@@ -13,7 +8,8 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// A View is where to look. Its fields are set once; what is nil is not there.
+// A View is where to look. Its fields are set before the first look. A field that is nil
+// stands for a part that this pool does not have.
 type View struct {
 	Version string
 	PID     int
@@ -24,13 +20,13 @@ type View struct {
 		Stats(workers int) ipc.QueueStats
 	} // nil: the workers get no messages
 	Sources []ipc.Source
-	// Serving reports whether the sources have begun to take messages. It is asked only if there are any.
+	// Serving reports whether the sources have begun to take messages. It is called only if there are any.
 	Serving func() bool
 	// QueueMessages and QueueBytes are the limits of the queue.
 	QueueMessages, QueueBytes int
 }
 
-// A Snapshot is what a View shows at one time.
+// A Snapshot is the state of a pool at one time.
 type Snapshot struct {
 	view   *View
 	At     time.Time
@@ -56,7 +52,7 @@ func (v *View) Look() *Snapshot {
 	return s
 }
 
-// Uptime is the age of a worker's process; 0: it has none.
+// Uptime returns the age of a worker's process, or 0 if it has none.
 func (s *Snapshot) Uptime(worker int) time.Duration {
 	if began := s.Pool.Workers[worker].Started; !began.IsZero() {
 		return max(0, s.At.Sub(began))
@@ -67,7 +63,7 @@ func (s *Snapshot) Uptime(worker int) time.Duration {
 // HasMessages reports whether the workers get messages.
 func (s *Snapshot) HasMessages() bool { return s.view.Queue != nil }
 
-// Sources returns what counts each source.
+// Sources returns the counts of each source.
 func (s *Snapshot) Sources() []*ipc.SourceStats {
 	stats := make([]*ipc.SourceStats, len(s.view.Sources))
 	for i, source := range s.view.Sources {
@@ -76,8 +72,8 @@ func (s *Snapshot) Sources() []*ipc.SourceStats {
 	return stats
 }
 
-// A State is what a worker is doing, in one word: that of its slot, but that a
-// ready worker with messages in hand is busy.
+// State returns what a worker is doing, in one word. It is the state of its slot, except
+// that a ready worker with messages in hand is busy.
 func (s *Snapshot) State(worker int) supervisor.State {
 	state := s.Pool.Workers[worker].State
 	if state == supervisor.Ready && worker < len(s.Queue.Workers) && s.Queue.Workers[worker].InHand > 0 {
@@ -89,17 +85,17 @@ func (s *Snapshot) State(worker int) supervisor.State {
 // Busy is the state of a ready worker with messages in hand.
 const Busy supervisor.State = "busy"
 
-// States returns every state that State returns.
+// States returns every state that State can return.
 func States() []supervisor.State { return append(supervisor.States(), Busy) }
 
-// Ready reports whether the pool serves, or why not. That all workers are busy
-// is no reason.
+// Ready reports whether the pool serves, or why not. A pool whose workers are all busy
+// serves.
 func (v *View) Ready() (ok bool, why string) {
 	stats := v.Pool.Stats()
 	return v.ready(&stats)
 }
 
-// Ready is View.Ready at the time of the snapshot.
+// Ready is the answer of View.Ready at the time of the snapshot.
 func (s *Snapshot) Ready() (ok bool, why string) { return s.view.ready(&s.Pool) }
 
 func (v *View) ready(stats *supervisor.Stats) (ok bool, why string) {
@@ -115,9 +111,9 @@ func (v *View) ready(stats *supervisor.Stats) (ok bool, why string) {
 	return v.sourcesOpen()
 }
 
-// sourcesOpen reports whether all sources can take messages, or which of them
-// cannot, and why. One that may lose what it takes from, while it runs, has a
-// method Missing, which says why, or "".
+// sourcesOpen reports whether all sources can take messages, or which of them cannot, and
+// why. A source whose queue may disappear while it runs has a method Missing, which
+// returns the reason, or "".
 func (v *View) sourcesOpen() (ok bool, why string) {
 	for _, source := range v.Sources {
 		if s, may := source.(interface{ Missing() (why string) }); may {
@@ -129,18 +125,18 @@ func (v *View) sourcesOpen() (ok bool, why string) {
 	return true, ""
 }
 
-// stuckFor is how long a message must wait beside a ready worker that has nothing
-// to do to be called stuck; stuckTick is how often that is looked at.
+// stuckFor is how long a message must wait while a ready worker has nothing to do. When it
+// elapses, the message is stuck. stuckTick is how often that is checked.
 const (
 	stuckFor  = time.Second
 	stuckTick = 50 * time.Millisecond
 )
 
-// Live reports whether the pool can still do its work, or why not. It takes no
-// time if all is well, and a second at most.
+// Live reports whether the pool can still do its work, or why not. It returns at once if
+// it can, and after a second at most.
 //
-// A message that waits while a worker idles is stuck: nobody will ever hand it
-// over. As one may be seen on its way, it is looked at again and again.
+// A message that waits while a worker is idle is stuck: it will never be delivered. A
+// message may be seen on its way to the worker, so one look is not enough.
 func (v *View) Live() (ok bool, why string) {
 	if v.Queue == nil {
 		return true, ""
