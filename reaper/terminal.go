@@ -233,7 +233,7 @@ func (t *Terminal) stopWith(p *Process) {
 }
 
 // lookAgain repeats childStopped after a while, unless another process has
-// continued the child: if it stops once more, that is reported anew.
+// continued the child: if it stops once more, the kernel reports that.
 func (t *Terminal) lookAgain(p *Process, sig syscall.Signal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,12 +1,12 @@
 'use strict';
 
-// The page shows status.json, once a second. What is in there may come from
-// anybody (a worker's STATUS is any text): it goes in as textContent, never as HTML.
+// The page reads status.json every second. Its text is not trusted (a worker's
+// STATUS is any text), so it is inserted as textContent, never as HTML.
 
 const $ = id => document.getElementById(id);
 
-const span = 120; // s in the charts
-const calm = 5.5; // s that rates are averaged over
+const span = 120; // s, width of the charts
+const calm = 5.5; // s, over which rates are averaged
 
 const whole = new Intl.NumberFormat('en').format;
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 4 }).format;
@@ -32,7 +32,7 @@ const time = new Intl.DateTimeFormat('sv', { dateStyle: 'short', timeStyle: 'med
 const date = t => time(new Date(t));
 const ago = t => age(Math.max(0, Date.parse(doc.time) - Date.parse(t)) / 1000).split(' ')[0] + ' ago'; // by the pool's clock
 
-// Only what changed is written: with a thousand workers that is what costs.
+// Only changes are written: with 1,000 workers, writing is what takes time.
 
 function text(node, value) {
 	value = String(value ?? '');
@@ -53,7 +53,7 @@ function make(tag, attrs, ...inside) {
 
 const put = (id, value) => text($(id), value);
 
-// pairs fills a list of names and values, always the same ones in number.
+// pairs fills a list of names and values. Their number never changes.
 function pairs(list, all) {
 	all.forEach(([name, value, tone], i) => {
 		const pair = list.children[i] ?? list.appendChild(make('div', {}, make('dt'), make('dd')));
@@ -65,14 +65,14 @@ function pairs(list, all) {
 }
 
 let doc; // the last answer
-let samples = []; // of the last minutes' answers: t (s), sums, and each worker's CPU time
+let samples = []; // the last minutes: t (s), sums, CPU time of each worker
 
 const sum = (list, key) => list.reduce((n, x) => n + x[key], 0);
 
 function remember() {
 	const t = Date.parse(doc.time) / 1000, w = doc.workers;
-	if (samples.at(-1)?.t >= t) samples = []; // somebody set the clock
-	// A process that just ended is in no sum for a moment: CPU time never shrinks.
+	if (samples.at(-1)?.t >= t) samples = []; // the clock was set back
+	// A process that just ended is missing in one answer; CPU time must not shrink.
 	const before = samples.at(-1)?.cpu ?? [];
 	samples = samples.filter(s => s.t > t - span - calm);
 	samples.push({
@@ -81,26 +81,26 @@ function remember() {
 	});
 }
 
-// growth is by how much something grew a second, between two samples.
+// growth is the growth per second between two samples.
 const growth = (of, now = samples.at(-1), past = samples.find(s => s.t > now.t - calm)) =>
 	past === now ? undefined : Math.max(0, of(now) - of(past)) / (now.t - past.t);
 
-// chart draws a step for each [time, seconds, value]; none where nobody looked.
+// chart draws a step for each [time, seconds, value], and nothing between polls.
 function chart(path, steps, top) {
 	const end = samples.at(-1).t;
 	attr(path, 'd', steps.map(([t, took, value]) =>
 		`M${(240 - (end - t) * 2).toFixed(1)} 40v${(-38 * value / top).toFixed(1)}h${(-2 * Math.min(took, calm)).toFixed(1)}V40`).join('') || 'M0 0');
 }
 
-// A column: name, class (m: it has to do with messages), what is in a cell (text,
-// less important text, tone, title), what it is sorted by.
+// A column: name, class (m: about messages), content of a cell (text, less
+// important text, tone, title), sort key.
 
-// troubled are the workers that somebody should look at.
+// troubled workers need attention.
 const troubled = w => w.failures_in_a_row > 0 || w.state === 'backoff' || /ing$/.test(w.state) && w.state_seconds > 10;
 
 const cpu = (w, i) => w.pid && growth(s => s.cpu[i]);
 
-// exit is the cell for a last exit. Why may be a word that is not known here.
+// exit is the cell of a last exit. The cause may be a word that is new to this page.
 function exit(x) {
 	if (!x) return [];
 	const how = x.signal || (x.pid ? `code ${x.code}` : 'not started');
@@ -125,7 +125,7 @@ const workerColumns = [
 	['last exit', 'words', w => exit(w.last_exit), w => -Date.parse(w.last_exit?.time ?? 0)],
 ];
 
-// details is all that a row has no room for.
+// details are the fields that do not fit into a row.
 function details(w) {
 	const x = w.last_exit;
 	return [
@@ -139,7 +139,7 @@ function details(w) {
 	];
 }
 
-// What sources count, and the tone if it is not 0.
+// The counts of a source, and their tone if not 0.
 const counts = [['received'], ['handled'], ['failed', 'warn'], ['retried'], ['given_up', 'bad'], ['spooled', 'warn'], ['lost', 'bad']];
 const spaced = key => key.replace('_', ' ');
 
@@ -149,8 +149,8 @@ const sourceColumns = [
 	...counts.map(([key, tone]) => [spaced(key), 'num', s => [num(s[key]), '', s[key] && tone]]),
 ];
 
-// table returns what fills a table, in place, and says how many items were kept.
-// If there are details a click opens them.
+// table returns a function that updates a table in place and returns how many items
+// it shows. A click on a row opens its details.
 function table(root, columns, keep, details) {
 	let items = [], sorted = 0, order;
 	const rows = [], body = make('tbody');
@@ -221,7 +221,7 @@ const showWorkers = table($('workers'), workerColumns, w => filter[1](w), detail
 const showSources = table($('sources'), sourceColumns, () => true);
 
 function showList() {
-	if (doc.workers.some(w => w.status)) $('workers').className = ''; // for good, lest columns jump
+	if (doc.workers.some(w => w.status)) $('workers').className = ''; // permanently, so that columns do not jump
 	$('nobody').hidden = showWorkers(doc.workers) > 0;
 	put('nobody', `No worker is ${filter[0].toLowerCase()}.`);
 	filters.forEach((f, i) => {
@@ -257,7 +257,7 @@ function showPool() {
 		const word = $('legend').children[i] ?? $('legend').appendChild(make('span', { class: s }));
 		part.style.flexGrow = many[i];
 		part.hidden = !many[i];
-		word.hidden = !many[i] && (i > 1 || i < 1 && !doc.queue); // ready and busy keep their places
+		word.hidden = !many[i] && (i > 1 || i < 1 && !doc.queue); // ready and busy stay in place
 		text(word, `${num(many[i])} ${s}`);
 	});
 
@@ -329,7 +329,7 @@ async function ask() {
 
 async function poll() {
 	clearTimeout(timer);
-	if (asking || document.hidden) return; // it goes on when somebody looks
+	if (asking || document.hidden) return; // resumed by visibilitychange
 	asking = true;
 	const began = Date.now();
 	let answer;
@@ -349,7 +349,7 @@ async function poll() {
 	if (answer) show(answer);
 }
 
-// silence says that nobody answers, and since when.
+// silence shows that there is no answer, and since when.
 function silence() {
 	const left = Math.ceil((next - Date.now()) / 1000);
 	put('ago', misses ? `trying again${left > 0 ? ` in ${left}s` : ''}` : '');

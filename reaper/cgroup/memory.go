@@ -111,8 +111,8 @@ func (m *Memory) Close() error {
 	return unix.Close(fd)
 }
 
-// pread reads from the beginning of the file, for which the kernel writes its text
-// anew.
+// pread reads from the beginning of the file. For each such read the kernel writes the
+// current text.
 func pread(fd int, buf []byte) (n int, err error) {
 	for {
 		n, err = unix.Pread(fd, buf, 0)

@@ -1,7 +1,7 @@
 package signals
 
 import (
-	"bytes" // not strings, nor fmt: those are initialised late, and what imports them later still
+	"bytes" // not strings, nor fmt: they are initialised late, and this package would be after them
 	"errors"
 	"strconv"
 	"syscall"
@@ -15,8 +15,8 @@ var names = [...]string{
 	25: "XFSZ", 26: "VTALRM", 27: "PROF", 28: "WINCH", 29: "IO", 30: "PWR", 31: "SYS",
 }
 
-// Name returns a signal's name as kill -l has it with SIG before it: SIGTERM,
-// SIGRTMIN+3; a number that has none is "signal 32".
+// Name returns the name of a signal, as kill -l has it, with SIG before it: SIGTERM,
+// SIGRTMIN+3. A number that has no name is "signal 32".
 func Name(sig syscall.Signal) string {
 	switch {
 	case sig > 0 && int(sig) < len(names):
@@ -29,8 +29,8 @@ func Name(sig syscall.Signal) string {
 	return "signal " + strconv.Itoa(int(sig))
 }
 
-// Parse reads a signal as people write them: TERM, SIGTERM, sigterm, 15,
-// RTMIN+3, RTMAX-1.
+// Parse reads a signal as users write it: TERM, SIGTERM, sigterm, 15, RTMIN+3,
+// RTMAX-1.
 func Parse(s string) (syscall.Signal, error) {
 	name := string(bytes.TrimPrefix(bytes.ToUpper([]byte(s)), []byte("SIG")))
 	for n, known := range names {

@@ -1,12 +1,15 @@
-// Package signals says which signals poolinit catches, when it starts to, and
-// what they are called.
+// Package signals catches signals, as early as Go allows, and knows their names and
+// their meaning for poolinit.
 //
-// A PID 1 that has not yet asked for a signal is in danger twice: the kernel
-// drops what has no handler, and the Go runtime, which has a handler for
-// everything, exits with status 2 for TERM, INT, QUIT and HUP until somebody
-// asks for them. So the ones that mean something before the first worker runs
-// are asked for by this package's initialiser. It imports nothing that takes
-// time, and is sorted before the packages that do.
+// Until a program asks for a signal, a PID 1 can lose it in two ways. Before the Go
+// runtime is up the kernel drops it, because a PID 1 without a handler ignores all
+// signals. After that the runtime has a handler for every signal, and exits with
+// status 2 for TERM, INT, QUIT and HUP until the program asks for them. So the
+// initialiser of this package asks for the signals that mean stop and reload. It
+// imports nothing that takes time to initialise, and its import path sorts before
+// the packages that do: a test of the house checks that.
+//
+// All signals go to one Mailbox, which has one reader.
 package signals
 
 import (
@@ -35,38 +38,38 @@ func SetOf(sigs ...syscall.Signal) Set {
 	return s
 }
 
-// Stop is what asks poolinit to stop. RTMIN+3 is what systemd sends to a
-// container to halt it; it is also docker's STOPSIGNAL for such images.
+// Stop is the signals that ask poolinit to stop. systemd sends RTMIN+3 to a container
+// to halt it; it is also docker's STOPSIGNAL for such images.
 var Stop = SetOf(syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, RTMIN+3)
 
-// Reload is what asks poolinit to replace its workers one by one.
+// Reload is the signals that ask poolinit to replace its workers one by one.
 var Reload = SetOf(syscall.SIGUSR1, syscall.SIGHUP)
 
-// Own is what never leaves poolinit: the reaper's CHLD, the Go runtime's URG
-// (which it sends to its own threads all the time), a broken pipe of its own,
-// and the terminal's stop signals, which must not freeze a PID 1.
+// Own is the signals that poolinit never forwards: CHLD, which is the reaper's; URG,
+// which the Go runtime sends to its own threads all the time; PIPE, for a broken pipe
+// of its own; and the stop signals of a terminal, which must not freeze a PID 1.
 var Own = SetOf(syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE,
 	syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
 
-// uncatchable cannot be had in Go: KILL and STOP belong to the kernel, PROF to
-// the runtime's profiler, 32 and 33 to libc, RTMIN to the runtime since the
-// musl of Alpine uses it too.
+// uncatchable is the signals that a Go program cannot receive. KILL and STOP are the
+// kernel's, PROF is the runtime's profiler's, 32 and 33 are libc's, and the runtime
+// leaves RTMIN alone because the musl of Alpine uses it.
 var uncatchable = SetOf(0, syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPROF, 32, 33, RTMIN)
 
-// A Mailbox receives signals, each through a channel of its own that holds
-// one: signal.Notify drops what finds its channel full, and like this a drop
-// is the coalescing that the kernel does itself, and a storm of one signal
-// never costs another.
+// A Mailbox receives signals, each through a channel of its own that holds one.
+// signal.Notify drops a signal whose channel is full. With one channel per signal a
+// drop only coalesces two signals of the same kind, as the kernel does, and many
+// signals of one kind never cause the loss of another.
 type Mailbox struct {
 	boxes  [RTMAX + 1]chan os.Signal
 	counts [RTMAX + 1]atomic.Uint64
 }
 
-// urgent is Stop and Reload, the likeliest first: the runtime takes 0.1 ms for
-// each, in which the ones after it are lost or deadly.
+// urgent is Stop and Reload, the likeliest first. The runtime takes 0.1 ms for each,
+// and until then a signal is lost or ends the program.
 var urgent = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, RTMIN + 3, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGHUP}
 
-// usual are those of the rest that people send.
+// usual is the other signals that users send, to be caught before the rest.
 var usual = []syscall.Signal{syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGALRM}
 
 // early has been open since this package was initialised.
@@ -80,8 +83,8 @@ func open() *Mailbox {
 		}
 	}
 	asked := make(chan struct{})
-	// In a goroutine of its own: while packages are initialised main's is tied to its thread, and
-	// each signal would have threads take turns twice more.
+	// In a goroutine of its own, which ends at once: during initialisation the main
+	// goroutine is tied to its thread, and each Notify would switch threads twice more.
 	go func() {
 		for _, sig := range urgent {
 			signal.Notify(m.boxes[sig], sig)
@@ -92,15 +95,14 @@ func open() *Mailbox {
 	return m
 }
 
-// Early returns the mailbox of the process. It holds the stop and reload
-// signals that have come since the program began. There is one, for one
-// reader.
+// Early returns the mailbox of the process. It holds the stop and reload signals that
+// have arrived since the program began. There is one, for one reader.
 func Early() *Mailbox { return early }
 
-// CatchRest begins to catch every other signal that can be caught, but CHLD.
-// It takes up to 2 ms (the runtime does it one at a time), so it comes after
-// whatever is urgent. Until then the runtime ignores them, or exits for a few
-// that nobody sends to a PID 1 that just began (ABRT, SEGV and the like).
+// CatchRest begins to catch every other signal that can be caught, except CHLD. It
+// takes up to 2 ms, because the runtime does them one at a time, so it is called after
+// everything urgent. Until then the runtime ignores them, or exits for a few that are
+// not sent to a PID 1 that just began (ABRT, SEGV and the like).
 func (m *Mailbox) CatchRest() {
 	for _, sig := range usual {
 		signal.Notify(m.boxes[sig], sig)
@@ -112,8 +114,8 @@ func (m *Mailbox) CatchRest() {
 	}
 }
 
-// Each calls f for every signal that comes, CHLD excepted, one after the
-// other, until done is closed. Several of the same kind may come as one.
+// Each calls f for every signal that arrives, except CHLD, one after the other, until
+// done is closed. Several of the same kind may arrive as one.
 func (m *Mailbox) Each(done <-chan struct{}, f func(syscall.Signal)) {
 	cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(done)}}
 	for _, box := range m.boxes {
@@ -132,5 +134,5 @@ func (m *Mailbox) Each(done <-chan struct{}, f func(syscall.Signal)) {
 	}
 }
 
-// Count returns how many signals of a kind Each has called its function for.
+// Count returns for how many signals of a kind Each has called its function.
 func (m *Mailbox) Count(sig syscall.Signal) uint64 { return m.counts[sig].Load() }

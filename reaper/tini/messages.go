@@ -11,16 +11,16 @@ import (
 	"github.com/poolinit/poolinit/reaper"
 )
 
-// A messenger writes tini's messages, all of them to stderr: stdout is the
-// child's. (tini has its information there.)
+// A messenger writes tini's messages, all of them to stderr: stdout is the child's.
+// (tini writes some to stdout.)
 type messenger struct {
 	name      string
 	verbosity int
 }
 
-// patience is how long in ms a message may wait for a stderr that nobody
-// reads: one that can be done without is dropped, for the writer may be the
-// reaper, and signals wait for that.
+// patience is how long a message may wait for a stderr that is not read, in ms. It is 0:
+// such a message is dropped, because the writer may be the reaper, and signals would have
+// to wait for it.
 const patience = 0
 
 func (m *messenger) fatal(format string, args ...any) { m.say(0, -1, "FATAL", format, args) }
@@ -64,7 +64,7 @@ func takePendingPipe() {
 		uintptr(unsafe.Pointer(&now)), sigsetSize, 0, 0)
 }
 
-// capitalize gives a Go error the shape of strerror(3).
+// capitalize makes a Go error look like the text of strerror(3).
 func capitalize(s string) string {
 	if s == "" {
 		return s

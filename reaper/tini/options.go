@@ -11,7 +11,7 @@ import (
 	"github.com/poolinit/poolinit/reaper/signals"
 )
 
-// options is tini's command line, with what its environment adds.
+// options is tini's command line, together with its environment variables.
 type options struct {
 	subreaper   bool
 	group       bool // signals go to the child's process group
@@ -22,7 +22,7 @@ type options struct {
 	command     []string
 }
 
-// defaultVerbosity shows warnings.
+// defaultVerbosity is the level up to which messages are written: warnings.
 const defaultVerbosity = 1
 
 var (
@@ -31,14 +31,14 @@ var (
 	errVersion = errors.New("version wanted")
 )
 
-// An usageError is answered with the usage text; it may be empty.
+// A usageError is answered with the usage text. It may be empty.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// parse reads the command line as getopt(3) does where it follows POSIX:
-// options end at the first word that is none, so that those of the command are
-// its own. (tini built with glibc looks for its own among them too.)
+// parse reads the command line as getopt(3) does where it follows POSIX: options end at
+// the first word that is not one, and the command's own options are not touched. (tini
+// built with glibc looks for its options among those too.)
 func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	o := &options{verbosity: defaultVerbosity}
 	if len(args) == 1 && args[0] == "--version" {
@@ -56,7 +56,7 @@ func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	return o, nil
 }
 
-// words takes the leading options off args.
+// words reads the options at the beginning of args, and returns the rest.
 func (o *options) words(args []string) (rest []string, err error) {
 	for len(args) > 0 && err == nil {
 		word := args[0]
@@ -73,8 +73,8 @@ func (o *options) words(args []string) (rest []string, err error) {
 	return args, err
 }
 
-// cluster takes a word of option letters, as in -vvg, -pTERM or -e 143, and
-// returns what follows it.
+// cluster reads a word of option letters, as in -vvg, -pTERM or -e 143, and returns the
+// words that follow it.
 func (o *options) cluster(letters string, rest []string) ([]string, error) {
 	for letters != "" {
 		letter := letters[0]
@@ -116,8 +116,8 @@ func (o *options) option(letter byte) error {
 	return nil
 }
 
-// value takes -p's and -e's. A wrong one is no usageError: like tini this
-// names it, and spares the reader the usage text.
+// value reads the value of -p or -e. A wrong value is not a usageError: like tini, the
+// answer names it, without the usage text.
 func (o *options) value(letter byte, value string) error {
 	//lint:ignore ST1005 tini's words
 	bad := fmt.Errorf("Not a valid option for -%c: %s", letter, value)
@@ -137,8 +137,8 @@ func (o *options) value(letter byte, value string) error {
 	return nil
 }
 
-// environment adds what the variables say. TINI_VERBOSITY replaces -v, and
-// what is not a number is 0, as atoi(3) has it: tini reads it like this.
+// environment adds the variables. TINI_VERBOSITY replaces -v. A value that is not a
+// number counts as 0, as for atoi(3), which tini uses.
 func (o *options) environment(env func(string) (string, bool)) {
 	if _, ok := env("TINI_SUBREAPER"); ok {
 		o.subreaper = true
@@ -151,7 +151,7 @@ func (o *options) environment(env func(string) (string, bool)) {
 	}
 }
 
-// refuse answers a command line that starts nothing.
+// refuse answers a command line that starts no program, and returns the exit code.
 func (o *options) refuse(say *messenger, err error, about About) int {
 	var wrong usageError
 	switch {

@@ -1,8 +1,3 @@
-// Package tini is poolinit init: tini's job, its flags, its exit codes and its
-// words.
-//
-// It imports nothing that takes time, for it runs before the packages that do:
-// see early.go.
 package tini
 
 import (
@@ -28,22 +23,22 @@ const (
 	exitNotFound      = 127
 )
 
-// notForwarded is what the child never gets from here. Those that say the
-// program itself is broken, TTIN and TTOU are tini's choice (a terminal sends
-// these to whom it means). CHLD is the reaper's. URG is the Go runtime's: it
-// sends it to its own threads all the time.
+// notForwarded is the signals that are not forwarded to the child. tini does not forward
+// those that mean that a program is broken, nor TTIN and TTOU, which a terminal sends to
+// the right process itself. CHLD is the reaper's. URG is the Go runtime's, which sends it
+// to its own threads all the time.
 var notForwarded = signals.SetOf(
 	syscall.SIGFPE, syscall.SIGILL, syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGABRT, syscall.SIGTRAP, syscall.SIGSYS,
 	syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCHLD, syscall.SIGURG)
 
-// About is what --version, -l and -h show.
+// About is the text for --version, -l and -h.
 type About struct {
 	Version, License string
 }
 
-// Main does what tini does: one child, every signal passed on, its exit code for
-// ours, which is what it returns. args follow the name of the program, or of
-// the subcommand. It is not allowed to take time: no logger, no flag library.
+// Main does the work of tini: it starts one child, forwards every signal to it, and
+// returns its exit code. args are the arguments after the name of the program, or of the
+// subcommand.
 func Main(args []string, about About) int {
 	o, err := parse(args, os.LookupEnv)
 	say := &messenger{name: nameOf(os.Args[0]), verbosity: o.verbosity}
@@ -53,7 +48,7 @@ func Main(args []string, about About) int {
 	return o.run(say)
 }
 
-// Arguments returns what Main is to get of a command line, if that asks for it.
+// Arguments returns the arguments for Main, if a command line asks for an init.
 func Arguments(args []string) (rest []string, ok bool) {
 	switch {
 	case len(args) == 0:
@@ -70,7 +65,7 @@ func isName(base string) bool {
 	return base == "tini" || base == "tini-static" || base == "docker-init"
 }
 
-// nameOf is what messages and the usage text call this program.
+// nameOf returns the name of this program in messages and in the usage text.
 func nameOf(argv0 string) string {
 	if base := path.Base(argv0); isName(base) {
 		return base
@@ -88,7 +83,7 @@ func (o *options) run(say *messenger) int {
 	terminal := reaper.OpenTerminal()
 	defer terminal.Close()
 
-	// Inherited descriptors belong to the child, as with tini: none is sealed.
+	// Inherited descriptors are meant for the child, as with tini: none is sealed.
 	child, err := r.Start(&reaper.Spec{
 		Args: o.command, Env: os.Environ(), Files: []uintptr{0, 1, 2}, NewGroup: true, Terminal: terminal,
 	})
@@ -97,17 +92,17 @@ func (o *options) run(say *messenger) int {
 		return execExitCode(err)
 	}
 	say.info("Spawned child process '%s' with pid '%d'", o.command[0], child.PID())
-	return o.mind(say, child)
+	return o.superviseChild(say, child)
 }
 
-// restDelay leaves the CPUs to the child while it begins, and to the end of one that lives no
-// longer. Stop and reload signals have been caught since before it was started.
+// restDelay leaves the CPUs to the child while it starts, and to the end of a child that
+// does not live longer. Stop and reload signals have been caught since before its start.
 const restDelay = time.Millisecond
 
-// mind passes signals on until the child ends, and returns what to exit with.
-// The mailbox has been open since the program began: what came before there
-// was a child is the first that the child gets.
-func (o *options) mind(say *messenger, child *reaper.Process) int {
+// superviseChild forwards signals until the child ends, and returns the exit code. The
+// mailbox has been open since the program began: signals that arrived before the child
+// was started are forwarded first.
+func (o *options) superviseChild(say *messenger, child *reaper.Process) int {
 	mailbox := signals.Early()
 	time.AfterFunc(restDelay, mailbox.CatchRest) // ends by itself in 2 ms
 	mailbox.Each(child.Exited(), func(sig syscall.Signal) { o.forward(say, child, sig) })
@@ -138,7 +133,7 @@ func (o *options) forward(say *messenger, child *reaper.Process, sig syscall.Sig
 	case errors.Is(err, os.ErrProcessDone), err == syscall.ESRCH:
 		say.warn("Child was dead when forwarding signal")
 	case err != nil:
-		say.warn("Cannot forward signal %s: %v", signals.Name(sig), err) // tini gives up here, and takes the child with it
+		say.warn("Cannot forward signal %s: %v", signals.Name(sig), err) // tini exits here, and so ends the child
 	}
 }
 
@@ -151,8 +146,8 @@ func (o *options) onOrphan(say *messenger) func(int, reaper.Exit) {
 	}
 }
 
-// becomeInit asks the kernel for what the options want, and warns if orphans
-// will go elsewhere.
+// becomeInit asks the kernel for the parent-death signal and for orphans, as the options
+// say, and warns if orphans will not come here.
 func (o *options) becomeInit(say *messenger) error {
 	if o.parentDeath != 0 {
 		if err := signalOnParentDeath(o.parentDeath); err != nil {
@@ -175,10 +170,9 @@ const noReaperWarning = "This is not PID 1, and is not registered as a child sub
 	"Zombie processes will not be re-parented to it, so zombie reaping won't work.\n" +
 	"To fix the problem, use the -s option or set the environment variable TINI_SUBREAPER, or run it as PID 1."
 
-// signalOnParentDeath has the kernel send this process a signal when its
-// parent dies. The kernel keeps that with the thread that asked, so this one
-// must not end before the process does: the lock is never released, and the
-// goroutine ends by os.Exit.
+// signalOnParentDeath makes the kernel send this process a signal when its parent dies.
+// The request belongs to the thread that made it, so that thread must not end before the
+// process does: the lock is never released, and the goroutine ends by os.Exit.
 func signalOnParentDeath(sig syscall.Signal) error {
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(sig), 0, 0, 0); err != nil {
@@ -188,7 +182,8 @@ func signalOnParentDeath(sig syscall.Signal) error {
 	return nil
 }
 
-// execExitCode is tini's: unlike a shell it has 1 for what is neither absent nor forbidden.
+// execExitCode returns tini's exit code for a program that could not be started. Unlike a
+// shell's it is 1 if the program is neither absent nor forbidden.
 func execExitCode(err error) int {
 	switch reaper.Errno(err) {
 	case syscall.ENOENT:
@@ -199,7 +194,8 @@ func execExitCode(err error) int {
 	return exitInitFailed
 }
 
-// describeExec has the system's words, as tini, and in brackets what they leave out.
+// describeExec returns the system's words for an error, as tini does, and in brackets
+// what they leave out.
 func describeExec(err error) string {
 	var path *fs.PathError
 	if errors.As(err, &path) {
