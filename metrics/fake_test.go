@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The parts of a fake pool. Each tells what it was told to.
+// The parts of a fake pool. Each returns what the test has set.
 type (
 	fakePool   struct{ stats func() supervisor.Stats }
 	fakeReaper struct{ stats reaper.Stats }
@@ -62,7 +62,7 @@ type fake struct {
 	options Options
 }
 
-// newFake returns a pool of so many workers, which serves and has nothing to do.
+// newFake returns a pool with a number of workers, which serves and has nothing to do.
 func newFake(workers int, sources ...string) *fake {
 	f := &fake{serving: true}
 	f.pool = supervisor.Stats{

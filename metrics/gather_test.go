@@ -68,7 +68,7 @@ func eventful() *fake {
 	return f
 }
 
-// ours are the lines of a scrape that are not of the libraries.
+// ours returns the lines of a scrape that do not come from the libraries.
 func ours(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -107,7 +107,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// difference tells the lines that only one of two texts has.
+// difference returns the lines that only one of two texts has.
 func difference(want, got string) string {
 	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
 	var out strings.Builder
@@ -187,8 +187,8 @@ func TestMetricsWithoutMessages(t *testing.T) {
 	}
 }
 
-// What every worker has, it has once; a source that is called like another, or by
-// bytes that are no text, spoils nothing.
+// Each worker has each of its metrics once. A source with the name of another, or with
+// a name that is not text, does no harm.
 func TestMetricsOfSourcesWithBadNames(t *testing.T) {
 	f := newFake(1, "tcp://127.0.0.1:0", "tcp://127.0.0.1:0", "unix:///\xff\"\n\\")
 	for i := range 3 {
@@ -219,7 +219,7 @@ func pedantic(t *testing.T, f *fake) {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
 	g := newGatherer(&f.options, newReloadTime())
-	g.rest = prometheus.NewRegistry() // empty: those of the libraries are theirs to test
+	g.rest = prometheus.NewRegistry() // empty: the libraries test their own metrics
 	if err := registry.Register(recollector{g}); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func pedantic(t *testing.T, f *fake) {
 	}
 }
 
-// A recollector is a Collector of what a gatherer tells.
+// A recollector is a Collector of what a gatherer returns.
 type recollector struct{ from *gatherer }
 
 type recollected struct {

@@ -113,7 +113,7 @@ func TestLivez(t *testing.T) {
 	stuck := ipc.QueueStats{Messages: 3, OldestID: 7, Oldest: 4 * time.Second, Idle: 1}
 	for name, tt := range map[string]struct {
 		queue  ipc.QueueStats
-		moving time.Duration // after so long it is another message
+		moving time.Duration // after this time it is another message
 		code   int
 		took   time.Duration
 	}{
@@ -148,7 +148,7 @@ func TestLivez(t *testing.T) {
 	}
 }
 
-// /queue.json has what an autoscaler needs.
+// /queue.json has the numbers that an autoscaler needs.
 func TestQueueJSON(t *testing.T) {
 	f := newFake(5, "tcp://a:1")
 	f.queue = ipc.QueueStats{Messages: 7, InFlight: 9, Workers: []ipc.WorkerStats{{InHand: 4}, {InHand: 5}}}

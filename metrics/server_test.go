@@ -111,7 +111,7 @@ func TestPathTricks(t *testing.T) {
 	}
 }
 
-// What is no request gets a short answer, or none, and does no harm.
+// Bytes that are not a request get a short answer, or none, and do no harm.
 func TestBadRequests(t *testing.T) {
 	s := serve(t, newFake(1))
 	long := strings.Repeat("x", 64<<10)
@@ -364,7 +364,7 @@ func write(t *testing.T, nc net.Conn, text string) {
 	}
 }
 
-// The end does not wait for who does not read, nor for who says nothing.
+// Close does not wait for clients that do not read or send nothing.
 func TestCloseWithClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pipes := newPipes()

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What becomes of a group whose leader has gone, or that its leader has left.
+// Tests of a group whose leader has ended, or has left it.
 
 //go:norace
 //go:noinline
@@ -100,8 +100,9 @@ func ppoll(limit *[2]int64) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, uintptr(unsafe.Pointer(limit)), 0, 0, 0)
 }
 
-// A process that has left its own group is reached all the same, and so is who is
-// left there. Others of the group that it is in now are not.
+// SignalGroup reaches a process that has left its own group, and the processes that
+// are still in that group. It does not reach the others of the group that the process
+// is in now.
 func TestLeaderLeavesItsGroup(t *testing.T) {
 	r := newTest(t, nil)
 	reading, writing, err := os.Pipe()
@@ -129,9 +130,9 @@ func TestLeaderLeavesItsGroup(t *testing.T) {
 	expectEmpty(t, r)
 }
 
-// Nothing tells of it when the last one leaves a group, or is reaped by another
-// process, but it is noticed.
-func TestGroupEndsInSilence(t *testing.T) {
+// There is no signal when the last process leaves a group, or is reaped by another
+// process. The Reaper notices it all the same.
+func TestGroupEndsWithoutSignal(t *testing.T) {
 	for name, end := range map[string]func(p *Process) error{
 		"leaver": func(*Process) error { return nil },
 		"heir":   func(p *Process) error { return p.SignalGroup(syscall.SIGKILL) },
@@ -152,8 +153,8 @@ func TestGroupEndsInSilence(t *testing.T) {
 	}
 }
 
-// Who hears of the end of a process that was alone in its group does not find
-// somebody left there.
+// When the end of a process that was alone in its group is known, it is also known
+// that the group is empty.
 func TestGoneIsKnownAtTheEnd(t *testing.T) {
 	r := newTest(t, nil)
 	args := exits(t)
@@ -183,9 +184,9 @@ func awaitZombie(pid int) {
 	}
 }
 
-// The number of a group that ended in silence may be another's at once, who is not
-// signalled.
-func TestNumberIsAnothers(t *testing.T) {
+// The number of a group that ended without a signal may belong to another process at
+// once. That process is not signalled.
+func TestReusedNumberIsNotSignalled(t *testing.T) {
 	r := newTest(t, nil)
 	stranger := start(t, r, play("block"))
 	old := &Process{r: r, pid: stranger.pid, ownGroup: true, done: make(chan struct{}), gone: make(chan struct{})}

@@ -66,7 +66,7 @@ func play(name string, args ...string) *Spec {
 	if err != nil {
 		panic(err)
 	}
-	env := append(withoutChild(), "REAPER_CHILD="+name, "GORACE=atexit_sleep_ms=0") // else it takes 1 s to exit with -race
+	env := append(withoutChild(), "REAPER_CHILD="+name, "GORACE=atexit_sleep_ms=0") // otherwise it takes 1 s to exit with -race
 	return &Spec{Args: append([]string{self}, args...), Env: env,
 		Files: []uintptr{0, 1, 2}, NewGroup: true}
 }
@@ -119,8 +119,8 @@ func fork(stay bool) (pid int) {
 	return 0
 }
 
-// childZombies leaves so many dead children behind that it never waited for:
-// they all come to the test at once.
+// childZombies leaves a number of dead children behind that it never waited for: they
+// all become the test's at once.
 func childZombies(args []string) int {
 	runtime.LockOSThread()
 	for range number(args[0]) {

@@ -210,7 +210,7 @@ func TestGroupOutlivesItsLeader(t *testing.T) {
 	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("Signal: %v, want ErrProcessDone", err)
 	}
-	if err := p.SignalGroup(0); err != nil { // is anybody there?
+	if err := p.SignalGroup(0); err != nil { // is a process there?
 		t.Errorf("SignalGroup: %v", err)
 	}
 	if err := p.SignalGroup(syscall.SIGKILL); err != nil {
@@ -223,7 +223,7 @@ func TestGroupOutlivesItsLeader(t *testing.T) {
 	expectEmpty(t, r)
 }
 
-// A stopped child is no news for anybody, and no reason to spin.
+// A stopped child is not reported, and the loop does not spin.
 func TestStoppedChild(t *testing.T) {
 	r := newTest(t, nil)
 	p := start(t, r, play("block"))

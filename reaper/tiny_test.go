@@ -67,8 +67,8 @@ func exits(t *testing.T) func(code int) []string {
 	}
 }
 
-// playStorm returns what leaves n dead children behind that it never waited for:
-// they all come to the test at once.
+// playStorm returns a program that leaves n dead children behind that it never waited
+// for: they all become the test's at once.
 func playStorm(t *testing.T, n int) *Spec {
 	t.Helper()
 	spec := play("zombies", fmt.Sprint(n))

@@ -80,7 +80,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// One source that has lost what it takes from is enough; one that cannot is no reason.
+// One source whose queue is missing makes the pool not ready. A source that cannot lose
+// its queue does not.
 func TestReadyOfSources(t *testing.T) {
 	named := func(name string) fakeSource { return fakeSource{stats: &ipc.SourceStats{Name: name}} }
 	for missing, want := range map[string]string{
@@ -149,7 +150,7 @@ func TestLive(t *testing.T) {
 func TestLiveWaitsASecond(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		moves time.Duration // after so long another message is the oldest; 0: never
+		moves time.Duration // after this time another message is the oldest; 0: never
 		live  bool
 		least time.Duration // how long it looks
 		most  time.Duration

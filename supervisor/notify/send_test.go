@@ -32,7 +32,7 @@ func TestSendWaits(t *testing.T) {
 }
 
 // A service manager of another kind, which listens at a path, and knows no
-// barrier: the kernel closes descriptors that nobody asks for.
+// barrier: the kernel closes descriptors that the receiver does not take.
 func TestSendToPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})

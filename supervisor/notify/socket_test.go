@@ -185,8 +185,9 @@ func TestStrangerIsNotHeard(t *testing.T) {
 	}
 }
 
-// Nor is somebody who was of the group and is gone: nobody can tell any more.
-func TestDeadSpeakerIsNotHeard(t *testing.T) {
+// Nor is a message accepted from a process that was in the group and has ended: its
+// group can no longer be looked up.
+func TestMessageOfDeadSender(t *testing.T) {
 	s, err := Listen(func(error) {})
 	if err != nil {
 		t.Fatal(err)
@@ -259,8 +260,8 @@ func TestBarrier(t *testing.T) {
 	}
 }
 
-// Descriptors that nobody asked for are closed, however many, and whoever
-// sends them.
+// Descriptors that come with a message are closed, however many there are, and from any
+// sender.
 func TestDescriptorsAreClosed(t *testing.T) {
 	l := listen(t, unix.Getpgrp())
 	null, err := os.Open(os.DevNull)
@@ -373,8 +374,8 @@ func TestNamesAreSecret(t *testing.T) {
 	}
 }
 
-// Whose word it is is looked at while the sender still waits: when its descriptor
-// is closed it may end, and nobody could tell any more.
+// The group of the sender is looked up while the sender still waits: when its descriptor
+// is closed it may end, and its group could no longer be looked up.
 func TestBarrierIsAnsweredLast(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -35,7 +35,7 @@ func playPrinter() {
 	fmt.Fprint(os.Stderr, "to stderr\n")
 }
 
-// playBrokenLog logs to a stderr that nobody reads, with nobody notified of SIGPIPE. It lives on to say so.
+// playBrokenLog logs to a stderr whose reader has gone, without asking for SIGPIPE. It survives, and says so.
 func playBrokenLog() {
 	s := NewSink(os.Stderr, 1<<10, nil)
 	for range 3 {

@@ -146,7 +146,7 @@ func TestRelayCloseEndsWhatOutlivesAWorker(t *testing.T) {
 	}
 }
 
-// pending is how many bytes nobody has read yet.
+// pending returns how many bytes wait to be read.
 func pending(t *testing.T, f *os.File) int {
 	t.Helper()
 	n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ)

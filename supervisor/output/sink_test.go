@@ -201,7 +201,7 @@ func TestSinkConcurrentWriters(t *testing.T) {
 	}
 }
 
-// inOrder checks that each of so many writers' lines is there, whole, once and in its order.
+// inOrder checks that the lines of all writers are there: whole, once, and each writer's in order.
 func inOrder(text, format string, writers, lines int) error {
 	next := make([]int, writers)
 	for line := range strings.Lines(text) {

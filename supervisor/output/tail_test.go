@@ -87,7 +87,7 @@ func TestTailOfProcessesInTurn(t *testing.T) {
 	}
 }
 
-// What a worker wrote is known although nobody takes it, and nobody waits.
+// The tail has what a worker wrote although the destination takes nothing, and does not wait for that.
 func TestTailBeforeABlockedDestination(t *testing.T) {
 	rec := newGated()
 	r := NewRelay(Prefix, io.Discard, rec)
