@@ -185,7 +185,7 @@ func (r *Reaper) reapOne() bool {
 		return true
 	}
 	r.orphans.Add(1)
-	if group != nil {
+	if group != nil && !hasZombie(group.pid) { // checkGone has the kernel go through the whole group
 		r.checkGone(group)
 	}
 	if r.onOrphan != nil {
@@ -268,6 +268,14 @@ func peek() (childInfo, bool) {
 	var info childInfo
 	err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WNOWAIT)
 	return info, err == 0 && info.pid != 0
+}
+
+// hasZombie reports whether a child in a group waits to be reaped. The kernel stops
+// at the first one.
+func hasZombie(pgid int) bool {
+	var info childInfo
+	err := waitid(unix.P_PGID, pgid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
+	return err == 0 && info.pid != 0
 }
 
 // consumeStop consumes the report that a child was stopped. Without that, peek
