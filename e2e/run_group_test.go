@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -80,4 +81,21 @@ func TestRunDetachWithoutProc(t *testing.T) {
 	p := runPool{start(t, program{child: workerChild,
 		args: append([]string{"sh", "-c", `mount -t tmpfs none /proc && exec "$0" "$@"`}, args...)})}
 	p.expectLog("worker closed its channel and is detached", nil)
+}
+
+// Where no cgroup is mounted one line says that OOM kills cannot be told apart, and
+// the pool works.
+func TestRunWithoutCgroup(t *testing.T) {
+	need(t, "sh", "umount")
+	const warning = "OOM kills cannot be told apart"
+	args := runArgs(t, "--restart", "never", "--", "exit", "0")
+	p := runPool{start(t, program{child: workerChild,
+		args: append([]string{"sh", "-c", `umount -R /sys/fs/cgroup; exec "$0" "$@"`}, args...)})}
+	p.expectLog("stopped: ", nil)
+	if n := p.count(warning); n != 1 {
+		t.Errorf("%d lines say so:\n%s", n, p.stderr.String())
+	}
+	if r := p.expectLog(warning, nil); r.Level != "warn" || !strings.Contains(r.Error, "no cgroup is mounted") {
+		t.Errorf("%+v", r)
+	}
 }
