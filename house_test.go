@@ -53,20 +53,24 @@ var mayImport = map[string][]string{
 	"supervisor":        {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
 	"supervisor/launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/supervisor/notify", modulePath + "/supervisor/output",
 		modulePath + "/ipc", modulePath + "/ipc/frame", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
-	"ipc/frame":       {}, // the modules worker and client carry copies of it
+	"ipc/frame":       {},                          // the modules worker and client carry copies of it
+	"ipc/dial":        {modulePath + "/ipc/frame"}, // the module client carries a copy of it
 	"ipc":             {modulePath + "/ipc/frame", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", modulePath + "/reaper/proc"},
 	"metrics/control": {modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
 	"metrics/limit":   {},
 	"metrics":         {modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
 	"reaper/tini":     {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
-	"worker":          {}, // a program that uses it takes nothing else along
-	"client":          {}, // the same
+	// A program that uses one of these takes nothing else along. What is below their
+	// internal/ is copies: modules_test.go.
+	"worker": {modulePath + "/worker/internal/frame"},
+	"client": {modulePath + "/client/internal/frame", modulePath + "/client/internal/dial"},
 }
 
 // notProduct are directories whose Go code is not part of the binary, nor
 // meant to be imported.
-var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal"}
+var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal",
+	"worker/examples", "worker/internal", "client/examples", "client/internal"}
 
 // A goFile is a file of the product, without tests.
 type goFile struct {

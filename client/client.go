@@ -11,7 +11,8 @@
 // What a stopping pool did not take is sent again, on a new connection, and so
 // is what had no reply when the connection broke: a message is handled at least
 // once. So a pool that is stopped and started again goes unnoticed, if it is
-// not away for longer than Options.ConnectTimeout. docs/protocol.md has the bytes.
+// not away for longer than Options.ConnectTimeout.
+// https://github.com/poolinit/poolinit/blob/main/docs/protocol.md has the bytes.
 package client
 
 import (
@@ -19,19 +20,20 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"sync"
 	"time"
+
+	"github.com/poolinit/poolinit/client/internal/dial"
+	"github.com/poolinit/poolinit/client/internal/frame"
 )
 
 // Options are what a client may be told. The zero value is a good one.
 type Options struct {
-	// Timeout is for how long nothing at all may be heard while replies are
-	// owed. 0 is a minute, less is for ever: for messages that take longer.
+	// Timeout is how long nothing at all may be heard while replies are due. 0 is
+	// a minute, less is for ever: for messages that take longer.
 	Timeout time.Duration
 
-	// ConnectTimeout is for how long the pool may be away: a message is sent
-	// again for so long after it could not be sent, or got no reply. 0 is 10 s.
+	// ConnectTimeout is how long the pool may be away: a message that could not be
+	// sent, or got no reply, is sent again for this long. 0 is 10 s.
 	ConnectTimeout time.Duration
 
 	// TLS is for a pool with cert= in its URL. With a unix socket it needs a
@@ -40,14 +42,29 @@ type Options struct {
 }
 
 // A Failure is the error of Send if the pool says that it has not handled the
-// message. A program may rely on the code, never on the text. The codes are
-// those of docs/protocol.md: refused, given-up, too-big, not-a-line,
-// interrupted, spooled, stopping.
+// message. A program may rely on the code, never on the text.
 type Failure struct {
 	Code, Text string
 }
 
-func (f *Failure) Error() string { return f.Code + ": " + f.Text }
+func (f *Failure) Error() string {
+	if f.Code == "" { // a pool of a later version, perhaps
+		return f.Text
+	}
+	return f.Code + ": " + f.Text
+}
+
+// The codes of a Failure. There may be more: treat a code that you do not know as
+// GivenUp.
+const (
+	Refused     = string(frame.Refused)     // the worker has looked at it and refused it; the text is the worker's
+	GivenUp     = string(frame.GivenUp)     // every attempt failed; the text says how the last one did
+	TooBig      = string(frame.TooBig)      // longer than the pool's --max-message; the text names the limit
+	NotALine    = string(frame.NotALine)    // the pool has --deliver lines, and an end of line is in the message
+	Interrupted = string(frame.Interrupted) // the pool stopped while a worker had it: it may have been handled, or in part
+	Spooled     = string(frame.Spooled)     // the pool stopped; it is on its disk and is handled after the next start
+	Stopping    = string(frame.Stopping)    // no pool took it within Options.ConnectTimeout: each one was stopping
+)
 
 // ErrClosed is the error of Send after Close.
 var ErrClosed = errors.New("client: closed")
@@ -56,64 +73,32 @@ var ErrClosed = errors.New("client: closed")
 // has ended. Any number of goroutines may use it: their messages go out
 // together, and the pool handles them in parallel.
 type Client struct {
-	options Options
-	dial    func(context.Context) (net.Conn, error)
-	life    context.Context
-	end     context.CancelFunc
-	running sync.WaitGroup // added to with mu held, and only before the end
-
-	mu      sync.Mutex
-	current *link    // nil: none
-	dialing *dialing // nil: nobody does
-	known   bool     // there has been a connection
-}
-
-// A dialing is an attempt to connect, which all wait for who need it.
-type dialing struct {
-	done chan struct{} // closed when the rest is there
-	link *link
-	err  error
+	pool *dial.Client
 }
 
 // New returns a client of the pool at tcp://HOST:PORT or unix:///PATH. The
 // parameters of the pool's --listen URL may follow. It does not connect yet:
 // Send does.
 func New(url string, o Options) (*Client, error) {
-	network, address, err := parse(url)
+	pool, err := dial.Parse(url)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
+	pool.TLS = o.TLS
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
 	}
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = 10 * time.Second
 	}
-	c := &Client{options: o}
-	c.life, c.end = context.WithCancel(context.Background())
-	plain := &net.Dialer{}
-	dial := plain.DialContext
-	if o.TLS != nil {
-		dial = (&tls.Dialer{NetDialer: plain, Config: o.TLS}).DialContext
-	}
-	c.dial = func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
-	return c, nil
+	return &Client{dial.NewClient(pool.Connect, o.Timeout, o.ConnectTimeout)}, nil
 }
 
 // Close closes the connection. What has no reply yet fails with ErrClosed.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	c.end()
-	c.mu.Unlock()
-	c.running.Wait()
+	c.pool.Close()
 	return nil
 }
-
-// Between attempts to send a message again. The first is made at once.
-const (
-	firstPause = 20 * time.Millisecond
-	maxPause   = time.Second
-)
 
 // Send sends a message and returns its reply. The body is copied.
 //
@@ -123,124 +108,16 @@ const (
 // no reply, or nothing was heard for Options.Timeout, which is an
 // os.ErrDeadlineExceeded. A message whose ctx is done is not taken back.
 func (c *Client) Send(ctx context.Context, body []byte) ([]byte, error) {
-	if len(body) > maxMessage {
-		return nil, errors.New("client: a message is shorter than 2 GiB")
+	reply, err := c.pool.Send(ctx, body)
+	if err == nil {
+		return reply, nil
 	}
-	var (
-		since   time.Time // the first problem
-		pause   time.Duration
-		problem again
-	)
-	for {
-		reply, err := c.attempt(ctx, body)
-		var p again
-		switch {
-		case err == nil:
-			return reply, nil
-		case problem.err != nil && err == ctx.Err():
-			return nil, fmt.Errorf("client: %w; before that: %v", err, problem.err) // %v: it may be a Failure
-		case !errors.As(err, &p):
-			return nil, named(err)
-		case p.unknown || !problem.unknown: // else "no worker had it" would be untrue
-			problem = p
-		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		if time.Since(since) >= c.options.ConnectTimeout && c.life.Err() == nil {
-			return nil, named(problem.err)
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		case <-c.life.Done():
-		}
-		pause = min(max(2*pause, firstPause), maxPause)
-	}
-}
-
-// named says in an error whose it is.
-func named(err error) error {
-	if _, ok := err.(*Failure); ok || err == ErrClosed {
-		return err
-	}
-	return fmt.Errorf("client: %w", err)
-}
-
-// again is an error after which a message is sent again.
-type again struct {
-	err     error
-	unknown bool // the message may have been handled
-}
-
-func (a again) Error() string { return a.err.Error() }
-
-// attempt sends a message over the connection that there is, or a new one.
-func (c *Client) attempt(ctx context.Context, body []byte) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	l, err := c.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	sent, err := l.send(ctx, body)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case <-sent.done:
-		return sent.reply, sent.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// connected returns a connection that takes messages.
-func (c *Client) connected(ctx context.Context) (*link, error) {
-	c.mu.Lock()
-	if c.life.Err() != nil {
-		c.mu.Unlock()
+	var f *dial.Failure
+	switch {
+	case errors.As(err, &f):
+		return nil, &Failure{string(f.Code), f.Text}
+	case err == dial.ErrClosed:
 		return nil, ErrClosed
 	}
-	if l := c.current; l != nil && l.takes() {
-		c.mu.Unlock()
-		return l, nil
-	}
-	d := c.dialing
-	if d == nil {
-		d = &dialing{done: make(chan struct{})}
-		c.dialing = d
-		c.running.Go(func() { c.connect(d) })
-	}
-	c.mu.Unlock()
-	select {
-	case <-d.done:
-		return d.link, d.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// connect connects, and deals with the connection until it ends.
-func (c *Client) connect(d *dialing) {
-	ctx, cancel := context.WithTimeout(c.life, c.options.ConnectTimeout)
-	conn, err := c.dial(ctx)
-	cancel()
-	c.mu.Lock()
-	c.dialing = nil
-	switch {
-	case err == nil:
-		d.link = newLink(conn, c.options.Timeout)
-		c.current, c.known = d.link, true
-	case c.known || c.life.Err() != nil:
-		d.err = again{err: err}
-	default:
-		d.err = err
-	}
-	close(d.done)
-	c.mu.Unlock()
-	if err == nil {
-		d.link.run(c.life)
-	}
+	return nil, fmt.Errorf("client: %w", err)
 }

@@ -23,8 +23,8 @@ func Example() {
 	reply, err := c.Send(ctx, []byte(`{"uid": 1991}`))
 	var failure *client.Failure
 	switch {
-	case errors.As(err, &failure) && failure.Code == "refused":
-		fmt.Println("the worker will not have it:", failure.Text)
+	case errors.As(err, &failure) && failure.Code == client.Refused:
+		fmt.Println("the worker refuses it:", failure.Text)
 	case err != nil:
 		log.Print(err)
 	default:

@@ -1,0 +1,229 @@
+package dial
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/poolinit/poolinit/client/internal/frame"
+)
+
+// maxWaiting is how many bytes may wait to be written before the next message
+// has to wait itself.
+const maxWaiting = 1 << 20
+
+// A link is a Client's connection. One goroutine reads, one writes.
+type link struct {
+	conn    net.Conn
+	timeout time.Duration
+	wake    chan struct{} // 1: frames are waiting, and the writer may be busy still
+	over    chan struct{} // closed when the reader has ended
+
+	mu      sync.Mutex
+	waiting []byte        // frames to be written
+	room    chan struct{} // closed when they have been taken, or the link has retired
+	pending []*call       // sent or waiting, without a reply
+	retired bool          // it takes no more messages
+}
+
+// A call is a message that waits for its reply.
+type call struct {
+	done  chan struct{} // closed when the rest is set
+	reply []byte
+	err   error
+}
+
+func newLink(conn net.Conn, timeout time.Duration) *link {
+	return &link{conn: conn, timeout: timeout, wake: make(chan struct{}, 1), // 1: see there
+		over: make(chan struct{}), room: make(chan struct{})}
+}
+
+// run reads and writes until the connection ends, or life is done.
+func (l *link) run(life context.Context) {
+	defer context.AfterFunc(life, func() { l.conn.Close() })()
+	written := make(chan struct{})
+	go func() { // ends after over is closed; run waits for it
+		defer close(written)
+		l.write()
+	}()
+	err := l.read()
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("nothing was heard within %v (only a pool with reply=always in its URL answers every message): %w",
+			l.timeout, os.ErrDeadlineExceeded)
+	case err == errGarbage: // the message sent again would get the same
+	case err == io.EOF:
+		err = retryable{ErrNoReply, true}
+	default:
+		err = retryable{err, true}
+	}
+	l.fail(err)
+	<-written
+}
+
+// fail closes the connection, and gives messages without a reply this error.
+func (l *link) fail(err error) {
+	l.conn.Close()
+	close(l.over)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retire()
+	for _, c := range l.pending {
+		c.err = err
+		close(c.done)
+	}
+	l.pending = nil
+}
+
+// retire lets the link take no more messages. mu is held.
+func (l *link) retire() {
+	if !l.retired {
+		l.retired = true
+		close(l.room)
+	}
+}
+
+func (l *link) isRetired() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retired
+}
+
+// send hands a message to the writer. It waits while too much is waiting.
+func (l *link) send(ctx context.Context, body []byte) (*call, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !l.retired && len(l.waiting) >= maxWaiting {
+		room := l.room
+		l.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	if l.retired {
+		return nil, errRetired
+	}
+	c := &call{done: make(chan struct{})}
+	l.pending = append(l.pending, c)
+	if len(l.pending) == 1 {
+		l.renewDeadline()
+	}
+	l.waiting = frame.Append(l.waiting, body)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return c, nil
+}
+
+// write writes what is waiting. It does not report an error: what the server has
+// said before counts, and the reader finds that.
+func (l *link) write() {
+	var frames []byte
+	for {
+		select {
+		case <-l.wake:
+		case <-l.over:
+			return
+		}
+		frames = l.swap(frames)
+		if _, err := l.conn.Write(frames); err != nil {
+			l.mu.Lock()
+			l.retire()
+			l.mu.Unlock()
+			return
+		}
+	}
+}
+
+// swap returns what is waiting, in exchange for a buffer that is free.
+func (l *link) swap(free []byte) []byte {
+	if cap(free) > maxWaiting {
+		free = nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	frames := l.waiting
+	l.waiting = free[:0]
+	if !l.retired {
+		close(l.room)
+		l.room = make(chan struct{})
+	}
+	return frames
+}
+
+// renewDeadline starts the timeout anew; while no reply is due there is none. mu
+// is held.
+func (l *link) renewDeadline() {
+	var limit time.Time
+	if l.timeout > 0 && len(l.pending) > 0 {
+		limit = time.Now().Add(l.timeout)
+	}
+	_ = l.conn.SetReadDeadline(limit) // fails if it is closed, which the reader finds out
+}
+
+// An eager is a link's input: before each read the timeout starts anew.
+type eager struct{ *link }
+
+func (e eager) Read(b []byte) (int, error) {
+	e.mu.Lock()
+	e.renewDeadline()
+	e.mu.Unlock()
+	return e.conn.Read(b)
+}
+
+// read reads replies to the end of the connection, whose reason it returns.
+func (l *link) read() error {
+	in := bufio.NewReaderSize(eager{l}, bufferSize)
+	for {
+		body, failed, err := readReply(in)
+		if err == nil {
+			err = l.assign(body, failed)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// assign gives a reply to the oldest message. An error is the end of the
+// connection.
+func (l *link) assign(body []byte, failed bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.pending) == 0 {
+		return errGarbage
+	}
+	c := l.pending[0]
+	l.pending[0], l.pending = nil, l.pending[1:]
+	defer close(c.done)
+	if failed {
+		f := parseFailure(body)
+		c.err = f
+		switch f.Code {
+		case frame.Stopping:
+			c.err = retryable{err: f}
+			l.retire() // only more of them follow
+		case frame.TooBig:
+			l.retire() // what was written after it is dropped
+			return io.EOF
+		}
+	} else {
+		c.reply = body
+	}
+	if l.retired && len(l.pending) == 0 {
+		return io.EOF // nothing is due, and nothing will be
+	}
+	return nil
+}
