@@ -16,7 +16,7 @@ func TestModulesCarryCopies(t *testing.T) {
 	if out, err := exec.Command("tools/modules.sh", want).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, dir := range []string{"client/internal"} {
+	for _, dir := range []string{"worker/internal/frame", "client/internal/frame", "client/internal/dial"} {
 		made, here := files(t, filepath.Join(want, dir)), files(t, dir)
 		for name := range here {
 			if _, ok := made[name]; !ok {

@@ -13,9 +13,9 @@ module=github.com/poolinit/poolinit
 
 # copy MODULE "PACKAGE ..."
 copy() {
-	rm -rf "$target/$1/internal"
 	for package in $2; do
 		to=$target/$1/internal/${package##*/}
+		rm -rf "$to"
 		mkdir -p "$to"
 		for file in "$root/$package"/*.go; do
 			case $file in
@@ -26,5 +26,5 @@ copy() {
 	done
 }
 
-#copy worker ipc/frame
+copy worker ipc/frame
 copy client "ipc/frame ipc/dial"

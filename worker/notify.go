@@ -26,11 +26,11 @@ func (n notifier) tell(text string) error {
 	return syscall.Sendto(fd, []byte(text), syscall.MSG_NOSIGNAL, &syscall.SockaddrUnix{Name: string(n)})
 }
 
-// A watchdog says twice in every interval that the worker is alive, unless it
-// has the same message in hand as the last time: then it hangs, and poolinit
-// is right to act when it has heard nothing for the whole interval.
+// A watchdog says twice in every interval that the worker is alive, unless the
+// worker has the same message in hand as the last time: then it hangs, and
+// poolinit is right to act when it has heard nothing for the whole interval.
 type watchdog struct {
-	every time.Duration // 0: nobody asks
+	every time.Duration // 0: it is not asked for
 	step  atomic.Uint64 // odd while a message is in hand
 }
 

@@ -2,13 +2,11 @@ package worker
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
 	"syscall"
-)
 
-// headerSize is the length before a frame's body.
-const headerSize = 4
+	"github.com/poolinit/poolinit/worker/internal/frame"
+)
 
 // A socket reads and writes a descriptor by system calls that block. The Go
 // runtime's poller would cost two more of them a batch.
@@ -45,8 +43,8 @@ func (s socket) Write(b []byte) (written int, err error) {
 
 const (
 	firstBuffer = 64 << 10
-	// keepBuffer is the largest buffer that is held on to, and that is made
-	// before there is anything to put into it.
+	// keepBuffer is the largest buffer that is kept, and that is made before
+	// there is anything to put into it.
 	keepBuffer = 4 << 20
 )
 
@@ -55,12 +53,12 @@ type reader struct {
 	src     io.Reader
 	lines   bool
 	buf     []byte
-	start   int // of what has not been cut off
-	end     int // of what has been read
-	scanned int // no end of line before this
+	start   int // buf[start:end] has been read, and not been cut off
+	end     int
+	scanned int // buf[start:scanned] has no end of line
 }
 
-// next returns the next message that is there whole. It is valid until fill.
+// next returns the next message, if all of it is there. It is valid until fill.
 func (r *reader) next() (body []byte, ok bool) {
 	size := r.whole()
 	if size < 0 {
@@ -70,13 +68,14 @@ func (r *reader) next() (body []byte, ok bool) {
 	if r.start += size; r.lines {
 		return body[:size-1], true
 	}
-	return body[headerSize:], true
+	return frame.Body(body), true
 }
 
 // more reports whether there is another message.
 func (r *reader) more() bool { return r.whole() >= 0 }
 
-// whole returns the size of the next message with what is around it, or -1.
+// whole returns the size of the next message with its header or its end of line,
+// or -1 if a part of it is missing.
 func (r *reader) whole() int {
 	rest := r.buf[r.start:r.end]
 	if r.lines {
@@ -94,23 +93,25 @@ func (r *reader) whole() int {
 	return -1
 }
 
-// frameSize returns the size of the frame that begins here, or 0.
+// frameSize returns the size of the frame at the start of b, or 0 while its header
+// is not there.
 func frameSize(b []byte) int {
-	if len(b) < headerSize {
+	if len(b) < frame.HeaderSize {
 		return 0
 	}
-	return headerSize + int(binary.BigEndian.Uint32(b)&^(1<<31))
+	size, _ := frame.Header(b)
+	return frame.HeaderSize + size
 }
 
-// fill reads once. It returns io.EOF at the end, or io.ErrUnexpectedEOF if that
-// is in the middle of a message.
+// fill reads once. It returns io.EOF at the end, or io.ErrUnexpectedEOF if that is
+// in the middle of a message.
 func (r *reader) fill() error {
 	r.makeRoom()
 	n, err := r.src.Read(r.buf[r.end:])
 	r.end += n
 	switch {
 	case n > 0:
-		return nil // an error that came with it comes again
+		return nil // the next read returns the error that came with it
 	case err == io.EOF && r.end > r.start:
 		return io.ErrUnexpectedEOF
 	}
@@ -126,7 +127,7 @@ func (r *reader) makeRoom() {
 		want = firstBuffer
 	case !r.lines && size > want && want < keepBuffer:
 		want = min(size, keepBuffer)
-	case len(rest) == want: // larger only as there is something to put into it
+	case len(rest) == want: // it is full: an announced size alone makes it no larger
 		want *= 2
 	}
 	want = max(want, firstBuffer)

@@ -3,13 +3,14 @@ package worker
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
 	"strings"
+
+	"github.com/poolinit/poolinit/worker/internal/frame"
 )
 
 // serve handles messages until the end of the input. All messages that have
@@ -38,7 +39,8 @@ func (w *Worker) serve(ctx context.Context, dog *watchdog) error {
 	}
 }
 
-// ended says whether the end is as it should be.
+// ended returns what Run returns after this error: nil if the end is as it should
+// be.
 func (w *Worker) ended(err error) error {
 	switch {
 	case w.out.isDetached():
@@ -49,8 +51,7 @@ func (w *Worker) ended(err error) error {
 	return fmt.Errorf("worker: %w", err)
 }
 
-// call calls the handler. A panic is one message's failure, and no reason for
-// the others to suffer.
+// call calls the handler. A panic is the failure of this message alone.
 func (w *Worker) call(ctx context.Context) (reply []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -66,17 +67,18 @@ func (w *Worker) answer(reply []byte, err error) error {
 	if w.lines {
 		return w.answerLine(reply, err)
 	}
-	if err == nil && len(reply) > maxReply {
-		err = fmt.Errorf("the reply has %d bytes, and poolinit takes %d", len(reply), maxReply)
+	if err == nil && len(reply) > frame.MaxReply {
+		err = fmt.Errorf("the reply has %d bytes, and poolinit takes %d", len(reply), frame.MaxReply)
 	}
 	if err != nil {
-		return w.out.answer(appendFailure(nil, err), true, w.in.more())
+		code, text := failureOf(err)
+		return w.out.answer(frame.AppendFailure(nil, code, text), true, w.in.more())
 	}
 	return w.out.answer(reply, false, w.in.more())
 }
 
-// answerLine: among lines there is no way to say that something went wrong, so
-// that the worker has to end. The message is delivered again then.
+// answerLine adds a reply that is a line. Lines have no failures, so after an error
+// the worker has to end; then the message is delivered again.
 func (w *Worker) answerLine(reply []byte, err error) error {
 	if err == nil && bytes.IndexByte(reply, '\n') >= 0 {
 		err = errors.New("the reply has an end of line in it")
@@ -86,12 +88,6 @@ func (w *Worker) answerLine(reply []byte, err error) error {
 	}
 	return w.out.answer(reply, false, w.in.more())
 }
-
-// maxReply is the longest reply that poolinit takes.
-const maxReply = 64 << 20
-
-// maxText is how much of an error's text is worth telling.
-const maxText = 4096
 
 // Refuse returns an error that makes a message's failure final: it is not
 // delivered again, and text goes to its client.
@@ -105,24 +101,19 @@ type panicked struct{ text string }
 
 func (p panicked) Error() string { return p.text }
 
-// appendFailure appends a failure frame.
-func appendFailure(to []byte, err error) []byte {
-	code := "error"
+// failureOf returns what a handler's error is on the wire.
+func failureOf(err error) (frame.Code, string) {
 	var (
 		refused refusal
 		crash   panicked
 	)
-	text := err.Error()
 	switch {
 	case errors.As(err, &refused):
-		code = "refused"
+		return frame.Refused, err.Error()
 	case errors.As(err, &crash):
-		code = "panic"
+		return frame.Panicked, err.Error()
 	}
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	text = code + ": " + strings.ToValidUTF8(text[:min(len(text), maxText)], "")
-	to = binary.BigEndian.AppendUint32(to, uint32(len(text))|1<<31)
-	return append(to, text...)
+	return frame.Failed, err.Error()
 }
 
 func oneLine(text string) string {

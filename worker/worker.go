@@ -17,8 +17,8 @@
 //	poolinit -n 4 --ready notify --listen tcp://0.0.0.0:8089 -- ./program
 //
 // A message is handled at least once: one whose worker died, panicked or
-// returned an error is delivered again, up to --attempts times. docs/protocol.md
-// has the bytes.
+// returned an error is delivered again, up to --attempts times.
+// https://github.com/poolinit/poolinit/blob/main/docs/protocol.md has the bytes.
 package worker
 
 import (
@@ -45,8 +45,8 @@ type Handlers struct {
 	// unless the error is one of Refuse. m, with its Body, is valid until
 	// Message returns.
 	//
-	// ctx has the values of Run's. It is done when somebody is in a hurry: on the
-	// second SIGTERM.
+	// ctx has the values of Run's. It is done on the second SIGTERM: the stop is
+	// urgent.
 	Message func(ctx context.Context, m *Message) ([]byte, error)
 
 	// Stop is called after the last message, if Start has succeeded.
@@ -148,9 +148,16 @@ func (w *Worker) run(ctx context.Context) error {
 	terms := make(chan os.Signal, 1) // 1: one that comes while another is dealt with is the second
 	signal.Notify(terms, syscall.SIGTERM)
 	var watchers sync.WaitGroup
-	watchers.Go(func() { w.watchStop(terms, ctx.Done(), hurry, done) })
+	watchers.Add(2)
+	go func() { // ends with done; run waits for it
+		defer watchers.Done()
+		w.watchStop(terms, ctx.Done(), hurry, done)
+	}()
 	watchdog := watchdogFrom(os.Getenv)
-	watchers.Go(func() { watchdog.run(w.notify, done) })
+	go func() { // ends with done; run waits for it
+		defer watchers.Done()
+		watchdog.run(w.notify, done)
+	}()
 	defer watchers.Wait()
 	defer close(done)
 	defer hurry()
@@ -168,14 +175,15 @@ func (w *Worker) live(ctx context.Context, dog *watchdog) error {
 			return fmt.Errorf("worker: cannot start: %w", err)
 		}
 	}
-	_ = w.Ready() // nobody listens: nobody waits for it
+	_ = w.Ready() // where it cannot be told, the pool does not wait for it
 	if w.handlers.Stop != nil {
 		defer w.handlers.Stop(ctx, w)
 	}
 	return w.serve(ctx, dog)
 }
 
-// watchStop asks for no more messages when somebody wants this process to stop.
+// watchStop asks for no more messages on the first SIGTERM, or when the context is
+// done, and calls hurry on the second SIGTERM.
 func (w *Worker) watchStop(terms <-chan os.Signal, canceled <-chan struct{}, hurry func(), done <-chan struct{}) {
 	for asked := false; ; asked = true {
 		select {
@@ -194,8 +202,8 @@ func (w *Worker) watchStop(terms <-chan os.Signal, canceled <-chan struct{}, hur
 	}
 }
 
-// askForNoMore makes poolinit end the input when all is answered. If it cannot
-// be told, the input ends after what is here.
+// askForNoMore asks poolinit to end the input when all is answered. If it cannot be
+// told, the input ends after what is here.
 func (w *Worker) askForNoMore() {
 	if w.notify.tell("STOPPING=1") != nil {
 		_ = syscall.Shutdown(w.fd, syscall.SHUT_RD) // no socket any more: it has ended
@@ -220,6 +228,6 @@ func (w *Worker) Detach() error { return w.detach(nil) }
 
 func (w *Worker) detach(reply []byte) error {
 	err := w.out.last(reply)
-	// Not closed: somebody may be reading it. poolinit sees the same.
+	// Not closed: serve may be reading it. poolinit sees the same.
 	return errors.Join(err, syscall.Shutdown(w.fd, syscall.SHUT_RDWR))
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/worker/internal/frame"
 )
 
 // enough is how long a test waits for what must happen.
@@ -83,9 +84,7 @@ func startCtx(t testing.TB, ctx context.Context, deliver string, h Handlers) *po
 	return p
 }
 
-func frame(body string) string {
-	return string(binary.BigEndian.AppendUint32(nil, uint32(len(body)))) + body
-}
+func framed(body string) string { return string(frame.Append(nil, []byte(body))) }
 
 func (p *pool) send(bytes ...string) {
 	p.t.Helper()
@@ -105,16 +104,11 @@ func (p *pool) want(replies ...string) {
 }
 
 func (p *pool) next() string {
-	var h [4]byte
-	if _, err := io.ReadFull(p.r, h[:]); err != nil {
+	body, failed, err := frame.Read(p.r, frame.MaxBody)
+	switch {
+	case err != nil:
 		return err.Error()
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	body := make([]byte, n&^(1<<31))
-	if _, err := io.ReadFull(p.r, body); err != nil {
-		return err.Error()
-	}
-	if n>>31 == 1 {
+	case failed:
 		return "!" + string(body)
 	}
 	return string(body)
@@ -167,7 +161,7 @@ func TestFrames(t *testing.T) {
 			p := start(t, "frames", Handlers{Message: echo})
 			go func() { // ends when all is written; the worker reads all
 				for _, body := range sizes {
-					p.send(frame(body))
+					p.send(framed(body))
 				}
 			}()
 			p.want(sizes...)
@@ -232,7 +226,7 @@ func misbehave(_ context.Context, m *Message) ([]byte, error) {
 	case "newline":
 		return []byte("a\nb"), nil
 	case "huge":
-		return make([]byte, maxReply+1), nil
+		return make([]byte, frame.MaxReply+1), nil
 	}
 	return m.Body, nil
 }
@@ -258,7 +252,7 @@ func TestFailures(t *testing.T) {
 		{"newline", "a\nb"},
 		{"fine", "fine"},
 	} {
-		p.send(frame(tt[0]))
+		p.send(framed(tt[0]))
 		p.want(tt[1])
 	}
 	if err := p.end(); err != nil {
@@ -285,7 +279,7 @@ func TestStartAndStop(t *testing.T) {
 	})
 	p.wantNotice("STATUS=loading things")
 	p.wantNotice("READY=1")
-	p.send(frame("x"))
+	p.send(framed("x"))
 	p.want("")
 	if err := p.end(); err != nil {
 		t.Error(err)
@@ -308,11 +302,11 @@ func TestStartFails(t *testing.T) {
 
 func TestBrokenInput(t *testing.T) {
 	for bytes, want := range map[string]error{
-		"":                                  nil,
-		"\x00":                              io.ErrUnexpectedEOF,
-		"\x00\x00\x00\x05hell":              io.ErrUnexpectedEOF,
-		"\x7f\xff\xff\xffx":                 io.ErrUnexpectedEOF,
-		frame("whole") + "\x00\x00\x00\x01": io.ErrUnexpectedEOF,
+		"":                                   nil,
+		"\x00":                               io.ErrUnexpectedEOF,
+		"\x00\x00\x00\x05hell":               io.ErrUnexpectedEOF,
+		"\x7f\xff\xff\xffx":                  io.ErrUnexpectedEOF,
+		framed("whole") + "\x00\x00\x00\x01": io.ErrUnexpectedEOF,
 	} {
 		p := start(t, "frames", Handlers{Message: echo})
 		p.send(bytes)
@@ -332,7 +326,7 @@ func TestSlowMessageInBatch(t *testing.T) {
 		return m.Body, nil
 	}})
 	for range 3 {
-		p.send(frame("a"), frame("b"), frame("slow"), frame("c"))
+		p.send(framed("a"), framed("b"), framed("slow"), framed("c"))
 		p.want("a", "b")
 		goOn <- struct{}{}
 		p.want("slow", "c")
@@ -362,11 +356,11 @@ func TestSIGTERM(t *testing.T) {
 		return m.Body, ctx.Err()
 	}})
 	p.wantNotice("READY=1")
-	p.send(frame("a"))
+	p.send(framed("a"))
 	p.want("a")
 	term(t)
 	p.wantNotice("STOPPING=1")
-	p.send(frame("b"), frame("slow"))
+	p.send(framed("b"), framed("slow"))
 	p.want("b")
 	term(t)
 	<-hurried
@@ -393,7 +387,7 @@ func TestContextDone(t *testing.T) {
 	p.wantNotice("READY=1")
 	cancel()
 	p.wantNotice("STOPPING=1")
-	p.send(frame("a"))
+	p.send(framed("a"))
 	p.want("value")
 	if err := p.end(); err != nil {
 		t.Error(err)
@@ -412,9 +406,9 @@ func TestStopUntold(t *testing.T) {
 		return m.Body, nil
 	}})
 	p.notify.Close()
-	p.send(frame("first"))
+	p.send(framed("first"))
 	eventually(t, "the end of the worker's input", func() bool {
-		_, err := p.Write([]byte(frame("x")))
+		_, err := p.Write([]byte(framed("x")))
 		return err != nil
 	})
 	close(in)
@@ -439,7 +433,7 @@ func TestDetachInMessage(t *testing.T) {
 		},
 		Stop: func(context.Context, *Worker) { stopped = true },
 	})
-	p.send(frame("a"), frame("go"), frame("never"))
+	p.send(framed("a"), framed("go"), framed("never"))
 	p.want("a", "gone")
 	if got := p.next(); got == "never" || got == "go" {
 		t.Errorf("%q after the end", got)
@@ -512,7 +506,7 @@ func TestWatchdog(t *testing.T) {
 	p.wantNotice("READY=1")
 	p.wantNotice("WATCHDOG=1")
 	p.wantNotice("WATCHDOG=1")
-	p.send(frame("x"))
+	p.send(framed("x"))
 	eventually(t, "silence", func() bool {
 		_ = p.notify.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		_, err := p.notify.Read(make([]byte, 64))
@@ -529,7 +523,7 @@ func TestWatchdog(t *testing.T) {
 
 // Whatever way the bytes come in, the same messages come out.
 func FuzzReader(f *testing.F) {
-	f.Add([]byte(frame("hello")+frame("")+"\x00\x00\x00\x09part"), false, uint8(1))
+	f.Add([]byte(framed("hello")+framed("")+"\x00\x00\x00\x09part"), false, uint8(1))
 	f.Add([]byte("one\n\ntwo\npart"), true, uint8(2))
 	f.Add([]byte("\xff\xff\xff\xffx"), false, uint8(3))
 	f.Add([]byte("\x7f\xff\xff\xff"+"a few"), false, uint8(1))
@@ -550,7 +544,7 @@ func FuzzReader(f *testing.F) {
 				if len(want) == 0 || !bytes.Equal(body, want[0]) {
 					t.Fatalf("%q, want %q", body, want)
 				}
-				want, rest = want[1:], rest-len(body)-map[bool]int{true: 1, false: 4}[lines]
+				want, rest = want[1:], rest-len(body)-map[bool]int{true: 1, false: frame.HeaderSize}[lines]
 			}
 			err := r.fill()
 			if len(r.buf) > keepBuffer+2*len(data) {
@@ -577,14 +571,11 @@ func plain(data []byte, lines bool) (list [][]byte) {
 			list, data = append(list, line), rest
 			continue
 		}
-		if len(data) < 4 {
+		whole, _, err := frame.Cut(data, frame.MaxBody)
+		if whole == nil || err != nil {
 			return list
 		}
-		n := int(binary.BigEndian.Uint32(data) & 0x7fffffff)
-		if len(data)-4 < n {
-			return list
-		}
-		list, data = append(list, data[4:4+n]), data[4+n:]
+		list, data = append(list, frame.Body(whole)), data[len(whole):]
 	}
 }
 
@@ -608,7 +599,7 @@ func BenchmarkEcho(b *testing.B) {
 		b.Run(fmt.Sprint("window=", window), func(b *testing.B) {
 			p := start(b, "frames", Handlers{Message: echo})
 			_ = p.SetDeadline(time.Time{})
-			batch := []byte(strings.Repeat(frame(strings.Repeat("x", 100)), window))
+			batch := []byte(strings.Repeat(framed(strings.Repeat("x", 100)), window))
 			back := make([]byte, len(batch))
 			b.ReportAllocs()
 			for n := 0; n < b.N; n += window {

@@ -1,23 +1,25 @@
 package worker
 
 import (
-	"encoding/binary"
 	"io"
 	"sync"
 	"time"
+
+	"github.com/poolinit/poolinit/worker/internal/frame"
 )
 
-// hold is how long a reply waits for the next ones of its batch; at the second
-// look it goes alone. A slow message must not keep the replies of fast ones.
+// hold is how often a goroutine looks for replies that wait for the others of
+// their batch, and writes them. A slow message must not keep the replies of fast
+// ones.
 const hold = time.Millisecond
 
-// patience is for how many looks without anything to do the looking goes on.
+// patience is how many times it looks in vain before it rests.
 const patience = 16
 
 const (
 	// batchBytes is how much is written at a time.
 	batchBytes = 64 << 10
-	// largeReply is from when on a reply is written from where it is.
+	// largeReply is the size of a reply that is written without a copy.
 	largeReply = 32 << 10
 )
 
@@ -29,9 +31,9 @@ type writer struct {
 	mu       sync.Mutex
 	buf      []byte
 	err      error
-	inHand   bool // a message is, and has not been answered
+	inHand   bool // there is a message without its reply
 	detached bool
-	looking  bool
+	looking  bool // the looker looks, or is about to
 
 	wake   chan struct{} // 1: not lost while the looker is still about to wait
 	ending chan struct{}
@@ -41,7 +43,11 @@ type writer struct {
 func (o *writer) init(dst io.Writer, lines bool) {
 	o.dst, o.lines, o.buf = dst, lines, make([]byte, 0, batchBytes)
 	o.wake, o.ending = make(chan struct{}, 1), make(chan struct{})
-	o.looker.Go(o.look)
+	o.looker.Add(1)
+	go func() { // ends in close, which waits for it
+		defer o.looker.Done()
+		o.look()
+	}()
 }
 
 // begin notes that a message is in hand.
@@ -51,8 +57,8 @@ func (o *writer) begin() {
 	o.mu.Unlock()
 }
 
-// answer adds a reply, or a whole failure frame. Unless more follow soon it is
-// written.
+// answer adds a reply, or a whole failure frame. It is written unless more follow
+// soon.
 func (o *writer) answer(reply []byte, failure, more bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -74,15 +80,15 @@ func (o *writer) answer(reply []byte, failure, more bool) error {
 	return o.err
 }
 
-// put adds a reply and what is around it. It is called with mu held, as are add
-// and write.
+// put adds a reply with its header or end of line. mu is held, as for add and
+// write.
 func (o *writer) put(reply []byte) {
 	if o.lines {
 		o.add(reply)
 		o.buf = append(o.buf, '\n')
 		return
 	}
-	o.buf = binary.BigEndian.AppendUint32(o.buf, uint32(len(reply)))
+	o.buf = frame.AppendHeader(o.buf, len(reply))
 	o.add(reply)
 }
 
@@ -128,7 +134,7 @@ func (o *writer) isDetached() bool {
 	return o.detached
 }
 
-// look writes what waits for too long. It rests while there is no batch.
+// look writes what waits for too long. It sleeps while there is no batch.
 func (o *writer) look() {
 	for {
 		select {
@@ -152,13 +158,14 @@ func (o *writer) look() {
 	}
 }
 
-// nudge writes what waits, and reports whether there was something.
-func (o *writer) nudge(resting bool) bool {
+// nudge writes what waits, and reports whether there was something. last says that
+// the looker is going to sleep if there was not.
+func (o *writer) nudge(last bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	waited := len(o.buf) > 0
 	o.write()
-	o.looking = waited || !resting
+	o.looking = waited || !last
 	return waited
 }
 
