@@ -27,8 +27,8 @@ build:
 # Four workers that answer each message with itself. The shell becomes poolinit,
 # so its PID is the one to signal.
 run: build
-	@CGO_ENABLED=0 $(GO) build -o bin/echo ./examples/echo
-	@printf '%s\n' "A pool of four workers (examples/echo) that take messages. From another terminal:" "$$TRY"; \
+	@CGO_ENABLED=0 $(GO) build -C worker -o $(CURDIR)/bin/echo ./examples/echo
+	@printf '%s\n' "A pool of four workers (worker/examples/echo) that take messages. From another terminal:" "$$TRY"; \
 	printf '  %-26s %s\n' "kill -USR1 $$$$" "replaces the workers one by one" \
 		"kill -9 WORKER-PID" "shows that it comes back" \
 		"kill $$$$, Ctrl-C here" "stops the pool"; \

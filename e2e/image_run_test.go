@@ -35,7 +35,7 @@ func (c *container) expectHealth(want string) {
 func TestImageRun(t *testing.T) {
 	image := productImage(t)
 	echo := filepath.Join(t.TempDir(), "echo")
-	build := exec.Command("go", "build", "-o", echo, "../examples/echo")
+	build := exec.Command("go", "build", "-C", "../worker", "-o", echo, "./examples/echo")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

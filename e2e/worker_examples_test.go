@@ -12,7 +12,7 @@ import (
 // Each example answers, refuses, is replaced by a reload, and ends in peace.
 func TestWorkerExamples(t *testing.T) {
 	echo := filepath.Join(t.TempDir(), "echo")
-	if out, err := exec.Command("go", "build", "-o", echo, "../examples/echo").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-C", "../worker", "-o", echo, "./examples/echo").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, tt := range []struct{ needs, worker, deliver string }{

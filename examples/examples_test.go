@@ -50,13 +50,13 @@ func (w *watched) await(t *testing.T, text string, times int) {
 	}
 }
 
-func build(t *testing.T, pkg, as string) string {
+func build(t *testing.T, module, pkg, as string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), as)
-	cmd := exec.Command("go", "build", "-o", name, pkg)
+	cmd := exec.Command("go", "build", "-C", module, "-o", name, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+		t.Fatalf("go build -C %s %s: %v\n%s", module, pkg, err, out)
 	}
 	return name
 }
@@ -71,9 +71,9 @@ func need(t *testing.T, program string) {
 
 // Each worker starts, is replaced by a reload, and stops cleanly when asked.
 func TestExamples(t *testing.T) {
-	poolinit := build(t, "..", "poolinit")
+	poolinit := build(t, "..", ".", "poolinit")
 	for _, tt := range []struct{ needs, worker, ready string }{
-		{"go", build(t, "./worker-go", "worker-go"), "notify"},
+		{"go", build(t, "../worker", "./examples/worker-go", "worker-go"), "notify"},
 		{"sh", "./worker.sh", "started"},
 		{"python3", "./worker.py", "notify"},
 		{"php", "./worker.php", "notify"},

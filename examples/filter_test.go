@@ -13,7 +13,7 @@ import (
 // The filter runs once a message; a message that it fails is given up.
 func TestFilter(t *testing.T) {
 	need(t, "jq")
-	poolinit := build(t, "..", "poolinit")
+	poolinit := build(t, "..", ".", "poolinit")
 	socket := t.TempDir() + "/pool.sock"
 	var out watched
 	cmd := exec.Command(poolinit, "--deliver", "exec", "--attempts", "1", "--listen", "unix://"+socket, "--", "./filter.jq")

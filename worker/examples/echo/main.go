@@ -1,7 +1,7 @@
 // Echo is a worker in Go that answers each message with itself. An empty one it
 // refuses.
 //
-//	go build -o bin/echo ./examples/echo
+//	go build -C worker -o ../bin/echo ./examples/echo
 //	poolinit -n 4 --ready notify --listen tcp://127.0.0.1:8089 -- bin/echo
 //	echo hello | poolinit send tcp://127.0.0.1:8089
 package main
