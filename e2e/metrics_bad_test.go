@@ -59,8 +59,8 @@ func TestMetricsCheck(t *testing.T) {
 		"odd sources": {"--listen", "tcp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0", "--listen", unixURL(t, "") + "\xff\"\\"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := start(t, program{child: oddChild, args: append(append([]string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0"}, flags...),
-				"--", self(t), "/nonexistent")})
+			p := start(t, program{args: append(append([]string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0"}, flags...),
+				"--", testWorker(t), "/nonexistent")})
 			base := httpOf(p)
 			awaitMetric(t, base, "poolinit_ready", 1)
 			checkMetrics(t, base)
@@ -79,7 +79,7 @@ func TestMetricsCheck(t *testing.T) {
 // answer, hold up neither messages nor health.
 func TestMetricsStorm(t *testing.T) {
 	url := unixURL(t, "?reply=always")
-	p := startSource(t, program{child: oddChild}, url, "-n", "2", "--http", "127.0.0.1:0", "--", self(t), "/nonexistent")
+	p := startSource(t, program{}, url, "-n", "2", "--http", "127.0.0.1:0", "--", testWorker(t), "/nonexistent")
 	base := httpOf(p)
 	awaitMetric(t, base, "poolinit_ready", 1)
 	addr := strings.TrimPrefix(base, "http://")

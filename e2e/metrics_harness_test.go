@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,38 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/poolinit/poolinit/worker"
 )
-
-// oddChild is a worker to which everything can happen. A body's first word says
-// what; the file that its argument names breaks it: while that is there, none
-// starts.
-var oddChild = child("odd", func(args []string) int {
-	if _, err := os.Stat(args[0]); err == nil {
-		return 9
-	}
-	err := worker.Run(context.Background(), worker.Handlers{
-		Message: func(_ context.Context, m *worker.Message) ([]byte, error) {
-			switch word, rest, _ := strings.Cut(string(m.Body), " "); word {
-			case "crash":
-				os.Exit(3)
-			case "fail":
-				return nil, errors.New(rest)
-			case "refuse":
-				return nil, worker.Refuse(rest)
-			case "hold":
-				awaitFile(rest)
-			}
-			return m.Body, nil
-		},
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-})
 
 var httpLine = regexp.MustCompile(`"address":"(http://[^"]+)"[^\n]*"message":"serving metrics, health and status by HTTP"`)
 

@@ -25,10 +25,10 @@ func startMonitored(t *testing.T) *monitored {
 	t.Helper()
 	dir := t.TempDir()
 	m := &monitored{url: unixURL(t, "?reply=always"), broken: filepath.Join(dir, "broken"), gate: filepath.Join(dir, "gate")}
-	m.runPool = runPool{start(t, program{child: oddChild, args: []string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0",
+	m.runPool = runPool{start(t, program{args: []string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0",
 		"--listen", m.url, "--listen", "tcp://127.0.0.1:0", "--ready", "notify", "--attempts", "2", "--max-message", "1000",
 		"--restart-delay", "1ms", "--healthy-after", "0s", "--give-up", "0", "--drain-delay", "1m", "--stop-timeout", "2m",
-		"--", self(t), m.broken}})}
+		"--", testWorker(t), m.broken}})}
 	m.base = httpOf(m.process)
 	m.instance = strings.TrimPrefix(m.base, "http://")
 	awaitMetric(t, m.base, "poolinit_ready", 1)
@@ -164,7 +164,7 @@ func TestMetricsStop(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			gate, url := filepath.Join(t.TempDir(), "gate"), unixURL(t, "?reply=always")
-			p := runPool{startSource(t, program{child: oddChild}, url, append(c.flags, "--http", "127.0.0.1:0", "--", self(t), "/nonexistent")...)}
+			p := runPool{startSource(t, program{}, url, append(c.flags, "--http", "127.0.0.1:0", "--", testWorker(t), "/nonexistent")...)}
 			base := httpOf(p.process)
 			nc := dialURL(t, url)
 			if err := writeFrame(nc, "hold "+gate); err != nil {

@@ -1,19 +1,14 @@
 package e2e
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"sync"
-	"sync/atomic"
+	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	goclient "github.com/poolinit/poolinit/client"
 )
 
 // acrossRestart stops a pool that has clients, starts it again, and returns when
@@ -46,51 +41,68 @@ func acrossRestart(t *testing.T, url string, clients func(), answered func() int
 // Senders that share a client do not notice that its pool is replaced.
 func TestGoClientRestart(t *testing.T) {
 	for _, url := range []string{"tcp://" + freePort(t), unixURL(t, "")} {
-		c, err := goclient.New(url, goclient.Options{ConnectTimeout: 2 * time.Minute})
+		stdin, enough, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var answered atomic.Int64
-		var enough atomic.Bool
-		var senders sync.WaitGroup
-		send := func(who int) {
-			for i := 0; !enough.Load(); i++ {
-				body := fmt.Sprint("sender ", who, " message ", i)
-				ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
-				reply, err := c.Send(ctx, []byte(body))
-				cancel()
-				if err != nil || string(reply) != body {
-					t.Errorf("%s gets %q, %v", body, reply, err)
-					return
-				}
-				answered.Add(1)
-			}
-		}
-		t.Cleanup(func() {
-			_ = c.Close()
-			senders.Wait()
-		})
+		defer enough.Close() // it is closed already if all is well
+		defer stdin.Close()
+		var senders *process
 		acrossRestart(t, url+phpAlways, func() {
-			for who := range 8 {
-				senders.Go(func() { send(who) })
+			senders = start(t, program{host: true, stdin: stdin, args: []string{testClient(t), "-senders", "8", "-connect-timeout", "2m", url}})
+		}, func() int {
+			select {
+			case <-senders.exited:
+				t.Fatalf("the client has ended: %s", senders.stderr.String())
+			default:
 			}
-		}, func() int { return int(answered.Load()) })
-		enough.Store(true)
-		senders.Wait()
+			return strings.Count(senders.stdout.String(), "\n")
+		})
+		enough.Close()
+		if code := senders.wait(); code != 0 {
+			t.Errorf("exit code %d: %s", code, senders.stderr.String())
+		}
 	}
+}
+
+// A goAnswer is what the client's program says of a message.
+type goAnswer struct {
+	Reply             []byte
+	Code, Text, Error string
+}
+
+// goAsk sends messages with the client of the Go package.
+func goAsk(t *testing.T, flags []string, bodies ...string) (answers []goAnswer) {
+	t.Helper()
+	var stdin strings.Builder
+	for _, body := range bodies {
+		text, err := json.Marshal([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdin.Write(text)
+	}
+	done := client(t, strings.NewReader(stdin.String()), append([]string{testClient(t)}, flags...)...)
+	out := json.NewDecoder(strings.NewReader(done.stdout))
+	for {
+		var a goAnswer
+		if err := out.Decode(&a); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, a)
+	}
+	if len(answers) != len(bodies) || done.code != 0 {
+		t.Fatalf("%d answers to %d messages, exit code %d: %s", len(answers), len(bodies), done.code, done.stderr)
+	}
+	return answers
 }
 
 func TestGoClientFailures(t *testing.T) {
 	url := unixURL(t, phpAlways)
 	startSDK(t, url, "--attempts", "1", "--max-message", "1KiB")
-	c, err := goclient.New(url, goclient.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	defer cancel()
-	for _, tt := range []struct {
+	tests := []struct {
 		body, reply, code, text string
 	}{
 		{body: "hello", reply: "hello"},
@@ -100,14 +112,14 @@ func TestGoClientFailures(t *testing.T) {
 		{body: "fail now", code: "given-up", text: "error: now"},
 		{body: fmt.Sprintf("%1025d", 1), code: "too-big", text: "the longest message here is 1024 bytes"},
 		{body: "\x00\xff\n", reply: "\x00\xff\n"},
-	} {
-		reply, err := c.Send(ctx, []byte(tt.body))
-		var f *goclient.Failure
-		if !errors.As(err, &f) {
-			f = &goclient.Failure{}
-		}
-		if string(reply) != tt.reply || f.Code != tt.code || f.Text != tt.text || tt.code == "" && err != nil {
-			t.Errorf("%.20q gets %q, %v", tt.body, reply, err)
+	}
+	var bodies []string
+	for _, tt := range tests {
+		bodies = append(bodies, tt.body)
+	}
+	for i, got := range goAsk(t, []string{url}, bodies...) {
+		if tt := tests[i]; string(got.Reply) != tt.reply || got.Code != tt.code || got.Text != tt.text || got.Error != "" {
+			t.Errorf("%.20q gets %+v", tt.body, got)
 		}
 	}
 }
@@ -115,26 +127,14 @@ func TestGoClientFailures(t *testing.T) {
 func TestGoClientTLS(t *testing.T) {
 	need(t, "openssl")
 	p, dir := startTLS(t, "&reply=always")
-	pem, err := os.ReadFile(dir + "/server.crt")
-	if err != nil {
+	none := t.TempDir() + "/none.crt"
+	if err := os.WriteFile(none, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	known := x509.NewCertPool()
-	known.AppendCertsFromPEM(pem)
-	for _, tt := range []struct {
-		roots *x509.CertPool
-		want  string
-	}{{known, "hello"}, {x509.NewCertPool(), ""}} {
-		c, err := goclient.New("tcp://"+p.addr, goclient.Options{TLS: &tls.Config{RootCAs: tt.roots}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-		reply, err := c.Send(ctx, []byte("hello"))
-		cancel()
-		_ = c.Close()
-		if string(reply) != tt.want || (err == nil) != (tt.want != "") {
-			t.Errorf("%q, %v", reply, err)
+	for _, tt := range []struct{ ca, want string }{{dir + "/server.crt", "hello"}, {none, ""}} {
+		got := goAsk(t, []string{"-ca", tt.ca, "tcp://" + p.addr}, "hello")[0]
+		if string(got.Reply) != tt.want || (got.Error == "") != (tt.want != "") {
+			t.Errorf("%+v", got)
 		}
 	}
 }

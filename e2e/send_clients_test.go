@@ -13,8 +13,8 @@ import (
 // The seed's client, byte for byte, which closes as soon as it has written.
 func TestSendSeedClient(t *testing.T) {
 	need(t, "php")
-	p := start(t, program{child: aloneChild, env: []string{"E2E_NEXT=" + sdkChild},
-		args: []string{self(t), poolinit(t), "run", "--listen", "tcp://127.0.0.1:8089", "-n", "2", "--", self(t)}})
+	p := start(t, program{child: aloneChild,
+		args: []string{self(t), poolinit(t), "run", "--listen", "tcp://127.0.0.1:8089", "-n", "2", "--", testWorker(t)}})
 	p.stderr.expect(t, "taking messages")
 	for n := 1; n <= 3; n++ {
 		cmd := exec.Command(self(t), strconv.Itoa(p.pid), "php", "testdata/seed/client.php")

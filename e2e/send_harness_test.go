@@ -13,48 +13,54 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/poolinit/poolinit/worker"
 )
 
-// sdkChild is a worker made with the Go SDK. A body's first word says what
-// becomes of it; all others are answered with themselves.
-var sdkChild = child("sdk", func([]string) int {
-	err := worker.Run(context.Background(), worker.Handlers{
-		Message: func(_ context.Context, m *worker.Message) ([]byte, error) {
-			fmt.Printf("message: %s\n", m.Body)
-			switch word, rest, _ := strings.Cut(string(m.Body), " "); word {
-			case "refuse":
-				return nil, worker.Refuse(rest)
-			case "fail":
-				return nil, errors.New(rest)
-			case "panic":
-				panic(rest)
-			case "nothing":
-				return nil, nil
-			case "detach":
-				if err := m.Detach([]byte("detached")); err != nil {
-					return nil, err
-				}
-				<-context.Background().Done() // for ever
-			case "pid":
-				return fmt.Append(nil, m.Worker.ID, " ", os.Getpid()), nil
-			}
-			return m.Body, nil
-		},
-		Stop: func(context.Context, *worker.Worker) { fmt.Println("stopped in peace") },
-	})
+// testWorker returns the path of a worker made with the Go SDK, to which everything
+// can happen: worker/internal/testworker says how.
+func testWorker(t testing.TB) string { return ofModule(t, builtWorker) }
+
+// testClient returns the path of a client made with the Go package, as
+// client/internal/testclient describes it.
+func testClient(t testing.TB) string { return ofModule(t, builtClient) }
+
+var (
+	builtWorker = sync.OnceValues(func() (string, error) { return buildOfModule("worker", "testworker") })
+	builtClient = sync.OnceValues(func() (string, error) { return buildOfModule("client", "testclient") })
+)
+
+func ofModule(t testing.TB, built func() (string, error)) string {
+	t.Helper()
+	path, err := built()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		t.Fatal(err)
 	}
-	return 0
-})
+	return path
+}
+
+// buildOfModule builds a program of another module, which this one does not import.
+func buildOfModule(module, name string) (path string, err error) {
+	dir, err := os.MkdirTemp("", "poolinit-e2e")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
+		return "", err
+	}
+	path = filepath.Join(dir, name)
+	build := exec.Command("go", "build", "-C", "../"+module, "-o", path, "./internal/"+name)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+}
 
 // startSource starts a pool that serves at the URL, and waits until it does.
 func startSource(t testing.TB, prog program, url string, flagsAndCommand ...string) *process {
@@ -68,7 +74,7 @@ func startSource(t testing.TB, prog program, url string, flagsAndCommand ...stri
 // startSDK is startSource with the SDK's worker.
 func startSDK(t testing.TB, url string, flags ...string) *process {
 	t.Helper()
-	return startSource(t, program{child: sdkChild}, url, append(flags, "--", self(t))...)
+	return startSource(t, program{}, url, append(flags, "--", testWorker(t))...)
 }
 
 // unixURL returns the URL of a new unix socket.
