@@ -17,9 +17,12 @@ PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procp
 	netcat-openbsd nodejs prometheus chromium man-db mandoc zsh fish rpm
 PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool chromium man mandoc zsh fish rpm
 
+# Each module by itself, as go install and CI see it: go.work is for editors.
+export GOWORK := off
+
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build run image release test test-modules test-release setup lint cross chaos e2e-k8s bench clean
+.PHONY: build run image release test test-sdks test-modules test-release setup lint cross chaos e2e-k8s bench clean
 
 build:
 	$(BUILD) bin/poolinit
@@ -53,6 +56,19 @@ release:
 test-release:
 	RELEASE=1 $(GO) test -count=1 -timeout 10m -run TestRelease ./e2e
 
+# The modules that other programs import, and the example of one. The client is
+# not for Linux only.
+SDKS := worker client deploy/docker/go
+CHECK = $(GO) tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...
+
+test-sdks:
+	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; fi; \
+	for m in $(SDKS); do \
+		echo "$(GO) test $$m"; \
+		(cd $$m && $(GO) vet ./... && GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./... && $(CHECK) && $(GO) test $$race -count=1 -timeout 5m ./...) || exit 1; \
+	done
+	cd client && GOOS=darwin $(GO) vet ./... && GOOS=windows $(GO) vet ./...
+
 # Tests with heavy libraries have modules of their own, so that the product's stays small.
 MODULES := e2e/browser e2e/kubernetes
 
@@ -63,7 +79,7 @@ test-modules: build
 	done
 
 # The race detector needs a C compiler; all else is tested without one as well.
-test: setup lint cross test-modules
+test: setup lint cross test-sdks test-modules
 	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; \
 	else echo "no gcc: testing without the race detector"; fi; \
 	$(GO) test $$race -count=1 -timeout 13m ./...

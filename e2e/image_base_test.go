@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,15 +160,21 @@ func notForBuilding(name string, d fs.DirEntry) bool {
 // packages adds those of the standard library that are needed.
 func (w *imageWriter) packages(t testing.TB, goroot string) {
 	t.Helper()
-	list := exec.Command("go", "list", "-deps", "-tags", "nethttpomithttp2", "-f", "{{if .Standard}}{{.Dir}}{{end}}", ".", "./deploy/docker/go")
-	list.Dir = ".."
-	list.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := list.Output()
-	if err != nil {
-		w.err = errors.Join(w.err, fmt.Errorf("go list: %w", err))
-		return
+	dirs := map[string]bool{}
+	for _, module := range []string{"..", "../deploy/docker/go"} {
+		list := exec.Command("go", "list", "-deps", "-tags", "nethttpomithttp2", "-f", "{{if .Standard}}{{.Dir}}{{end}}", ".")
+		list.Dir = module
+		list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		out, err := list.Output()
+		if err != nil {
+			w.err = errors.Join(w.err, fmt.Errorf("go list: %w", err))
+			return
+		}
+		for dir := range strings.FieldsSeq(string(out)) {
+			dirs[dir] = true
+		}
 	}
-	for dir := range strings.FieldsSeq(string(out)) {
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
 		w.tree(filepath.Join("/usr/local/go", strings.TrimPrefix(dir, goroot)), dir, func(name string, d fs.DirEntry) bool {
 			return d.IsDir() && name != dir || strings.HasSuffix(name, "_test.go")
 		})

@@ -20,11 +20,11 @@ func compiled(t testing.TB) (dir string, err error) {
 	out := filepath.Join(t.TempDir(), "out")
 	for _, command := range [][]string{
 		{"tools/build.sh", out},
-		{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./deploy/docker/go"},
+		{"go", "build", "-C", "deploy/docker/go", "-trimpath", "-ldflags", "-s -w", "-o", out, "."},
 	} {
 		build := exec.Command(command[0], command[1:]...)
 		build.Dir = ".."
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOCACHEPROG="+self(t), "E2E_CHILD="+cacheCopier,
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOCACHEPROG="+self(t), "E2E_CHILD="+cacheCopier,
 			"E2E_CACHE_FROM="+goEnv(t, "GOCACHE"), "E2E_CACHE_TO="+dir)
 		if text, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %w\n%s", err, text)

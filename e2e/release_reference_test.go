@@ -19,7 +19,7 @@ func reference(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	make := exec.Command("go", "-C", "../tools/release", "run", "./reference", poolinit(t), dir)
-	make.Env = append(os.Environ(), "VERSION="+releaseVersion, "SOURCE_DATE_EPOCH=1700000000")
+	make.Env = append(os.Environ(), "VERSION="+releaseVersion, "SOURCE_DATE_EPOCH=1700000000", "GOWORK=off")
 	if out, err := make.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

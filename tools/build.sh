@@ -16,5 +16,5 @@ set -- -gcflags=all=-l
 for package in $hot; do
 	set -- "$@" "-gcflags=$package="
 done
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOWORK=off
 exec "${GO:-go}" build -trimpath -tags nethttpomithttp2 "$@" -ldflags "-s -w -funcalign=16 -X main.version=${VERSION:-}" -o "$output" .

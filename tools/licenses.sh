@@ -7,6 +7,7 @@ set -eu
 binary=$(realpath "$1")
 cd "$(dirname "$0")/.."
 go=${GO:-go}
+export GOWORK=off
 
 # print NAME DIRECTORY
 print() {

@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/VictoriaMetrics/metricsql v0.87.3
-	github.com/poolinit/poolinit v0.0.0-00010101000000-000000000000
+	github.com/poolinit/poolinit/worker v0.0.0-00010101000000-000000000000
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.95.1
 	k8s.io/api v0.37.2
 	k8s.io/apimachinery v0.37.2
@@ -62,4 +62,4 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
 
-replace github.com/poolinit/poolinit => ../..
+replace github.com/poolinit/poolinit/worker => ../../worker

@@ -20,7 +20,7 @@ fi
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export VERSION SOURCE_DATE_EPOCH GO=$go TZ=UTC LC_ALL=C
 # No trace of the place it is built in, whether it is a clone or an archive.
-export GOFLAGS="-trimpath -buildvcs=false" GOTOOLCHAIN=local
+export GOFLAGS="-trimpath -buildvcs=false" GOTOOLCHAIN=local GOWORK=off
 
 # v1.2.3-4-gabcdef-dirty, four commits after v1.2.3, must not sort before it.
 PACKAGE_VERSION=$(sed -E 's/^v//; s/-([0-9]+)-g([0-9a-f]+)/+\1.g\2/; s/(\+.*)-dirty$/\1.dirty/; s/-dirty$/+dirty/' <<<"$VERSION")

@@ -1,0 +1,3 @@
+module github.com/poolinit/poolinit/client
+
+go 1.24

@@ -1,0 +1,3 @@
+module github.com/poolinit/poolinit/worker
+
+go 1.24
