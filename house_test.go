@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 		modulePath + "/supervisor", modulePath + "/supervisor/...", "golang.org/x/sys/unix"},
 	"cli/flags":    {modulePath + "/reaper/signals", "github.com/spf13/pflag", "golang.org/x/sys/unix"},
 	"cli/terminal": {"golang.org/x/sys/unix"},
-	"cli/send":     {modulePath + "/cli/flags", modulePath + "/cli/terminal", modulePath + "/ipc", modulePath + "/ipc/frame", "golang.org/x/sys/unix"},
+	"cli/send":     {modulePath + "/cli/flags", modulePath + "/cli/terminal", modulePath + "/ipc", modulePath + "/ipc/dial", modulePath + "/ipc/frame"},
 	"daemon": {modulePath + "/reaper/...", modulePath + "/reaper", modulePath + "/supervisor/...", modulePath + "/supervisor",
 		modulePath + "/ipc/...", modulePath + "/ipc", modulePath + "/metrics/...", modulePath + "/metrics", "github.com/rs/zerolog"},
 	"reaper/signals":    {},
@@ -343,7 +343,7 @@ func TestSizes(t *testing.T) {
 }
 
 // maxBinary is the budget, in bytes, of the stripped binary.
-const maxBinary = 9_500_000
+const maxBinary = 10_500_000
 
 // builds are release builds for a few architectures, each made once.
 var builds = map[string]func() (string, error){

@@ -6,90 +6,65 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/dial"
 )
-
-// A halfConn is a connection whose writing half can be closed alone.
-type halfConn interface {
-	net.Conn
-	CloseWrite() error
-}
 
 var errNoCertificate = errors.New("no certificate in PEM")
 
-// dialer returns what connects to the address. Certificates are read once.
-func (o *sendOptions) dialer() (func(context.Context) (halfConn, error), error) {
-	var d net.Dialer
-	network := o.to.Scheme
+// pool returns the address, with what is to be trusted. Certificates are read
+// once.
+func (o *options) pool() (dial.Pool, error) {
+	pool := dial.Pool{Network: o.to.Scheme, Address: o.to.Addr}
 	if !o.tls {
-		return func(ctx context.Context) (halfConn, error) {
-			nc, err := d.DialContext(ctx, network, o.to.Addr)
-			if err != nil {
-				return nil, err
-			}
-			return nc.(halfConn), nil // a *net.TCPConn or *net.UnixConn
-		}, nil
+		return pool, nil
 	}
-	config, err := o.tlsConfig()
-	if err != nil {
-		return nil, err
-	}
-	secure := &tls.Dialer{NetDialer: &d, Config: config}
-	return func(ctx context.Context) (halfConn, error) {
-		nc, err := secure.DialContext(ctx, network, o.to.Addr)
-		if err != nil {
-			return nil, noTLS(err)
-		}
-		return nc.(*tls.Conn), nil
-	}, nil
-}
-
-// noTLS adds to the error of a handshake what it means that the answer was none.
-func noTLS(err error) error {
-	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
-		return fmt.Errorf("%w (no TLS is spoken there: has its --listen a cert=?)", err)
-	}
-	return err
-}
-
-func (o *sendOptions) tlsConfig() (*tls.Config, error) {
-	config := &tls.Config{ServerName: o.serverName, MinVersion: tls.VersionTLS12}
+	pool.TLS = &tls.Config{ServerName: o.serverName, MinVersion: tls.VersionTLS12}
 	if o.ca != "" {
 		pem, err := os.ReadFile(o.ca)
 		if err == nil {
-			config.RootCAs = x509.NewCertPool()
-			if !config.RootCAs.AppendCertsFromPEM(pem) {
+			pool.TLS.RootCAs = x509.NewCertPool()
+			if !pool.TLS.RootCAs.AppendCertsFromPEM(pem) {
 				err = errNoCertificate
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("--ca %q: %w", o.ca, err)
+			return pool, fmt.Errorf("--ca %q: %w", o.ca, err)
 		}
 	}
 	if o.cert != "" {
 		pair, err := tls.LoadX509KeyPair(o.cert, o.certKey)
 		if err != nil {
-			return nil, fmt.Errorf("--cert %q, --key %q: %w", o.cert, o.certKey, err)
+			return pool, fmt.Errorf("--cert %q, --key %q: %w", o.cert, o.certKey, err)
 		}
-		config.Certificates = []tls.Certificate{pair}
+		pool.TLS.Certificates = []tls.Certificate{pair}
 	}
-	return config, nil
+	return pool, nil
+}
+
+// sendStream sends everything to a pool, or reports why it cannot.
+func sendStream(o *options, pool dial.Pool, in <-chan []dial.Message, out *output) {
+	stream := dial.Stream{Connect: pool.Connect, Always: o.reply, Once: o.once, InFlight: o.inFlight,
+		Timeout: o.timeout, ConnectTimeout: o.connectTimeout}
+	err := stream.Send(context.Background(), in, out)
+	if unsent, ok := errors.AsType[*dial.Unsent](err); ok {
+		out.gaveUp(unsent)
+	}
 }
 
 // sendSysV puts everything into a System V queue. It waits while that is full.
-func sendSysV(o *sendOptions, in <-chan []parcel, out *sendOutput) {
+func sendSysV(o *options, in <-chan []dial.Message, out *output) {
 	key, _ := strconv.ParseUint(o.to.Addr, 0, 32) // ParseURL has read it
 	for list := range in {
-		for _, p := range list {
-			if err := ipc.SendSysV(uint32(key), p.body); err != nil {
-				out.lost(1, fmt.Sprintf("%s: %v", p, err))
+		for _, m := range list {
+			if err := ipc.SendSysV(uint32(key), m.Body); err != nil {
+				out.lost(1, fmt.Sprintf("%s: %v", m, err))
 				continue
 			}
-			out.sending(p)
+			out.Sending(m)
 		}
 	}
 }

@@ -7,40 +7,28 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
+
+	"github.com/poolinit/poolinit/ipc/dial"
+	"github.com/poolinit/poolinit/ipc/frame"
 )
 
-// A parcel is a message to be sent.
-type parcel struct {
-	number int    // from 1
-	name   string // of its file, if it has one
-	body   []byte
-}
-
-func (p parcel) String() string {
-	if p.name != "" {
-		return p.name
-	}
-	return fmt.Sprintf("message %d", p.number)
-}
-
-// A sendInput makes messages of stdin or files.
-type sendInput struct {
-	o     *sendOptions
+// An input cuts stdin or files into messages.
+type input struct {
+	o     *options
 	stdin *os.File
-	ch    chan []parcel
-	batch []parcel    // read, and not handed over
-	out   *sendOutput // told of what cannot be read; the rest is read all the same
+	ch    chan []dial.Message
+	batch []dial.Message // read, and not handed over
+	out   *output        // it is told what cannot be read; the rest is read all the same
 	next  int
 }
 
-func newSendInput(o *sendOptions, stdin *os.File, out *sendOutput) *sendInput {
-	return &sendInput{o: o, stdin: stdin, out: out, ch: make(chan []parcel)}
+func newInput(o *options, stdin *os.File, out *output) *input {
+	return &input{o: o, stdin: stdin, out: out, ch: make(chan []dial.Message)}
 }
 
 // read reads everything, and closes the channel.
-func (in *sendInput) read() {
+func (in *input) read() {
 	defer close(in.ch)
 	defer in.handOver()
 	switch {
@@ -56,7 +44,7 @@ func (in *sendInput) read() {
 	}
 }
 
-func (in *sendInput) file(name string) {
+func (in *input) file(name string) {
 	if name == "-" {
 		in.all("", in.stdin)
 		return
@@ -73,8 +61,8 @@ func (in *sendInput) file(name string) {
 	in.all(name, f)
 }
 
-func (in *sendInput) all(name string, f *os.File) {
-	body, err := io.ReadAll(io.LimitReader(f, maxBody+1))
+func (in *input) all(name string, f *os.File) {
+	body, err := io.ReadAll(io.LimitReader(f, frame.MaxBody+1))
 	if err != nil {
 		in.out.lost(1, fmt.Sprintf("cannot read: %v", err))
 		return
@@ -82,7 +70,7 @@ func (in *sendInput) all(name string, f *os.File) {
 	in.put(name, body)
 }
 
-func (in *sendInput) lines() {
+func (in *input) lines() {
 	r := bufio.NewReaderSize(in.stdin, 64<<10)
 	for {
 		if here, _ := r.Peek(r.Buffered()); bytes.IndexByte(here, '\n') < 0 {
@@ -104,17 +92,14 @@ func (in *sendInput) lines() {
 	}
 }
 
-// maxBody is the longest that the protocol has a length for.
-const maxBody = math.MaxInt32
-
-func (in *sendInput) put(name string, body []byte) {
-	if len(body) > maxBody {
-		in.out.lost(1, fmt.Sprintf("%s is longer than 2 GiB, for which the protocol has no length", parcel{in.next + 1, name, nil}))
+func (in *input) put(name string, body []byte) {
+	if len(body) > frame.MaxBody {
+		in.out.lost(1, fmt.Sprintf("%s is longer than 2 GiB, for which the protocol has no length", dial.Message{Number: in.next + 1, Name: name}))
 		return
 	}
 	for range in.o.count {
 		in.next++
-		in.batch = append(in.batch, parcel{in.next, name, body})
+		in.batch = append(in.batch, dial.Message{Number: in.next, Name: name, Body: body})
 		if len(in.batch) == inputBatch {
 			in.handOver()
 		}
@@ -124,20 +109,19 @@ func (in *sendInput) put(name string, body []byte) {
 // inputBatch is how many messages are handed over at a time.
 const inputBatch = 256
 
-func (in *sendInput) handOver() {
+func (in *input) handOver() {
 	if len(in.batch) > 0 {
 		in.ch <- in.batch
 		in.batch = nil
 	}
 }
 
-// expect tells how much there is, if that is known.
-func (in *sendInput) expect() {
-	if n := len(in.o.files); n > 0 {
-		in.out.total.messages = n * in.o.count
-		return
+// expected returns how much will be sent, as far as that is known.
+func expected(o *options, stdin *os.File) (total amount) {
+	if n := len(o.files); n > 0 {
+		total.messages = n * o.count
+	} else if fi, err := stdin.Stat(); err == nil && fi.Mode().IsRegular() && !o.whole {
+		total.bytes = fi.Size() * int64(o.count)
 	}
-	if fi, err := in.stdin.Stat(); err == nil && fi.Mode().IsRegular() && !in.o.whole {
-		in.out.total.bytes = fi.Size() * int64(in.o.count)
-	}
+	return total
 }

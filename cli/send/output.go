@@ -3,27 +3,36 @@ package send
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/poolinit/poolinit/cli/terminal"
-	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/ipc/dial"
 )
 
-// A sendOutput writes replies and failures, counts, and shows how far it is.
-type sendOutput struct {
+// An amount is how much is sent in all. 0 is not known.
+type amount struct {
+	messages int
+	bytes    int64
+}
+
+// An output writes replies and failures, counts, and shows how far it is. It is
+// the dial.Output of a stream.
+type output struct {
+	name   string // of the pool
 	raw    bool
+	plain  bool // the connection is TCP without TLS
+	total  amount
 	stdout *bufio.Writer
 	stderr *os.File
-	bar    bool // there is somebody to show it to
-	same   bool // who sees the replies at the same place
-	total  struct {
-		messages int
-		bytes    int64
-	}
+	bar    bool // stderr is a terminal, where the progress can be shown
+	same   bool // stdout is one too, perhaps the same
 
 	mu       sync.Mutex
 	began    time.Time
@@ -36,50 +45,98 @@ type sendOutput struct {
 	drawer   sync.WaitGroup
 }
 
-func newSendOutput(o *sendOptions, stdout, stderr *os.File) *sendOutput {
-	return &sendOutput{raw: o.raw, stdout: bufio.NewWriterSize(stdout, 64<<10), stderr: stderr,
+func newOutput(o *options, total amount, stdout, stderr *os.File) *output {
+	return &output{name: o.to.Name, raw: o.raw, plain: !o.tls && o.to.Scheme == "tcp", total: total,
+		stdout: bufio.NewWriterSize(stdout, 64<<10), stderr: stderr,
 		bar: terminal.Is(int(stderr.Fd())), same: terminal.Is(int(stdout.Fd())), began: time.Now(), done: make(chan struct{})}
 }
 
-func (out *sendOutput) sending(p parcel) {
+// Sending counts a message that is sent.
+func (out *output) Sending(m dial.Message) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	out.sent++
-	out.bytes += int64(len(p.body)) + 1 // and its end of line
+	out.bytes += int64(len(m.Body)) + 1 // and its end of line
 }
 
-// unsent: so many messages will be sent again.
-func (out *sendOutput) unsent(list []parcel) {
+// NotTaken takes messages that will be sent again out of the counts.
+func (out *output) NotTaken(list []dial.Message) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	for _, p := range list {
+	for _, m := range list {
 		out.sent--
-		out.bytes -= int64(len(p.body)) + 1
+		out.bytes -= int64(len(m.Body)) + 1
 	}
 }
 
-// reply writes a reply, and an end of line if it has none. It is seen after flush.
-func (out *sendOutput) reply(body []byte) {
+// Reply writes a reply, and an end of line if it has none. It is seen after Flush.
+func (out *output) Reply(body []byte) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	out.answered++
-	_, _ = out.stdout.Write(body) // a broken pipe ends the program; what else happens flush tells
+	_, _ = out.stdout.Write(body) // a broken pipe ends the program; close reports other errors
 	if !out.raw && !bytes.HasSuffix(body, []byte{'\n'}) {
 		_ = out.stdout.WriteByte('\n')
 	}
 }
 
-// failure reports a message that failed; who is the message, or what is known
-// of it.
-func (out *sendOutput) failure(who string, code frame.Code, text string) {
-	if code != "" {
-		text = string(code) + ": " + text
-	}
-	out.lost(1, who+": "+text)
+// Failed reports a message that failed.
+func (out *output) Failed(m dial.Message, f *dial.Failure) {
+	out.lost(1, fmt.Sprintf("%s: %v", m, f))
 }
 
-// lost reports so many messages at once.
-func (out *sendOutput) lost(n int, text string) {
+// Lost reports messages of which it is not known whether they were handled.
+func (out *output) Lost(l dial.Loss) {
+	hint := out.perhapsTLS(l.Heard)
+	why := l.Err.Error()
+	switch l.Err {
+	case dial.ErrNoReply:
+		out.lost(1, fmt.Sprintf("%s: the server closed the connection without a reply%s", l.First, hint))
+		return
+	case dial.ErrWhichTooBig:
+		out.lost(l.Count, fmt.Sprintf("%s: one of those from %s to %s was too big, and what follows it was dropped: %d may be lost (--reply would send them again)",
+			out.name, l.First, l.Last, l.Count))
+		return
+	case io.EOF:
+		why = "the server closed it early (if it has once=true in its URL, ADDRESS needs that too)"
+	}
+	out.lost(l.Count, fmt.Sprintf("%s: the connection ended: %s%s; of those from %s to %s, %d had no reply and may be lost (--reply would send them again)",
+		out.name, why, hint, l.First, l.Last, l.Count))
+}
+
+// perhapsTLS is what may be wrong if a server closed and has never said anything.
+func (out *output) perhapsTLS(heard bool) string {
+	if !out.plain || heard {
+		return ""
+	}
+	return "; it may want TLS: --tls or --ca FILE"
+}
+
+// gaveUp says where the sending ended. The rest of the input is not read.
+func (out *output) gaveUp(u *dial.Unsent) {
+	text := out.name + ": " + u.Error()
+	_, noTLS := errors.AsType[tls.RecordHeaderError](u.Err)
+	switch {
+	case u.Err == dial.ErrMute:
+		text += ": --reply is for one with reply=always in its URL" + out.perhapsTLS(u.Heard)
+	case u.Err == dial.ErrNotTaken:
+		text += out.perhapsTLS(u.Heard)
+	case u.Err == dial.ErrSilent:
+		text = out.name + ": nothing was heard within --timeout"
+	case noTLS:
+		text += " (no TLS is spoken there: has its --listen a cert=?)"
+	}
+	switch {
+	case !u.Connected:
+		text += "; nothing was sent"
+	case len(u.Messages) > 0:
+		text += fmt.Sprintf("; from %s on nothing is known to be handled", u.Messages[0])
+	}
+	out.lost(max(1, len(u.Messages)), text)
+}
+
+// lost reports this many messages at once.
+func (out *output) lost(n int, text string) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	out.failed += n
@@ -87,7 +144,10 @@ func (out *sendOutput) lost(n int, text string) {
 	fmt.Fprintln(out.stderr, "poolinit: "+terminal.Printable(text))
 }
 
-func (out *sendOutput) flush() error {
+// Flush shows the replies.
+func (out *output) Flush() { _ = out.flush() } // the writer keeps its error for close
+
+func (out *output) flush() error {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	if out.same && out.stdout.Buffered() > 0 {
@@ -96,11 +156,11 @@ func (out *sendOutput) flush() error {
 	return out.stdout.Flush()
 }
 
-// barAfter is from when on somebody may wonder.
+// After barAfter the progress is shown, every barEvery.
 const barAfter, barEvery = time.Second, 100 * time.Millisecond
 
-// show draws a line on the terminal, again and again, until close.
-func (out *sendOutput) show() {
+// show draws the progress on the terminal until close.
+func (out *output) show() {
 	if !out.bar {
 		return
 	}
@@ -118,7 +178,7 @@ func (out *sendOutput) show() {
 	})
 }
 
-func (out *sendOutput) draw(now time.Time) {
+func (out *output) draw(now time.Time) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	if now.Sub(out.began) >= barAfter {
@@ -127,7 +187,7 @@ func (out *sendOutput) draw(now time.Time) {
 	}
 }
 
-func (out *sendOutput) hide() {
+func (out *output) hide() {
 	if out.shown {
 		out.shown = false
 		fmt.Fprint(out.stderr, "\r\x1b[K")
@@ -135,7 +195,7 @@ func (out *sendOutput) hide() {
 }
 
 // line is shorter than any terminal is wide.
-func (out *sendOutput) line(took time.Duration) string {
+func (out *output) line(took time.Duration) string {
 	var b strings.Builder
 	share := -1.0
 	switch {
@@ -158,7 +218,7 @@ func (out *sendOutput) line(took time.Duration) string {
 }
 
 // close writes what is left and returns the exit code.
-func (out *sendOutput) close() int {
+func (out *output) close() int {
 	close(out.done)
 	out.drawer.Wait()
 	err := out.flush()
@@ -169,7 +229,7 @@ func (out *sendOutput) close() int {
 		fmt.Fprintf(out.stderr, "poolinit: cannot write the replies: %v\n", err)
 	}
 	if err != nil || out.failed > 0 {
-		return exitSendFailed
+		return exitFailed
 	}
 	return 0
 }

@@ -1,5 +1,10 @@
 // Package send is poolinit send: it sends messages to a pool and prints the
 // replies.
+//
+// Main reads the command line. An input cuts files, or the lines of stdin, into
+// messages. A stream of ipc/dial sends them, again if need be, and tells an output
+// what becomes of them: that prints replies and failures, counts, and draws the
+// progress bar.
 package send
 
 import (
@@ -14,11 +19,11 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 )
 
-// exitSendFailed is send's exit code if any message failed.
-const exitSendFailed = 1
+// exitFailed is the exit code if any message failed.
+const exitFailed = 1
 
-// sendOptions are send's command line, parsed.
-type sendOptions struct {
+// options are the command line, parsed.
+type options struct {
 	to    *ipc.URL
 	files []string
 
@@ -40,8 +45,8 @@ type sendOptions struct {
 // maxInFlight is far more than makes anything faster.
 const maxInFlight = 1 << 20
 
-func sendFlags(o *sendOptions) *flags.Set {
-	s := flags.New("send", func(usages string) string { return sendUsageHead + usages + sendUsageTail })
+func flagSet(o *options) *flags.Set {
+	s := flags.New("send", func(usages string) string { return usageHead + usages + usageTail })
 	s.Switch(&o.reply, flags.TrueOrFalse, "reply", "the server answers every message (reply=always in its URL): wait for each\nreply, and send again what got none when the connection broke")
 	flags.Add(s, &o.count, flags.Between(1, 1<<40), "count", "", "1", "`count`", "send each message so many times")
 	s.Switch(&o.whole, flags.TrueOrFalse, "whole", "all of stdin is one message, not each line")
@@ -59,7 +64,7 @@ func sendFlags(o *sendOptions) *flags.Set {
 }
 
 // parse reads the command line. The error is for the set's Report.
-func (o *sendOptions) parse(s *flags.Set, args []string) error {
+func (o *options) parse(s *flags.Set, args []string) error {
 	rest, err := s.Parse(args)
 	if err != nil {
 		return err
@@ -76,7 +81,7 @@ func (o *sendOptions) parse(s *flags.Set, args []string) error {
 
 // address takes the server's own URL: what its parameters say about replies and
 // TLS holds for the client too.
-func (o *sendOptions) address(s string) (err error) {
+func (o *options) address(s string) (err error) {
 	if o.to, err = ipc.ParseURL(s); err != nil {
 		return withScheme(s, err)
 	}
@@ -106,7 +111,7 @@ func withScheme(s string, err error) error {
 }
 
 // check holds flags against each other.
-func (o *sendOptions) check() error {
+func (o *options) check() error {
 	switch {
 	case o.reply && o.silent:
 		return errors.New("--reply: there are none, since ADDRESS has reply=never")
@@ -124,30 +129,29 @@ func (o *sendOptions) check() error {
 
 // Main sends messages and writes their replies. It returns the exit code.
 func Main(args []string) int {
-	o := new(sendOptions)
-	set := sendFlags(o)
+	o := new(options)
+	set := flagSet(o)
 	if err := o.parse(set, args); err != nil {
 		return set.Report(err)
 	}
-	dial, err := o.dialer()
+	pool, err := o.pool()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "poolinit: %v\n", err)
 		return flags.ExitUsage
 	}
-	out := newSendOutput(o, os.Stdout, os.Stderr)
-	in := newSendInput(o, os.Stdin, out)
-	in.expect()
+	out := newOutput(o, expected(o, os.Stdin), os.Stdout, os.Stderr)
+	in := newInput(o, os.Stdin, out)
 	go in.read() // ends with the input, or with the program: nothing ends the read of a terminal
 	out.show()
 	if o.to.Scheme == "sysv" {
 		sendSysV(o, in.ch, out)
 	} else {
-		(&sender{o: o, in: in.ch, out: out, dial: dial}).run()
+		sendStream(o, pool, in.ch, out)
 	}
 	return out.close()
 }
 
-const sendUsageHead = `poolinit send sends messages to a pool and prints the replies.
+const usageHead = `poolinit send sends messages to a pool and prints the replies.
 
 Usage:
   poolinit send [flags] ADDRESS [FILE...]
@@ -159,7 +163,7 @@ will do, and what it says of reply=, once= and cert= is heeded. Each FILE is a m
 Flags:
 `
 
-const sendUsageTail = `
+const usageTail = `
 Replies go to stdout, a line each, in the order of the messages; failures to stderr.
 The server decides what it answers. Without --reply the client ends its side when the
 input ends (or is quiet for a second), and takes all that comes: when the server then

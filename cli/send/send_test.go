@@ -1,22 +1,16 @@
 package send
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/binary"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/poolinit/poolinit/cli/flags"
 	"github.com/poolinit/poolinit/internal/captured"
-	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/internal/fakepool"
 )
 
 func TestSendRefusesCommandLines(t *testing.T) {
@@ -55,7 +49,7 @@ func TestSendRefusesCommandLines(t *testing.T) {
 
 func TestSendHelp(t *testing.T) {
 	code, stdout, stderr := captured.Run(t, func() int { return Main([]string{"--help"}) })
-	if code != 0 || !strings.HasPrefix(stdout, sendUsageHead) || !strings.HasSuffix(stdout, sendUsageTail) || stderr != "" {
+	if code != 0 || !strings.HasPrefix(stdout, usageHead) || !strings.HasSuffix(stdout, usageTail) || stderr != "" {
 		t.Errorf("code %d, %q, %q", code, stdout, stderr)
 	}
 	for line := range strings.Lines(stdout) {
@@ -77,120 +71,14 @@ func TestSendAddress(t *testing.T) {
 		"--tls --reply=true tcp://x:1":                     "true false false true",
 		"--reply=false tcp://x:1?once=1 --server-name abc": "false false true true",
 	} {
-		o := new(sendOptions)
-		if err := o.parse(sendFlags(o), strings.Fields(args)); err != nil {
+		o := new(options)
+		if err := o.parse(flagSet(o), strings.Fields(args)); err != nil {
 			t.Errorf("%s: %v", args, err)
 			continue
 		}
 		if got := fmt.Sprint(o.reply, o.silent, o.once, o.tls); got != want {
 			t.Errorf("%s: %s, want %s", args, got, want)
 		}
-	}
-}
-
-// A fake server does one script a connection, the last one for all that follow.
-// A script is words: a number reads so many messages, "echo" answers each of
-// those, "reset" breaks off, "eof" waits for the client's end, "hang" until it
-// is gone; anything else is a frame to be written, a failure if it begins with "!".
-type fake struct {
-	t       *testing.T
-	ln      net.Listener
-	scripts []string
-	serving sync.WaitGroup
-	done    chan struct{} // closed when the client has ended
-
-	mu  sync.Mutex
-	got []string // every message that was read
-}
-
-func startFake(t *testing.T, scripts ...string) (f *fake, url string) {
-	t.Helper()
-	return startFakeAt(t, "unix", filepath.Join(t.TempDir(), "s"), scripts...)
-}
-
-func startFakeAt(t *testing.T, network, address string, scripts ...string) (f *fake, url string) {
-	t.Helper()
-	ln, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f = &fake{t: t, ln: ln, scripts: scripts, done: make(chan struct{})}
-	f.serving.Go(f.serve)
-	return f, network + "://" + ln.Addr().String()
-}
-
-// end is for when the client has ended. It returns what the server got.
-func (f *fake) end() []string {
-	close(f.done)
-	f.ln.Close()
-	f.serving.Wait()
-	return f.got
-}
-
-func (f *fake) serve() {
-	for n := 0; ; n++ {
-		nc, err := f.ln.Accept()
-		if err != nil {
-			return
-		}
-		f.play(nc, f.scripts[min(n, len(f.scripts)-1)])
-	}
-}
-
-func (f *fake) play(nc net.Conn, script string) {
-	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
-	r := bufio.NewReaderSize(nc, 16) // the least: what is not read stays in the socket
-	var last []string
-	for word := range strings.FieldsSeq(script) {
-		var n int
-		switch _, err := fmt.Sscanf(word, "%d", &n); {
-		case err == nil:
-			last = nil
-			for range n {
-				body, _, err := readReply(r)
-				if err != nil {
-					return
-				}
-				last = append(last, string(body))
-			}
-			f.mu.Lock()
-			f.got = append(f.got, last...)
-			f.mu.Unlock()
-		case word == "echo":
-			for _, body := range last {
-				_, _ = nc.Write(frame.Append(nil, []byte(body)))
-			}
-		case word == "all":
-			f.all(nc, r)
-		case word == "eof":
-			_, _ = io.Copy(io.Discard, r)
-		case word == "reset":
-			return // with messages unread that is a reset
-		case word == "hang":
-			<-f.done
-		case word == "garbage":
-			_, _ = nc.Write(binary.BigEndian.AppendUint32(nil, 0x7fffffff))
-		case strings.HasPrefix(word, "!"):
-			code, text, _ := strings.Cut(word[1:], ":")
-			_, _ = nc.Write(frame.AppendFailure(nil, frame.Code(code), text))
-		default:
-			_, _ = nc.Write(frame.Append(nil, []byte(word)))
-		}
-	}
-}
-
-// all answers everything until the client's end.
-func (f *fake) all(nc net.Conn, r *bufio.Reader) {
-	for {
-		body, _, err := readReply(r)
-		if err != nil {
-			return
-		}
-		f.mu.Lock()
-		f.got = append(f.got, string(body))
-		f.mu.Unlock()
-		_, _ = nc.Write(frame.Append(nil, body))
 	}
 }
 
@@ -248,16 +136,16 @@ func TestSendAndServers(t *testing.T) {
 		"silent":                       {"--timeout 2s", []string{"5 x hang"}, all, "x", "nothing was heard within --timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, url := startFake(t, tt.scripts...)
+			f := fakepool.Start(t, tt.scripts...)
 			stdin := strings.ReplaceAll(all, " ", "\n") + "\n" // whole lines, which are sent in one piece
-			code, stdout, stderr := sending(t, stdin, append(strings.Fields(tt.flags), url)...)
+			code, stdout, stderr := sending(t, stdin, append(strings.Fields(tt.flags), f.URL)...)
 			if got := strings.Join(strings.Fields(stdout), " "); got != tt.replies {
 				t.Errorf("replies %q, want %q", got, tt.replies)
 			}
 			if (code != 0) != (tt.stderr != "") || !strings.Contains(stderr, tt.stderr) {
 				t.Errorf("code %d, stderr %q, want %q", code, stderr, tt.stderr)
 			}
-			if got := strings.Join(f.end(), " "); tt.got != "" && got != tt.got {
+			if got := strings.Join(f.End(), " "); tt.got != "" && got != tt.got {
 				t.Errorf("the server got %q, want %q", got, tt.got)
 			}
 		})
@@ -266,16 +154,16 @@ func TestSendAndServers(t *testing.T) {
 
 // Without --reply a connection gets only so much; all is answered all the same.
 func TestSendRounds(t *testing.T) {
-	f, url := startFake(t, "all")
+	f := fakepool.Start(t, "all")
 	var in strings.Builder
-	for n := range roundMessages*2 + 5 {
+	for n := range 1<<17 + 5 {
 		fmt.Fprintln(&in, n)
 	}
-	code, stdout, stderr := sending(t, in.String(), url)
+	code, stdout, stderr := sending(t, in.String(), f.URL)
 	if code != 0 || stdout != in.String() || stderr != "" {
 		t.Errorf("code %d, stdout of %d bytes, stderr %q", code, len(stdout), stderr)
 	}
-	f.end()
+	f.End()
 }
 
 func TestSendInput(t *testing.T) {
@@ -295,16 +183,16 @@ func TestSendInput(t *testing.T) {
 		{"a\nb", "--count 2", "a|a|b|b"},
 		{"a\n", file + " - " + file, "x\ny\n|a\n|x\ny\n"},
 	} {
-		f, url := startFake(t, "all")
-		code, _, stderr := sending(t, tt.stdin, append([]string{url}, strings.Fields(tt.flags)...)...)
-		if got := strings.Join(f.end(), "|"); got != tt.want || code != 0 {
+		f := fakepool.Start(t, "all")
+		code, _, stderr := sending(t, tt.stdin, append([]string{f.URL}, strings.Fields(tt.flags)...)...)
+		if got := strings.Join(f.End(), "|"); got != tt.want || code != 0 {
 			t.Errorf("%.20q %s: %.50q, want %.50q; code %d, %s", tt.stdin, tt.flags, got, tt.want, code, stderr)
 		}
 	}
 }
 
 func TestSendBar(t *testing.T) {
-	out := &sendOutput{sent: 50_000, answered: 49_000, bytes: 500}
+	out := &output{sent: 50_000, answered: 49_000, bytes: 500}
 	out.total.messages = 100_000
 	if got := out.line(2 * time.Second); got != "[##########..........]  50 % 50000 sent, 49000 replies, 25000/s" {
 		t.Error(got)
@@ -319,21 +207,101 @@ func TestSendBar(t *testing.T) {
 	}
 }
 
-func FuzzSendReplies(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x02ok\x80\x00\x00\x09refused: "))
-	f.Add([]byte("\x7f\xff\xff\xff"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		b := bufio.NewReader(bytes.NewReader(data))
-		rest := len(data)
-		for {
-			body, _, err := readReply(b)
-			if err != nil {
-				if (err == io.EOF) != (rest == 0) {
-					t.Fatalf("%v with %d bytes left", err, rest)
-				}
-				return
+// After a message that is too big the rest goes over a new connection. Where it
+// may have been one of several, what may be lost is told.
+func TestSendTooBig(t *testing.T) {
+	for name, tt := range map[string]struct {
+		flags, stdin string
+		scripts      []string
+		got          string
+		replies      string
+		stderr       string
+	}{
+		"in the middle":          {"", "a xxx b c", []string{"2 a !too-big:no eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big: no\n"},
+		"--reply":                {"--reply", "a xxx b c", []string{"2 a !too-big:no eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big: no\n"},
+		"the first, or not":      {"", "xxx b xxxx", []string{"1 !too-big: eof"}, "xxx", "", "one of those from message 1 to message 3"},
+		"the first, of a length": {"", "xxx b xxx", []string{"1 !too-big: eof", "2 echo eof"}, "xxx b xxx", "b xxx", "message 1: too-big"},
+		"the last":               {"", "a xxx", []string{"2 a !too-big: eof"}, "a xxx", "a", "message 2: too-big"},
+		"and resets":             {"", "a xxx b c", []string{"2 a !too-big: reset", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big"},
+		"one of two":             {"", "a xxx b c", []string{"2 !too-big:no eof"}, "a xxx", "", "from message 1 to message 4 was too big, and what follows it was dropped: 3 may be lost"},
+		"after others":           {"", "aaa b xxxx b xxxxx c", []string{"3 !too-big:no eof"}, "aaa b xxxx", "", "from message 1 to message 6"},
+		"a reply excludes one":   {"", "a xx xxxx b", []string{"3 a y !too-big: eof", "1 echo eof"}, "a xx xxxx b", "a y b", "message 3: too-big"},
+		"while it stops":         {"", "a b xxx c", []string{"3 a !stopping: !too-big: eof", "2 echo eof"}, "a b xxx b c", "a b c", "message 3: too-big"},
+		"stops, one of two":      {"", "a b xxx c xxxx", []string{"3 a !stopping: !too-big: eof"}, "a b xxx", "a", "from message 2 to message 5"},
+		"replies after it":       {"", "a xxx b c", []string{"2 a !too-big: b eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big"},
+		"nothing is too big":     {"", "xxx b", []string{"2 a !too-big: eof"}, "xxx b", "a", "a message: too-big"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := fakepool.Start(t, tt.scripts...)
+			stdin := strings.ReplaceAll(tt.stdin, " ", "\n") + "\n"
+			code, stdout, stderr := sending(t, stdin, append(strings.Fields(tt.flags), f.URL)...)
+			all := strings.Join(f.End(), " ")
+			if got := strings.Join(strings.Fields(stdout), " "); got != tt.replies {
+				t.Errorf("replies %q, want %q", got, tt.replies)
 			}
-			rest -= frame.HeaderSize + len(body)
+			if all != tt.got {
+				t.Errorf("the server got %q, want %q", all, tt.got)
+			}
+			if code != exitFailed || !strings.Contains(stderr, tt.stderr) {
+				t.Errorf("code %d, stderr %q, want %q", code, stderr, tt.stderr)
+			}
+		})
+	}
+}
+
+// The messages name the remedy.
+func TestSendHints(t *testing.T) {
+	const perhaps = "it may want TLS: --tls or --ca FILE"
+	stdin := "a\nb\n" + strings.Repeat("c", 100) + "\n" // more than the server reads by the way
+	for name, tt := range map[string]struct {
+		network, flags, script string
+		stderr, not            string
+	}{
+		"no reply, --reply":   {"tcp", "--reply", "1 eof", "does not answer every message: --reply is for one with reply=always in its URL; " + perhaps, ""},
+		"a reset":             {"tcp", "", "reset", perhaps, ""},
+		"a reset, --reply":    {"tcp", "--reply --connect-timeout 100ms", "reset", "but no messages; " + perhaps, ""},
+		"once":                {"tcp", "", "1", "the server closed the connection without a reply; " + perhaps, ""},
+		"heard":               {"tcp", "", "1 x reset", "may be lost", perhaps},
+		"unix":                {"unix", "", "reset", "may be lost", perhaps},
+		"a pool without TLS":  {"tcp", "--tls", "!too-big:x hang", "(no TLS is spoken there: has its --listen a cert=?); nothing was sent", perhaps},
+		"others without TLS":  {"tcp", "--tls", "HTTP/1.1", "(no TLS is spoken there: has its --listen a cert=?)", perhaps},
+		"a text for a FILE":   {"unix", "hello", "eof", "hello: no such file or directory; a FILE is expected: for a text, echo hello | poolinit send ADDRESS", ""},
+		"a FILE not readable": {"unix", ".", "eof", "cannot read: read .: is a directory", "echo hello"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := "127.0.0.1:0"
+			if tt.network == "unix" {
+				address = t.TempDir() + "/s"
+			}
+			f := fakepool.StartAt(t, tt.network, address, tt.script)
+			url := f.URL
+			if name == "once" {
+				url += "?once=true&reply=always"
+			}
+			code, stdout, stderr := sending(t, stdin, append([]string{url}, strings.Fields(tt.flags)...)...)
+			f.End()
+			if code != exitFailed || !strings.Contains(stderr, tt.stderr) || tt.not != "" && strings.Contains(stderr, tt.not) {
+				t.Errorf("code %d, stdout %q, stderr %q, want %q, not %q", code, stdout, stderr, tt.stderr, tt.not)
+			}
+		})
+	}
+}
+
+// A reply that ends with an end of line gets no second one.
+func TestSendEndOfLine(t *testing.T) {
+	for _, tt := range []struct{ stdin, flags, want string }{
+		{"a", "", "a\n"},
+		{"a\n", "", "a\n"},
+		{"a\n\n", "", "a\n\n"},
+		{"", "", "\n"},
+		{"a", "--raw", "a"},
+		{"a\n", "--raw", "a\n"},
+	} {
+		f := fakepool.Start(t, "all")
+		code, stdout, stderr := sending(t, tt.stdin, append(strings.Fields(tt.flags), "--whole", "--reply", f.URL)...)
+		f.End()
+		if code != 0 || stdout != tt.want {
+			t.Errorf("%q %s: code %d, %q, want %q; %s", tt.stdin, tt.flags, code, stdout, tt.want, stderr)
 		}
-	})
+	}
 }
