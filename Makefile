@@ -9,7 +9,7 @@
 # make clean
 
 GO      ?= go
-VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo devel)
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null || echo devel)
 BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
