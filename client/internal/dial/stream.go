@@ -16,8 +16,7 @@ type Message struct {
 	Body   []byte
 }
 
-// String names the message. The zero Message is one of which only is known that
-// it is one of several.
+// String names the message. The zero Message stands for any one of those sent.
 func (m Message) String() string {
 	switch {
 	case m.Name != "":
