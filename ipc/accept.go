@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // acceptor accepts connections by hand. net.Listener spends three system calls
@@ -53,7 +55,7 @@ func (a *acceptor) deferUntilData() {
 
 // refuseFiles is for a unix socket: see the function.
 func (a *acceptor) refuseFiles() (ok bool) {
-	_ = a.raw.Control(func(fd uintptr) { ok = refuseFiles(int(fd)) })
+	_ = a.raw.Control(func(fd uintptr) { ok = netio.RefuseFiles(int(fd)) })
 	return ok
 }
 
@@ -78,7 +80,7 @@ func (a *acceptor) one(fd int) error {
 	if a.shut {
 		return net.ErrClosed
 	}
-	n, err := acceptNow(fd, &a.peer)
+	n, err := netio.Accept(fd, &a.peer)
 	if err == nil {
 		a.welcome(n, address(&a.peer))
 	}

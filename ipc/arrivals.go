@@ -52,10 +52,10 @@ func (a *arrivals) release(n int) {
 // claim waits until there is room for a large frame that has begun. That is no time
 // that the client takes.
 func (c *conn) claim() {
-	if len(c.in.buf) == c.in.start && c.claimed > 0 {
+	if c.in.Buffered() == 0 && c.claimed > 0 {
 		c.letGo()
 	}
-	if n := c.in.missing(); n > 0 {
+	if n := c.in.Missing(); n > 0 {
 		if c.listener.queue.arriving.claim(n) {
 			c.alarm = 0
 		}
@@ -65,7 +65,7 @@ func (c *conn) claim() {
 
 // letGo gives the buffer back, and what was claimed for it.
 func (c *conn) letGo() {
-	c.in.release()
+	c.in.Release()
 	if c.claimed > 0 {
 		c.listener.queue.arriving.release(c.claimed)
 		c.claimed = 0

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // A Channel is the queue's side of the socket that one worker process has as
@@ -20,7 +22,7 @@ type Channel struct {
 	raw    syscall.RawConn
 
 	// Guarded by the queue's mutex.
-	out       outbox
+	out       netio.Writer
 	flight    list // given and not answered, oldest first
 	win       window
 	place     int // in idle or busy
@@ -64,7 +66,7 @@ func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	refuseFiles(fds[0])
+	netio.RefuseFiles(fds[0])
 	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "worker")
 	conn, err := net.FileConn(ours)
 	ours.Close()
@@ -84,7 +86,7 @@ func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
 		theirs.Close()
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	c.out.init(&q.mu, conn, c.raw, 64<<10)
+	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: conn, Raw: c.raw, Keep: 64 << 10})
 	c.due = around(q.cfg.Recycle)
 	q.opened(c)
 	c.reader.Go(c.read)
@@ -175,10 +177,10 @@ func (c *Channel) give(d *Delivery, at time.Duration) {
 	c.q.flying++
 	c.watch()
 	if c.q.cfg.Lines {
-		c.out.add(d.Body())
-		c.out.add([]byte{'\n'})
+		c.out.Add(d.Body())
+		c.out.Add([]byte{'\n'})
 	} else {
-		c.out.add(d.frame)
+		c.out.Add(d.frame)
 	}
 	c.settle()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // requestBuffer is what a connection's reader reads at once. It is held only
@@ -23,11 +24,11 @@ const batchSize = 64
 // replies come back by Settled, from the readers of the workers' channels.
 type conn struct {
 	listener *listener
-	nc       socket
+	nc       netio.Socket
 	control  syscall.RawConn // of the socket below any TLS
 
 	// The reader's own.
-	in       inbox
+	in       netio.Reader
 	claimed  int           // bytes that are claimed from the queue's arrivals, for a large frame
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
 	armed    bool          // a deadline is set
@@ -41,7 +42,7 @@ type conn struct {
 	quiet    atomic.Bool  // what had arrived before the drain has been taken
 
 	mu      sync.Mutex
-	out     outbox
+	out     netio.Writer
 	head    *Delivery // owed replies, oldest first
 	tail    *Delivery
 	owed    int
@@ -53,13 +54,12 @@ type conn struct {
 	stuck   time.Duration
 }
 
-// newConn returns a connection; raw is nil for TLS, which cannot be read past.
-func newConn(l *listener, nc socket, raw, control syscall.RawConn) *conn {
+// newConn returns a connection. For TLS, which cannot be read past, raw is nil,
+// and starved is kept by the socket below it.
+func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved *atomic.Bool) *conn {
 	c := &conn{listener: l, nc: nc, control: control}
-	c.in.raw, c.in.conn, c.in.size, c.in.exact = raw, nc, requestBuffer, true
-	c.in.slow = l.slow
-	c.out.init(&c.mu, nc, raw, keepReplies)
-	c.out.onIdle, c.out.stall = c.wrote, l.url.idle
+	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Slow: l.slow, Exact: true})
+	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnIdle: c.wrote})
 	return c
 }
 
@@ -88,8 +88,8 @@ func (c *conn) tooLong() {
 	c.sayLast(frame.AppendFailure(nil, frame.TooBig, fmt.Sprintf("the longest message here is %d bytes", c.listener.maxMessage)))
 	_ = c.nc.SetReadDeadline(time.Now().Add(discardTime))
 	for !c.dead.Load() {
-		c.in.buf, c.in.start = c.in.buf[:0], 0
-		if c.in.fill() != nil {
+		c.in.Discard()
+		if c.in.Fill() != nil {
 			return
 		}
 	}
@@ -99,7 +99,7 @@ func (c *conn) tooLong() {
 // while it owes nothing, partial in the middle of a frame.
 func (c *conn) wait() error {
 	c.claim()
-	limit, inFrame := c.listener.url.idle, len(c.in.buf) > c.in.start
+	limit, inFrame := c.listener.url.idle, c.in.Buffered() > 0
 	if inFrame {
 		limit = c.listener.url.partial
 	}
@@ -115,8 +115,8 @@ func (c *conn) wait() error {
 	if c.dead.Load() { // else kill comes later, and its deadline stays
 		return errKilled
 	}
-	before := len(c.in.buf) - c.in.start
-	err := c.in.fill()
+	before := c.in.Buffered()
+	err := c.in.Fill()
 	c.hearDrain(before)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return c.late(inFrame)
@@ -159,7 +159,7 @@ func (c *conn) late(inFrame bool) error {
 	c.alarm = 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.owed > 0 || c.out.size > 0 {
+	if c.owed > 0 || c.out.Size() > 0 {
 		return nil
 	}
 	return errIdle
@@ -190,7 +190,7 @@ func (c *conn) arrivedOnce() bool {
 	if n == 0 && err == nil {
 		return false
 	}
-	c.in.release()
+	c.in.Release()
 	if err != nil {
 		c.end(err)
 		return true
@@ -219,16 +219,17 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 		most = 1
 	}
 	for n < most {
-		whole, err := c.in.frame(c.listener.maxMessage)
-		if err != nil || whole == nil {
+		whole, need, err := frame.Cut(c.in.Unread(), c.listener.maxMessage)
+		if whole == nil {
+			c.in.Need(need)
 			return n, err
 		}
 		c.alarm = max(c.alarm, 0) // the frame that the deadline was for is there
 		if c.draining && n > 0 && len(whole) > c.allowed {
-			c.in.start -= len(whole) // not before those of the batch are expected: replies go in the order of messages
-			return n, nil
+			return n, nil // not before those of the batch are expected: replies go in the order of messages
 		}
 		if c.draining && !c.inTime(len(whole)) {
+			c.in.Advance(len(whole))
 			if c.listener.url.once {
 				return n, errOnce // closed without a byte, as every failure there
 			}
@@ -237,10 +238,11 @@ func (c *conn) collect(batch []*Delivery) (n int, err error) {
 			continue
 		}
 		d := newDelivery(c, &c.listener.stats)
-		if given := c.in.give(whole); given != nil {
+		if given := c.in.Take(len(whole)); given != nil {
 			d.frame = given
 		} else {
 			d.frame = append(d.room(len(whole)), whole...) // d's own buffer, almost always: nothing is allocated
+			c.in.Advance(len(whole))
 		}
 		frame.ClearFailure(d.frame) // a client's top bit means nothing
 		batch[n] = d
@@ -255,7 +257,7 @@ func (c *conn) submit(batch []*Delivery) {
 	c.listener.stats.Received.Add(uint64(len(batch)))
 	c.expect(batch)
 	c.handOver(batch)
-	if cap(c.in.buf) == 0 { // it was a large one, and is in the queue
+	if !c.in.HasBuffer() { // it was a large one, and is in the queue
 		c.letGo()
 	}
 	c.awaitReader()
@@ -270,7 +272,7 @@ func (d *Delivery) room(n int) []byte {
 	if n <= keepFrame {
 		return make([]byte, 0, min(n+64, keepFrame))
 	}
-	return getBuffer(n)
+	return netio.GetBuffer(n)
 }
 
 // handOver submits until all is taken.

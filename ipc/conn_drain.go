@@ -18,7 +18,7 @@ func (c *conn) hearDrain(inHand int) {
 	c.draining = true
 	c.allowed = inHand
 	if !c.caughtUp.Load() {
-		c.allowed = len(c.in.buf) - c.in.start + c.pending() + c.unseen
+		c.allowed = c.in.Buffered() + c.pending() + c.unseen
 	}
 }
 
@@ -40,7 +40,7 @@ func (c *conn) markDrain() { c.caughtUp.Store(c.hasAll()) }
 // starved is false from before a read until one has found nothing, so if it
 // stays true around the look into the kernel, no read was under way.
 func (c *conn) hasAll() bool {
-	return c.in.starved.Load() && c.pending() == 0 && c.in.starved.Load()
+	return c.in.Starved() && c.pending() == 0 && c.in.Starved()
 }
 
 // isQuiet reports whether all that had arrived before the drain is in the
@@ -69,11 +69,11 @@ const deafTime = time.Second
 func (c *conn) isDeaf() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || c.owed > 0 || c.out.size == 0 {
+	if c.closing || c.owed > 0 || c.out.Size() == 0 {
 		c.unsent = 0
 		return false
 	}
-	unsent, at := c.out.size, now()
+	unsent, at := c.out.Size(), now()
 	_ = c.control.Control(func(fd uintptr) {
 		n, _ := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
 		unsent += n

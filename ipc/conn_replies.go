@@ -43,7 +43,7 @@ func (c *conn) awaitReader() {
 func (c *conn) slowReader() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out.size+c.held < unread || c.out.failed {
+	if c.out.Size()+c.held < unread || c.out.Broken() {
 		return nil
 	}
 	if c.drained == nil {
@@ -88,7 +88,7 @@ func (c *conn) reply(answer []byte) {
 	case u.reply == replyNever:
 	case u.reply == replyAuto && len(answer) == frame.HeaderSize:
 	default:
-		c.out.add(answer)
+		c.out.Add(answer)
 	}
 }
 
@@ -96,9 +96,8 @@ func (c *conn) reply(answer []byte) {
 func (c *conn) Flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out.last = c.owed == 0 && (c.ended || c.listener.url.once)
-	c.out.flush()
-	if c.drained != nil && !c.out.busy && c.out.size+c.held < unread { // a slow message was before others
+	c.out.Flush(c.owed == 0 && (c.ended || c.listener.url.once))
+	if c.drained != nil && !c.out.Busy() && c.out.Size()+c.held < unread { // a slow message was before others
 		c.wrote()
 	}
 	c.closeIfDone()
@@ -145,7 +144,7 @@ func (c *conn) sayLast(answer []byte) {
 // closeIfDone closes the connection when the client has ended and has got all
 // that it was owed. With mu held.
 func (c *conn) closeIfDone() {
-	if c.closing || !c.ended || c.out.busy || !c.out.failed && (c.owed > 0 || c.out.size > 0) {
+	if c.closing || !c.ended || c.out.Busy() || !c.out.Broken() && (c.owed > 0 || c.out.Size() > 0) {
 		return
 	}
 	c.closing = true
@@ -168,7 +167,7 @@ func (c *conn) retire(silentSince time.Duration) {
 		return
 	}
 	c.mu.Lock()
-	idle := c.owed == 0 && c.out.size == 0
+	idle := c.owed == 0 && c.out.Size() == 0
 	c.mu.Unlock()
 	if idle {
 		c.kill()
@@ -183,7 +182,7 @@ func (c *conn) kill() {
 		return
 	}
 	c.dead.Store(true)
-	c.out.breakOff()
+	c.out.Break()
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // ends the reader
 	_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
 	c.wrote()

@@ -142,7 +142,7 @@ func TestClientNeverReads(t *testing.T) {
 	eventually(t, "its replies pile up", func() bool {
 		for _, c := range w.src.all() {
 			c.mu.Lock()
-			size := c.out.size
+			size := c.out.Size()
 			c.mu.Unlock()
 			if size >= unread {
 				return true

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // A Delivery is one message on its way, and the whole truth about it. It is
@@ -84,7 +85,7 @@ func (d *Delivery) Worker() int {
 func (d *Delivery) Release() {
 	kept := d.frame
 	if cap(kept) > keepFrame {
-		putBuffer(kept)
+		netio.PutBuffer(kept)
 		kept = nil
 	}
 	*d = Delivery{frame: kept[:0]}
@@ -95,8 +96,8 @@ func (d *Delivery) Release() {
 // more.
 func (d *Delivery) keepReply(reply []byte) {
 	if cap(d.frame) < len(reply) {
-		putBuffer(d.frame)
-		d.frame = getBuffer(len(reply))
+		netio.PutBuffer(d.frame)
+		d.frame = netio.GetBuffer(len(reply))
 	}
 	d.frame = append(d.frame[:0], reply...)
 	d.done = true

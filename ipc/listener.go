@@ -13,6 +13,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // A listener is a source of stream connections, tcp and unix.
@@ -105,7 +107,7 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 		if l.slow {
 			go unix.Close(fd) // ends when what is attached to it has been closed
 		} else {
-			closeNow(fd)
+			netio.Close(fd)
 		}
 		return
 	}
@@ -118,7 +120,7 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 	default:
 		file := os.NewFile(uintptr(fd), "connection")
 		raw, _ := file.SyscallConn() // fails for a nil file only
-		l.readers.Go(l.enter(newConn(l, file, raw, raw)).serve)
+		l.readers.Go(l.enter(newConn(l, file, raw, raw, nil)).serve)
 	}
 }
 
@@ -133,9 +135,10 @@ func (l *listener) enter(c *conn) *conn {
 // serveOnce serves a connection for one message. If that has arrived already,
 // as it mostly has, it is handed over right here: no goroutine, no poller.
 func (l *listener) serveOnce(fd int) {
-	s := &bareSocket{fd: fd}
-	c := l.enter(newConn(l, s, rawSocket{s}, rawSocket{s}))
-	if !c.in.fillNow() || !c.arrivedOnce() {
+	s := netio.NewLate(fd)
+	raw := s.Raw()
+	c := l.enter(newConn(l, s, raw, raw, nil))
+	if !c.in.FillNow() || !c.arrivedOnce() {
 		l.readers.Go(c.serve)
 	}
 }

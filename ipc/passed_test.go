@@ -119,6 +119,7 @@ func TestAttachedFilesHoldNobodyElseUp(t *testing.T) {
 	w.worker(answering(echo))
 	src, path := w.unixSource("?reply=always")
 	if !src.slow { // as on a kernel before 6.16
+		const soPassRights = 83 // of Linux 6.16
 		_ = src.accepts.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, soPassRights, 1) })
 		src.slow = true
 	}

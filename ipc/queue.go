@@ -153,11 +153,11 @@ func (t *touched) add(c *Channel) {
 func (t *touched) flush() {
 	for _, c := range t.some[:t.n] {
 		c.touched = false
-		c.out.flush()
+		c.out.Flush(false)
 	}
 	for _, c := range t.more {
 		c.touched = false
-		c.out.flush()
+		c.out.Flush(false)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/ipc/netio"
 )
 
 // replyBuffer is what a channel's reader reads at once. It is held only while
@@ -19,11 +20,12 @@ const replyBuffer = 64 << 10
 // worker closes its end.
 func (c *Channel) read() {
 	defer close(c.closed)
-	in := inbox{raw: c.raw, size: replyBuffer}
-	defer in.release()
+	var in netio.Reader
+	in.Init(netio.ReaderConfig{Raw: c.raw, Size: replyBuffer})
+	defer in.Release()
 	var err error
 	for err == nil {
-		if err = in.fill(); err == nil {
+		if err = in.Fill(); err == nil {
 			err = c.answered(&in)
 		}
 	}
@@ -31,7 +33,7 @@ func (c *Channel) read() {
 }
 
 // answered settles the whole replies that have arrived.
-func (c *Channel) answered(in *inbox) error {
+func (c *Channel) answered(in *netio.Reader) error {
 	var (
 		batch   [maxAutoWindow]*Delivery
 		replies [maxAutoWindow][]byte
@@ -48,14 +50,14 @@ func (c *Channel) answered(in *inbox) error {
 	}
 }
 
-// split cuts whole replies off the inbox, as many as fit.
-func (c *Channel) split(in *inbox, replies [][]byte) (n int, err error) {
+// split cuts whole replies off what has been read, as many as fit.
+func (c *Channel) split(in *netio.Reader, replies [][]byte) (n int, err error) {
 	for n < len(replies) && err == nil {
 		var reply []byte
 		if c.q.cfg.Lines {
-			reply, err = in.line()
+			reply, err = nextLine(in)
 		} else {
-			reply, err = in.frame(frame.MaxReply)
+			reply, err = nextFrame(in, frame.MaxReply)
 		}
 		if reply == nil {
 			break
@@ -64,6 +66,31 @@ func (c *Channel) split(in *inbox, replies [][]byte) (n int, err error) {
 		n++
 	}
 	return n, err
+}
+
+// nextFrame cuts a whole frame off, or returns nil if there is none yet. The
+// frame is valid until the next Fill.
+func nextFrame(in *netio.Reader, limit int) ([]byte, error) {
+	whole, need, err := frame.Cut(in.Unread(), limit)
+	if whole == nil {
+		in.Need(need)
+		return nil, err
+	}
+	in.Advance(len(whole))
+	return whole, nil
+}
+
+// nextLine cuts a line off, and returns it as a frame, or nil if there is none
+// yet.
+func nextLine(in *netio.Reader) ([]byte, error) {
+	line, ok := in.Line()
+	switch {
+	case ok:
+		return frame.Append(nil, line), nil
+	case in.Buffered() > frame.MaxReply:
+		return nil, frame.ErrTooLong
+	}
+	return nil, nil
 }
 
 var errUnasked = errors.New("the worker answers what it was not asked")
@@ -99,7 +126,7 @@ func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (
 	}
 	c.settle()
 	c.finishIfDone()
-	c.out.flush()
+	c.out.Flush(false)
 	return len(batch), err
 }
 

@@ -20,8 +20,8 @@ func (l *listener) serveTLS(fd int) {
 	raw, _ := file.SyscallConn() // fails for a nil file only
 	below := &tlsSocket{File: file, raw: raw, addr: l.addr}
 	nc := &tlsConn{tls.Server(below, l.certs.config()), below}
-	c := newConn(l, nc, nil, raw)
-	c.unseen, below.starved = tlsBuffer, &c.in.starved
+	c := newConn(l, nc, nil, raw, &below.starved)
+	c.unseen = tlsBuffer
 	l.enter(c)
 	l.readers.Go(func() {
 		if err := c.shakeHands(nc); err != nil {
@@ -70,7 +70,7 @@ func (c *conn) shakeHands(nc *tlsConn) error {
 func (c *conn) setDeadline(nc *tlsConn, at time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out.failed {
+	if c.out.Broken() {
 		return net.ErrClosed
 	}
 	return nc.SetDeadline(at)
@@ -108,9 +108,9 @@ type tlsSocket struct {
 	addr    net.Addr
 	closing atomic.Bool
 
-	// starved is the inbox's: the socket is empty, and TLS has handed out all that it
-	// had, since it reads only for want of a whole record.
-	starved *atomic.Bool
+	// starved is for the connection's Reader: the socket is empty, and TLS has
+	// handed out all that it had, since it reads only for want of a whole record.
+	starved atomic.Bool
 }
 
 // Read reads once, when there is something.

@@ -1,4 +1,4 @@
-package ipc
+package netio
 
 import (
 	"math/bits"
@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// Buffers for messages are pooled by powers of two, from 512 bytes to 4 MiB.
-// Larger ones are left to the garbage collector.
+// Buffers are pooled by powers of two, from 512 bytes to 4 MiB. Larger ones are
+// left to the garbage collector.
 const (
 	minBufferBits = 9
 	maxBufferBits = 22
@@ -15,8 +15,8 @@ const (
 
 var buffers [maxBufferBits - minBufferBits + 1]sync.Pool
 
-// getBuffer returns an empty buffer with room for n bytes.
-func getBuffer(n int) []byte {
+// GetBuffer returns an empty buffer with room for n bytes.
+func GetBuffer(n int) []byte {
 	class := max(bits.Len(uint(max(n, 1)-1)), minBufferBits)
 	if class > maxBufferBits {
 		return make([]byte, 0, n)
@@ -27,9 +27,9 @@ func getBuffer(n int) []byte {
 	return make([]byte, 0, 1<<class)
 }
 
-// putBuffer gives a buffer back that nobody uses any more. Those that do not
-// come from getBuffer are welcome if they have the right size.
-func putBuffer(b []byte) {
+// PutBuffer gives a buffer back that is not used any more. One that does not
+// come from GetBuffer is kept too if it has the right size.
+func PutBuffer(b []byte) {
 	class := bits.Len(uint(cap(b))) - 1
 	if class < minBufferBits || class > maxBufferBits || cap(b) != 1<<class {
 		return

@@ -1,4 +1,4 @@
-package ipc
+package netio
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ func plainFrames(data []byte, limit int) (frames [][]byte, rest int, tooLong boo
 	return frames, len(data), false
 }
 
-// However the bytes arrive, the inbox yields the same frames, never part of
+// However the bytes arrive, a Reader yields the same frames, never part of
 // one, and ends as a plain reader does.
 func FuzzFrames(f *testing.F) {
 	f.Add(frame.Append(frame.Append(nil, []byte("hello")), nil), uint16(1))
@@ -52,10 +52,11 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, step uint16) {
 		const limit = 4000
 		want, rest, tooLong := plainFrames(data, limit)
-		in := inbox{conn: &dribble{data, int(step) + 1}, size: 512}
+		var in Reader
+		in.Init(ReaderConfig{Conn: &dribble{data, int(step) + 1}, Size: 512})
 		for {
-			cut, err := in.frame(limit)
-			if errors.Is(err, frame.ErrTooLong) != (len(want) == 0 && tooLong && len(in.buf)-in.start >= frame.HeaderSize) {
+			cut, need, err := frame.Cut(in.Unread(), limit)
+			if errors.Is(err, frame.ErrTooLong) != (len(want) == 0 && tooLong && in.Buffered() >= frame.HeaderSize) {
 				t.Fatalf("%v with %d frames to come", err, len(want))
 			}
 			if err != nil {
@@ -66,12 +67,14 @@ func FuzzFrames(f *testing.F) {
 					t.Fatalf("%q, want %q", cut, want)
 				}
 				want = want[1:]
+				in.Advance(len(cut))
 				continue
 			}
+			in.Need(need)
 			if cap(in.buf) > 2*(limit+frame.HeaderSize) {
 				t.Fatalf("a buffer of %d bytes", cap(in.buf))
 			}
-			if err := in.fill(); err != nil {
+			if err := in.Fill(); err != nil {
 				if len(want) > 0 || (err == io.EOF) != (rest == 0) {
 					t.Fatalf("%v with %d frames missing and %d bytes left", err, len(want), rest)
 				}

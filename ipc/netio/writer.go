@@ -1,0 +1,241 @@
+package netio
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Writer holds what is to be written to one socket. Add and Flush never wait:
+// what the socket does not take at once is written by a goroutine of the
+// Writer's, so that a slow peer delays nothing but its own bytes.
+//
+// All methods need the mutex, which is the owner's; Flush releases it while it
+// writes. The Writer is part of its owner, which saves an allocation a
+// connection; Init makes it ready.
+type Writer struct {
+	mu     sync.Locker
+	conn   Socket
+	raw    syscall.RawConn
+	keep   int
+	stall  time.Duration
+	onIdle func()
+
+	tail   []byte // what has been added since the last write began
+	spare  []byte // an empty buffer for what is added during a write
+	size   int    // bytes in tail, and those being written
+	busy   bool   // a write is under way
+	broken bool   // the socket is broken: all is dropped
+	last   bool   // see Flush
+
+	// These belong to the one that is writing.
+	writing []byte // for attempt, which must not allocate
+	ending  bool
+	wrote   int
+	err     error
+	try     func(fd uintptr) bool
+}
+
+// A WriterConfig says what a Writer writes to, and how.
+type WriterConfig struct {
+	Mutex sync.Locker // guards the Writer
+	Conn  Socket
+	Raw   syscall.RawConn // of Conn; nil: it can only be written to by waiting (TLS)
+	Keep  int             // the size of the buffer that is kept while there is nothing to write, in bytes
+	// Stall is how long a peer may take for slowPiece. Then it is given up, as if
+	// the socket were broken. 0: it may take for ever.
+	Stall time.Duration
+	// OnIdle is called with Mutex held when all is written, or the socket broke.
+	OnIdle func()
+}
+
+// Init makes a Writer that must not be copied afterwards.
+func (w *Writer) Init(c WriterConfig) {
+	w.mu, w.conn, w.raw, w.keep, w.stall, w.onIdle = c.Mutex, c.Conn, c.Raw, c.Keep, c.Stall, c.OnIdle
+	w.try = w.attempt
+}
+
+// Size is how many bytes have been added and not been taken by the socket.
+func (w *Writer) Size() int { return w.size }
+
+// Busy reports whether a write is under way.
+func (w *Writer) Busy() bool { return w.busy }
+
+// Broken reports whether the socket broke, or Break was called. What is added
+// then is dropped.
+func (w *Writer) Broken() bool { return w.broken }
+
+// Add appends a copy of b to what the next Flush writes.
+func (w *Writer) Add(b []byte) {
+	if w.broken {
+		return
+	}
+	if w.tail == nil {
+		w.tail = GetBuffer(len(b))
+	}
+	if len(w.tail)+len(b) > cap(w.tail) {
+		grown := append(GetBuffer(2*len(w.tail)+len(b)), w.tail...)
+		PutBuffer(w.tail)
+		w.tail = grown
+	}
+	w.tail = append(w.tail, b...)
+	w.size += len(b)
+}
+
+// Flush writes what the socket takes. With last, nothing is added afterwards:
+// the end of the stream follows, in the same packet if there is one. Flush
+// releases the mutex while it writes; during a write of another caller it
+// returns at once, and that one writes what has been added.
+func (w *Writer) Flush(last bool) {
+	w.last = last
+	if w.busy || w.size == 0 {
+		return
+	}
+	w.busy = true
+	for w.size > 0 && !w.broken {
+		b, last := w.take(), w.last
+		w.mu.Unlock()
+		n, err := w.writeNow(b, last)
+		w.mu.Lock()
+		switch {
+		case err == errWouldBlock:
+			// Ends when all is written, the peer has stalled, or the owner has
+			// called Break and set a deadline, or closed the socket.
+			go w.writeRest(b, n)
+			return
+		case err != nil:
+			w.Break()
+		default:
+			w.written(b)
+		}
+	}
+	w.done()
+}
+
+// Break drops everything: nothing is written any more. What is being written
+// goes on until the socket takes it, or its deadline.
+func (w *Writer) Break() {
+	w.broken = true
+	w.size = 0
+	w.tail, w.spare = nil, nil
+}
+
+// take removes what is there. Meanwhile more goes into the spare buffer.
+func (w *Writer) take() []byte {
+	b := w.tail
+	w.tail, w.spare = w.spare, nil
+	return b
+}
+
+func (w *Writer) written(b []byte) {
+	w.size -= len(b)
+	if w.spare == nil && cap(b) <= w.keep {
+		w.spare = b[:0]
+		return
+	}
+	PutBuffer(b)
+}
+
+func (w *Writer) done() {
+	w.busy = false
+	if w.spare != nil && w.tail == nil {
+		w.tail, w.spare = w.spare, nil
+	}
+	if w.onIdle != nil {
+		w.onIdle()
+	}
+}
+
+// writeRest writes what would block, of which n bytes are written, and what has
+// been added since.
+func (w *Writer) writeRest(b []byte, n int) {
+	for {
+		err := w.writeSlowly(b[n:])
+		w.mu.Lock()
+		if err != nil {
+			w.Break()
+		} else {
+			w.written(b)
+		}
+		if w.size == 0 || w.broken {
+			_ = w.conn.SetWriteDeadline(time.Time{})
+			w.done()
+			w.mu.Unlock()
+			return
+		}
+		b, n = w.take(), 0
+		w.mu.Unlock()
+	}
+}
+
+// slowPiece is how much of a buffer a slow peer must take within Stall.
+const slowPiece = 64 << 10
+
+func (w *Writer) writeSlowly(b []byte) error {
+	for len(b) > 0 {
+		if err := w.setStall(); err != nil {
+			return err
+		}
+		n, err := w.conn.Write(b[:min(len(b), slowPiece)])
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// setStall gives the peer its time, unless the owner has called Break: the
+// deadline that it has set must stay.
+func (w *Writer) setStall() error {
+	if w.stall == 0 {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken {
+		return os.ErrClosed
+	}
+	return w.conn.SetWriteDeadline(time.Now().Add(w.stall))
+}
+
+var errWouldBlock = os.ErrDeadlineExceeded
+
+// writeNow writes what the socket takes at once.
+func (w *Writer) writeNow(b []byte, last bool) (int, error) {
+	if w.raw == nil {
+		return 0, errWouldBlock
+	}
+	w.writing, w.ending, w.wrote, w.err = b, last, 0, nil
+	err := w.raw.Write(w.try)
+	w.writing = nil
+	if err == nil {
+		err = w.err
+	}
+	return w.wrote, err
+}
+
+// attempt writes until the socket is full. It always says that it is done, so
+// that RawConn does not wait.
+func (w *Writer) attempt(fd uintptr) bool {
+	for len(w.writing) > 0 {
+		n, err := writeNow(int(fd), w.writing, w.ending)
+		switch {
+		case err == unix.EAGAIN:
+			w.err = errWouldBlock
+			return true
+		case err != nil:
+			w.err = err
+			return true
+		}
+		w.wrote += n
+		w.writing = w.writing[n:]
+	}
+	if w.ending {
+		shutdownNow(int(fd))
+	}
+	return true
+}
