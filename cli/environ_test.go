@@ -173,7 +173,7 @@ func TestListVariableOfShares(t *testing.T) {
 	}
 	var names []string
 	for _, s := range o.Share {
-		names = append(names, s.URL.Name+" "+s.Name)
+		names = append(names, s.URL+" "+s.Name)
 	}
 	if want := []string{"tcp://:8080 web", "unix:///a,b unix-a,b"}; !slices.Equal(names, want) {
 		t.Errorf("%q, want %q", names, want)

@@ -12,7 +12,8 @@ import (
 	"github.com/poolinit/poolinit/cli/flags"
 	"github.com/poolinit/poolinit/cli/terminal"
 	"github.com/poolinit/poolinit/daemon"
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/sources"
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/launch"
@@ -81,8 +82,8 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker whose RSS is larger, +-10 %; 0: off")
 	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as this user: name, uid or uid:gid; poolinit keeps its own")
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
-	flags.List(s, &o.Listen, ipc.ParseURL, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
-	flags.List(s, &o.Share, ipc.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")
+	flags.List(s, &o.Listen, sources.Parse, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
+	flags.List(s, &o.Share, stream.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")
 	flags.Add(s, &o.Deliver, flags.OneOf("frames", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body) or lines;\nexec: COMMAND runs once per message, from stdin to stdout")
 	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages in flight to one worker, or auto: about 1 ms of work")
 	flags.Add(s, &o.Queue.Messages, flags.Between(1, 1<<30), "queue-messages", "", "1024", "`count`", "messages that may wait in memory; beyond that, senders wait")

@@ -9,6 +9,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/sources"
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/launch"
 	"github.com/poolinit/poolinit/supervisor/output"
@@ -29,11 +31,11 @@ type Config struct {
 
 	Pool    supervisor.Config // Workers may be 0: as many as there are CPUs
 	Queue   ipc.Config
-	Listen  []*ipc.URL   // the message sources
-	Spool   string       // a directory; "": none
-	Deliver string       // how workers get messages: frames, lines or exec
-	Share   []*ipc.Share // sockets that all workers accept from
-	HTTP    string       // the address of metrics, health and status; "": none
+	Listen  []*sources.Endpoint // the message sources
+	Spool   string              // a directory; "": none
+	Deliver string              // how workers get messages: frames, lines or exec
+	Share   []*stream.Share     // sockets that all workers accept from
+	HTTP    string              // the address of metrics, health and status; "": none
 	Log     LogConfig
 }
 

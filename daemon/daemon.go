@@ -149,7 +149,7 @@ func (d *Daemon) Run() supervisor.Result {
 		d.log.Warn().Err(err).Msg("OOM kills cannot be told apart from other SIGKILLs")
 	}
 	for _, s := range d.cfg.Share {
-		d.log.Info().Str("socket", s.URL.Name).Str("name", s.Name).Msg("sharing a listening socket with the workers")
+		d.log.Info().Str("socket", s.URL).Str("name", s.Name).Msg("sharing a listening socket with the workers")
 	}
 	if d.intake.takesMessages() {
 		d.intake.serve()

@@ -10,7 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/sources"
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
@@ -31,12 +32,12 @@ func TestBuildThatFailsClosesAll(t *testing.T) {
 		dir := t.TempDir()
 		cfg := &Config{Command: []string{"true"}, Deliver: "frames", HTTP: tt.http}
 		cfg.Pool.Workers = 1
-		cfg.Share = append(cfg.Share, parse(t, ipc.ParseShare, "unix://"+filepath.Join(dir, "share")))
+		cfg.Share = append(cfg.Share, parse(t, stream.ParseShare, "unix://"+filepath.Join(dir, "share")))
 		if tt.share != "" {
-			cfg.Share = append(cfg.Share, parse(t, ipc.ParseShare, tt.share))
+			cfg.Share = append(cfg.Share, parse(t, stream.ParseShare, tt.share))
 		}
 		if tt.listen != "" {
-			cfg.Listen = append(cfg.Listen, parse(t, ipc.ParseURL, "unix://"+filepath.Join(dir, "listen")), parse(t, ipc.ParseURL, tt.listen))
+			cfg.Listen = append(cfg.Listen, parse(t, sources.Parse, "unix://"+filepath.Join(dir, "listen")), parse(t, sources.Parse, tt.listen))
 		}
 		var text bytes.Buffer
 		d, err := Build(cfg, output.NewRelay(output.Inherit, &text, &text), testLogger(&text))

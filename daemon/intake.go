@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/spool"
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
@@ -16,7 +17,7 @@ import (
 // queue.
 type intake struct {
 	queue    *ipc.Queue
-	spool    *ipc.Spool   // or nil
+	spool    *spool.Spool // or nil
 	sources  []ipc.Source // the spool is the first of them
 	serving  sync.WaitGroup
 	taking   atomic.Bool // all sources have begun to take messages
@@ -38,10 +39,9 @@ func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, 
 	}
 	if cfg.Spool != "" && len(cfg.Listen) > 0 {
 		var err error
-		if in.spool, err = ipc.OpenSpool(cfg.Spool, log); err != nil {
+		if in.spool, err = spool.Open(cfg.Spool, relay.Tail, log); err != nil {
 			return nil, err
 		}
-		in.spool.Stderr = relay.Tail
 		queue.Spool, queue.GivenUp = in.spool.Keep, in.spool.GiveUp
 	}
 	in.queue = ipc.NewQueue(queue, log)
@@ -49,7 +49,7 @@ func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, 
 		in.sources = append(in.sources, in.spool.Replay(in.queue))
 	}
 	for _, u := range cfg.Listen {
-		source, err := ipc.Open(u, in.queue, log)
+		source, err := u.Open(in.queue, log)
 		if err != nil {
 			in.close(context.Background(), time.Now())
 			return nil, err

@@ -15,9 +15,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/strict"
-	"github.com/poolinit/poolinit/ipc"
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/ipc/sysv"
 )
 
 // A notebook is a directory in which workers note what they have handled. While
@@ -273,7 +274,7 @@ func TestSysVFaults(t *testing.T) {
 			t.Fatalf("php: exit code %d", code)
 		}
 		for _, body := range []string{"toolong", strings.Repeat("x", 8192)} {
-			if err := ipc.SendSysV(uint32(q), []byte(body)); err != nil {
+			if err := sysv.Send(uint32(q), []byte(body)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -311,7 +312,7 @@ func TestSysVRemovedWhileHung(t *testing.T) {
 
 func (q sysvQueue) send(t testing.TB, body string) {
 	t.Helper()
-	if err := ipc.SendSysV(uint32(q), []byte(body)); err != nil {
+	if err := sysv.Send(uint32(q), []byte(body)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package ipc
+package ipc_test
 
 import (
 	"io"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 )
 
@@ -33,8 +34,8 @@ func BenchmarkDelivery(b *testing.B) {
 	for name, flight := range map[string]int{"lockstep": 1, "pipelined": 64} {
 		b.Run(name, func(b *testing.B) {
 			w := newWorld(b, "?reply=always&idle=0s&partial=0s", nil)
-			w.worker(mirror)
-			w.worker(mirror)
+			w.Worker(mirror)
+			w.Worker(mirror)
 			c := w.dial()
 			var batch []byte
 			for range flight {
@@ -64,7 +65,7 @@ func BenchmarkDelivery(b *testing.B) {
 // A message allocates nothing on its way. The race detector has pools lose a quarter of
 // what they are given, on purpose: a Delivery and its buffer are half an allocation then.
 func TestDeliveryAllocatesNothing(t *testing.T) {
-	for _, size := range []int{100, keepFrame - frame.HeaderSize} {
+	for _, size := range []int{100, ipc.KeepFrame - frame.HeaderSize} {
 		each := allocations(t, size)
 		t.Logf("%.3f allocations a message of %d bytes", each, size)
 		if each > 0.02 && !race.On || each > 0.9 {
@@ -77,7 +78,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 func allocations(t *testing.T, size int) float64 {
 	t.Helper()
 	w := newWorld(t, "?reply=always", nil)
-	w.worker(mirror)
+	w.Worker(mirror)
 	c := w.dial()
 	var batch []byte
 	for range 50 {
@@ -106,7 +107,7 @@ func allocations(t *testing.T, size int) float64 {
 // Many messages leave nothing behind.
 func TestNoGrowth(t *testing.T) {
 	w := newWorld(t, "?reply=always", nil)
-	w.worker(mirror)
+	w.Worker(mirror)
 	c := w.dial()
 	var batch []byte
 	for range 100 {

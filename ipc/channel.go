@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -18,33 +19,34 @@ import (
 type Channel struct {
 	q      *Queue
 	worker int // its number, for the log
-	conn   net.Conn
+	conn   *net.UnixConn
 	raw    syscall.RawConn
+	totals *workerTotals
 
 	// Guarded by the queue's mutex.
 	out       netio.Writer
 	flight    list // given and not answered, oldest first
 	win       window
-	place     int // in idle or busy
-	where     *[]*Channel
-	serving   bool // it may be fed
-	over      bool // nothing more will be answered
-	touched   bool
-	finished  chan struct{} // closed when it is not fed any more and nothing is in flight
+	where     *[]*Channel   // the queue's idle or busy, or nil
+	place     int           // in there
+	serving   bool          // it may be fed
+	over      bool          // nothing more will be answered
+	touched   bool          // see touched
+	isDone    bool          // finished is closed
 	since     time.Duration // the last reply, or when work began
-	handled   int
-	totals    *workerTotals
 	busySince time.Duration // when it last got something in hand
-	due       int           // messages after which the worker is to be replaced; 0: never
-	trouble   string        // why its messages come back
-	timer     *time.Timer   // of the message timeout; nil: it is not running
-	late      *Delivery     // for which it ran out
-	spared    bool          // no message is charged with the worker's end
+	handled   int
+	due       int         // messages after which the worker is to be replaced; 0: never
+	trouble   string      // why its messages come back
+	timer     *time.Timer // of the message timeout; nil: it is not running
+	late      *Delivery   // for which it ran out
+	spared    bool        // no message is charged with the worker's end
+	isClosing bool        // told is closed
 
-	asks   chan Ask      // 1: only the first matters
-	told   chan struct{} // closed by Close: trouble says how the worker ended
-	closed chan struct{} // closed when the reader has ended
-	reader sync.WaitGroup
+	finished chan struct{} // closed when it is not fed any more and nothing is in flight
+	told     chan struct{} // closed by Close: trouble says how the worker ended
+	asks     chan Ask      // 1: only the first matters
+	reader   sync.WaitGroup
 }
 
 // An Ask is what a channel wants of its worker's supervisor.
@@ -58,10 +60,7 @@ const (
 	AskBroken  Ask = "protocol"        // what it answers makes no sense
 )
 
-// NewChannel returns a channel for a process of a worker, and the file that it
-// gets as its end. The caller
-// closes the file when the worker has been started; Close ends the channel.
-func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
+func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
@@ -75,22 +74,29 @@ func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
 	c := &Channel{
-		q: q, worker: worker, conn: conn, win: newWindow(q.cfg.Window),
-		finished: make(chan struct{}),
-		asks:     make(chan Ask, 1),
-		closed:   make(chan struct{}),
-		told:     make(chan struct{}),
+		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.Recycle),
+		finished: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
 	}
-	if c.raw, err = conn.(*net.UnixConn).SyscallConn(); err != nil {
+	if c.raw, err = c.conn.SyscallConn(); err != nil {
 		conn.Close()
 		theirs.Close()
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: conn, Raw: c.raw, Keep: 64 << 10})
-	c.due = around(q.cfg.Recycle)
-	q.opened(c)
-	c.reader.Go(c.read)
+	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: c.conn, Raw: c.raw, Keep: 64 << 10})
+	q.mu.Lock()
+	c.totals = q.totals(worker)
+	c.totals.add(c)
+	q.mu.Unlock()
+	c.reader.Go(c.readReplies)
 	return c, theirs, nil
+}
+
+// around returns n +-10 %.
+func around(n int) int {
+	if n == 0 {
+		return 0
+	}
+	return max(1, n+int(float64(n)*0.1*(2*rand.Float64()-1)))
 }
 
 // Asks yields what the channel wants of its worker's supervisor, at most once.
@@ -108,31 +114,45 @@ func (c *Channel) Serve() {
 	q := c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if c.over || c.serving || isClosed(c.finished) {
+	if c.over || c.serving || c.isDone {
 		return
 	}
 	c.serving = true
-	c.settle()
-	q.spread()
+	c.refile()
+	q.dispatch()
 }
 
 // Finish ends the feeding. The returned channel is closed when the worker has
 // answered all that it had; then it has been told that no more comes, by the
 // end of its input.
 func (c *Channel) Finish() <-chan struct{} {
-	q := c.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	c.serving = false
-	c.settle()
-	c.finishIfDone()
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	c.stopFeeding()
+	c.endIfDone()
 	return c.finished
 }
 
-func (c *Channel) finishIfDone() {
-	if !c.serving && c.flight.n == 0 && !isClosed(c.finished) {
+// stopFeeding: nothing more is given to the worker. With the queue's mutex held,
+// as all that follow.
+func (c *Channel) stopFeeding() {
+	c.serving = false
+	c.refile()
+}
+
+// endIfDone ends the worker's input if it is not fed any more and has answered
+// all.
+func (c *Channel) endIfDone() {
+	if !c.serving && c.flight.n == 0 && !c.isDone {
+		c.done()
+		_ = c.conn.CloseWrite() // if the worker has gone it needs no end of input
+	}
+}
+
+func (c *Channel) done() {
+	if !c.isDone {
+		c.isDone = true
 		close(c.finished)
-		_ = c.conn.(*net.UnixConn).CloseWrite() // the worker has gone: it needs no end of input
 	}
 }
 
@@ -144,23 +164,75 @@ func (c *Channel) Close(why string) {
 	if c.trouble == "" {
 		c.trouble = why
 	}
-	if !isClosed(c.told) {
+	if !c.isClosing {
+		c.isClosing = true
 		close(c.told)
 	}
 	c.q.mu.Unlock()
-	// What was written before is still read after a shutdown; then comes the end, also if
-	// somebody else has inherited the socket.
+	// What was written before is still read after a shutdown; then comes the end,
+	// also if another process has inherited the socket.
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 	c.reader.Wait()
 	c.conn.Close()
 }
 
-// Spare is for before Close: the pool has ended the worker, and what it had in hand is
-// not to blame. That is no attempt, unless there is only one.
+// Spare is for before Close: the pool has ended the worker, and what it had in
+// hand is not to blame. That is not an attempt, unless there is only one.
 func (c *Channel) Spare() {
 	c.q.mu.Lock()
 	defer c.q.mu.Unlock()
 	c.spared = c.trouble == "" && c.q.cfg.Attempts > 1
+}
+
+// A Holding is what is known of the message that a worker has in hand.
+type Holding struct {
+	ID      uint64 // counts from 1 at poolinit's start
+	Attempt int    // counts from 1
+	Source  string // the name of its source
+}
+
+// InHand returns what is known of the oldest message that the worker has not
+// answered, unless it has answered all.
+func (c *Channel) InHand() (h Holding, ok bool) {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	d := c.flight.head
+	if d == nil {
+		return Holding{}, false
+	}
+	return Holding{d.id, d.attempts + 1, d.source.Name}, true
+}
+
+// HandBack takes back what the worker has in hand, without counting it as an
+// attempt: it could not even begin. It gets no more.
+func (c *Channel) HandBack() {
+	q := c.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c.stopFeeding()
+	flight := c.takeFlight()
+	for d := flight.head; d != nil; d = d.next {
+		d.last = nil
+	}
+	q.requeue(&flight)
+}
+
+// takeFlight takes all that is in flight out of it.
+func (c *Channel) takeFlight() list {
+	flight := c.flight
+	c.flight = list{}
+	c.q.inFlight -= flight.n
+	if flight.n > 0 {
+		c.stoppedWorking(now())
+	}
+	return flight
+}
+
+// stoppedWorking counts the time that it has worked, if nothing is in flight.
+func (c *Channel) stoppedWorking(at time.Duration) {
+	if c.flight.n == 0 {
+		c.totals.busy += at - c.busySince
+	}
 }
 
 func (c *Channel) hasRoom() bool {
@@ -174,26 +246,27 @@ func (c *Channel) give(d *Delivery, at time.Duration) {
 	}
 	d.given, d.last = at, c
 	c.flight.push(d)
-	c.q.flying++
-	c.watch()
+	c.q.inFlight++
+	c.startTimer()
 	if c.q.cfg.Lines {
 		c.out.Add(d.Body())
 		c.out.Add([]byte{'\n'})
 	} else {
 		c.out.Add(d.frame)
 	}
-	c.settle()
+	c.refile()
 }
 
-// watch sees to it that the timeout runs while messages are in flight. The timer
-// is not touched for each message: when it fires, it looks how old the oldest
-// one really is.
-func (c *Channel) watch() {
+// startTimer makes the message timeout run while messages are in flight. The
+// timer is not touched for each message: when it fires, checkTimeout looks how
+// old the oldest one really is.
+func (c *Channel) startTimer() {
 	if c.q.cfg.Timeout > 0 && c.timer == nil {
 		c.timer = time.AfterFunc(c.q.cfg.Timeout, c.checkTimeout)
 	}
 }
 
+// checkTimeout is called without the queue's mutex.
 func (c *Channel) checkTimeout() {
 	c.q.mu.Lock()
 	defer c.q.mu.Unlock()
@@ -206,14 +279,13 @@ func (c *Channel) checkTimeout() {
 	default:
 		c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.Timeout)
 		c.late = c.flight.head
-		c.serving = false
-		c.settle()
+		c.stopFeeding()
 		c.ask(AskTimeout)
 	}
 }
 
-// settle puts the channel where it belongs: idle, busy with room, or nowhere.
-func (c *Channel) settle() {
+// refile puts the channel where it belongs: idle, busy with room, or nowhere.
+func (c *Channel) refile() {
 	var where *[]*Channel
 	switch {
 	case !c.hasRoom():
@@ -233,14 +305,5 @@ func (c *Channel) settle() {
 	if c.where = where; where != nil {
 		c.place = len(*where)
 		*where = append(*where, c)
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }

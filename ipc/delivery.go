@@ -12,8 +12,8 @@ import (
 // A Delivery is one message on its way, and the whole truth about it. It is
 // settled exactly once, whatever happens to the workers that had it.
 //
-// It is owned by one party at a time: its source until Submit has taken it,
-// then the queue, until its origin's Settled returns.
+// It has one owner at a time: its source until Submit has taken it, then the
+// queue, until its origin's Settled is called.
 type Delivery struct {
 	next   *Delivery // in the queue or in flight: it is in one list at a time
 	origin Origin
@@ -22,12 +22,12 @@ type Delivery struct {
 
 	id       uint64
 	attempts int      // deliveries that failed
-	last     *Channel // who had it last
+	last     *Channel // of the worker that had it last
 	text     string   // why the last attempt failed
 	arrived  time.Duration
 	given    time.Duration // when its worker got it
 
-	// For origins that answer in order.
+	// For Replies.
 	follows *Delivery
 	done    bool // settled, but an earlier one is not: frame is the reply now
 }
@@ -51,13 +51,31 @@ func now() time.Duration { return time.Since(epoch) }
 
 var deliveries = sync.Pool{New: func() any { return new(Delivery) }}
 
-// keepFrame is the largest buffer that a pooled Delivery holds on to.
+// keepFrame is the largest buffer that a pooled Delivery keeps.
 const keepFrame = 4 << 10
 
-// NewDelivery returns a message with a copy of body.
+// NewDelivery returns a message with a copy of body. source counts what becomes
+// of it.
 func NewDelivery(origin Origin, source *SourceStats, body []byte) *Delivery {
 	d := newDelivery(origin, source)
 	d.frame = frame.Append(d.frame[:0], body)
+	return d
+}
+
+// FromFrame returns a message with a copy of a whole frame.
+func FromFrame(origin Origin, source *SourceStats, whole []byte) *Delivery {
+	d := newDelivery(origin, source)
+	d.frame = append(d.room(len(whole)), whole...) // d's own buffer, almost always: nothing is allocated
+	frame.ClearFailure(d.frame)                    // in a message the bit has no meaning
+	return d
+}
+
+// AdoptFrame returns a message that has a whole frame in a buffer which belongs
+// to it from then on. It is for large ones.
+func AdoptFrame(origin Origin, source *SourceStats, whole []byte) *Delivery {
+	d := newDelivery(origin, source)
+	d.frame = whole
+	frame.ClearFailure(d.frame)
 	return d
 }
 
@@ -67,11 +85,42 @@ func newDelivery(origin Origin, source *SourceStats) *Delivery {
 	return d
 }
 
+// room returns an empty buffer for a frame of n bytes, d's own if it is large
+// enough.
+func (d *Delivery) room(n int) []byte {
+	if n <= cap(d.frame) {
+		return d.frame[:0]
+	}
+	if n <= keepFrame {
+		return make([]byte, 0, min(n+64, keepFrame))
+	}
+	return netio.GetBuffer(n)
+}
+
+// Resume says that the message has had attempts before, which failed. It is for
+// before Submit.
+func (d *Delivery) Resume(attempts int) { d.attempts = attempts }
+
 // Body returns the message. It is valid until the message is settled.
 func (d *Delivery) Body() []byte { return frame.Body(d.frame) }
 
-// Attempt counts the deliveries of the message, from 1.
-func (d *Delivery) Attempt() int { return d.attempts + 1 }
+// Size returns how many bytes the message takes of a queue's limit.
+func (d *Delivery) Size() int { return len(d.frame) }
+
+// ID counts the messages of a queue, from 1. It is 0 before Submit.
+func (d *Delivery) ID() uint64 { return d.id }
+
+// Arrived returns when the message was submitted.
+func (d *Delivery) Arrived() time.Time { return epoch.Add(d.arrived) }
+
+// Attempts counts the deliveries of the message that failed.
+func (d *Delivery) Attempts() int { return d.attempts }
+
+// Origin returns what is told the result.
+func (d *Delivery) Origin() Origin { return d.origin }
+
+// Source returns the counters of the source that the message came from.
+func (d *Delivery) Source() *SourceStats { return d.source }
 
 // Worker is the number of the worker that had the message last, or -1.
 func (d *Delivery) Worker() int {
@@ -92,7 +141,14 @@ func (d *Delivery) Release() {
 	deliveries.Put(d)
 }
 
-// keepReply makes d hold its reply instead of its body, which nobody needs any
+// assignID gives a message its number, the first time it gets here.
+func (d *Delivery) assignID(q *Queue, at time.Duration) {
+	if d.id == 0 {
+		d.id, d.arrived = q.lastID.Add(1), at
+	}
+}
+
+// keepReply makes d hold its reply instead of its body, which is not needed any
 // more.
 func (d *Delivery) keepReply(reply []byte) {
 	if cap(d.frame) < len(reply) {

@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"bytes"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,37 +31,49 @@ type Config struct {
 	GivenUp func(d *Delivery, reason string)
 }
 
-// A Queue is between the sources and the workers. It is the only one who
-// chooses a worker for a message.
+// A Queue is between the sources and the workers. Nothing else chooses a worker
+// for a message.
 type Queue struct {
-	cfg Config
-	log zerolog.Logger
+	cfg    Config
+	log    zerolog.Logger
+	budget Budget
+	lastID atomic.Uint64 // of a message
 
-	mu      sync.Mutex
-	waiting list
-	idle    []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
-	busy    []*Channel      // fed, in flight, and with room for more
-	turn    int             // whose turn it is in busy
-	closed  bool            // nothing is delivered any more
-	flying  int             // messages in flight
-	blocked []chan struct{} // submitters that wait for room, first come first served
-	watch   []chan struct{} // who waits for the queue to be empty, or for a worker with room
+	mu       sync.Mutex
+	waiting  list
+	idle     []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
+	busy     []*Channel      // fed, in flight, and with room for more
+	turn     int             // the last one in busy that was chosen
+	closed   bool            // nothing is delivered any more
+	inFlight int             // messages with workers
+	blocked  []chan struct{} // submitters that wait for room, first come first served
+	watchers []chan struct{} // those that wait for the queue to be empty, or for a worker with room
 
-	nextID   atomic.Uint64
-	arriving arrivals
-
-	waited, took Histogram       // see QueueStats
-	workers      []*workerTotals // by worker
+	waited, handling Histogram       // see QueueStats
+	workers          []*workerTotals // by worker
 }
 
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
-	return &Queue{cfg: cfg, log: log, arriving: arrivals{limit: cfg.Bytes}}
+	return &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.Bytes}}
 }
 
+// NewChannel returns a channel for a process of a worker, and the file that it
+// gets as its end. The caller closes the file when the worker has been started;
+// Close ends the channel.
+func (q *Queue) NewChannel(worker int) (*Channel, *os.File, error) { return newChannel(q, worker) }
+
+// MaxMessage is how long a message may be, in bytes.
+func (q *Queue) MaxMessage() int { return q.cfg.MaxMessage }
+
+// Attempts is how often a message is delivered, at most.
+func (q *Queue) Attempts() int { return q.cfg.Attempts }
+
+// Budget is for large messages that are still arriving.
+func (q *Queue) Budget() *Budget { return &q.budget }
+
 // Submit takes as many of a batch, in order, as there is room for, and returns
-// how many. Those that it did not take stay the caller's, who may wait for
-// Room.
+// how many. The rest stays the caller's, which may wait for Room.
 func (q *Queue) Submit(batch []*Delivery) int {
 	if q.cfg.Lines {
 		return q.submitLines(batch)
@@ -76,24 +89,24 @@ func (q *Queue) submit(batch []*Delivery) int {
 		q.mu.Unlock()
 		var late list
 		for _, d := range batch {
-			d.enter(q, at)
+			d.assignID(q, at)
 			late.push(d)
 		}
-		q.leave(&late)
+		q.abandon(&late)
 		return len(batch)
 	}
 	taken := 0
 	for _, d := range batch {
-		d.enter(q, at)
+		d.assignID(q, at)
 		var c *Channel
-		if q.waiting.n == 0 { // else others were first
+		if q.waiting.n == 0 { // otherwise others were first
 			c = q.pick(d)
 		}
 		switch {
 		case c != nil:
 			c.give(d, at)
 			touched.add(c)
-		case q.full():
+		case q.isFull():
 			touched.flush()
 			q.mu.Unlock()
 			return taken
@@ -107,14 +120,7 @@ func (q *Queue) submit(batch []*Delivery) int {
 	return taken
 }
 
-// enter gives a message its number, the first time.
-func (d *Delivery) enter(q *Queue, at time.Duration) {
-	if d.id == 0 {
-		d.id, d.arrived = q.nextID.Add(1), at
-	}
-}
-
-// submitLines is Submit where a message must be a line. What is none fails at
+// submitLines is Submit where a message must be a line. One that is not fails at
 // once.
 func (q *Queue) submitLines(batch []*Delivery) int {
 	for i, d := range batch {
@@ -124,13 +130,13 @@ func (q *Queue) submitLines(batch []*Delivery) int {
 			}
 			continue
 		}
-		q.finishAlone(d, frame.AppendFailure(nil, frame.NotALine, "the message has an end of line in it, and the workers get one message a line"))
+		q.settleAlone(d, frame.AppendFailure(nil, frame.NotALine, "the message has an end of line in it, and the workers get one message a line"))
 	}
 	return len(batch)
 }
 
 // touched are the channels that a batch was given to. They are flushed with the
-// queue's mutex held, which is let go while writing.
+// queue's mutex held, which is released while writing.
 type touched struct {
 	some [8]*Channel
 	n    int
@@ -161,15 +167,15 @@ func (t *touched) flush() {
 	}
 }
 
-// full reports whether the waiting messages take all the room. One that is
+// isFull reports whether the waiting messages take all the room. One that is
 // larger than all of it is let in when it is alone.
-func (q *Queue) full() bool {
+func (q *Queue) isFull() bool {
 	return q.waiting.n >= q.cfg.Messages || q.waiting.bytes >= q.cfg.Bytes
 }
 
-// pick returns a worker with room, or nil: an idle one, rather not the one that
-// has just failed with this message; else, if nobody is idle, the next of those
-// that work.
+// pick returns a worker with room, or nil: an idle one, if possible not the one
+// that has just failed with this message; if none is idle, the next of those that
+// work.
 func (q *Queue) pick(d *Delivery) *Channel {
 	if n := len(q.idle); n > 0 {
 		c := q.idle[n-1]
@@ -185,58 +191,17 @@ func (q *Queue) pick(d *Delivery) *Channel {
 	return q.busy[q.turn]
 }
 
-// refill follows the settling of messages: it fills a channel that
-// has room from the queue, and lets submitters go on.
+// refill gives a channel with room what waits, after it has settled messages, and
+// lets submitters go on.
 func (q *Queue) refill(c *Channel, at time.Duration) {
 	for q.waiting.n > 0 && c.hasRoom() {
 		c.give(q.waiting.pop(), at)
 	}
-	q.unblock()
+	q.wake()
 }
 
-// unblock wakes as many submitters as there is room for.
-func (q *Queue) unblock() {
-	for len(q.blocked) > 0 && !q.full() {
-		close(q.blocked[0])
-		q.blocked = q.blocked[1:]
-	}
-	if len(q.watch) > 0 && (q.waiting.n == 0 || q.flying == 0) {
-		for _, w := range q.watch {
-			close(w)
-		}
-		q.watch = nil
-	}
-}
-
-// Room returns a channel that is closed when it is worth to Submit again.
-func (q *Queue) Room() <-chan struct{} {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	ready := make(chan struct{})
-	if !q.full() || len(q.idle) > 0 {
-		close(ready)
-		return ready
-	}
-	q.blocked = append(q.blocked, ready)
-	return ready
-}
-
-// again puts messages that were not settled in front of all others, in their
-// order, and gives them to whoever has room.
-func (q *Queue) again(l *list) {
-	if q.closed {
-		q.mu.Unlock()
-		q.leave(l)
-		q.mu.Lock()
-		q.unblock()
-		return
-	}
-	q.waiting.prepend(l)
-	q.spread()
-}
-
-// spread gives waiting messages to workers with room.
-func (q *Queue) spread() {
+// dispatch gives waiting messages to workers with room.
+func (q *Queue) dispatch() {
 	var touched touched
 	at := now()
 	for q.waiting.n > 0 {
@@ -248,7 +213,84 @@ func (q *Queue) spread() {
 		touched.add(c)
 	}
 	touched.flush()
-	q.unblock()
+	q.wake()
+}
+
+// requeue puts messages that were not settled in front of all others, in their
+// order, and dispatches. With the mutex held, which it may release for a while.
+func (q *Queue) requeue(l *list) {
+	if q.closed {
+		q.mu.Unlock()
+		q.abandon(l)
+		q.mu.Lock()
+		q.wake()
+		return
+	}
+	q.waiting.prepend(l)
+	q.dispatch()
+}
+
+// wake lets as many submitters go on as there is room for.
+func (q *Queue) wake() {
+	for len(q.blocked) > 0 && !q.isFull() {
+		close(q.blocked[0])
+		q.blocked = q.blocked[1:]
+	}
+	if len(q.watchers) > 0 && (q.waiting.n == 0 || q.inFlight == 0) {
+		for _, w := range q.watchers {
+			close(w)
+		}
+		q.watchers = nil
+	}
+}
+
+// Room returns a channel that is closed when it is worth to Submit again.
+func (q *Queue) Room() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ready := make(chan struct{})
+	if !q.isFull() || len(q.idle) > 0 {
+		close(ready)
+		return ready
+	}
+	q.blocked = append(q.blocked, ready)
+	return ready
+}
+
+// Free returns how many messages, of how many bytes, workers have room for
+// while nothing waits, at most limit. If that is none, more is closed when it is
+// worth asking again. It is for sources that leave the rest where it is. What
+// two of them were told at the same time waits in the queue.
+func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return 0, 0, nil
+	}
+	if q.waiting.n == 0 {
+		for _, some := range [][]*Channel{q.idle, q.busy} {
+			for _, c := range some {
+				messages += c.win.size - c.flight.n
+				bytes += windowBytes - c.flight.bytes
+				if messages >= limit {
+					return limit, bytes, nil
+				}
+			}
+		}
+	}
+	if messages > 0 {
+		return messages, bytes, nil
+	}
+	change := make(chan struct{})
+	q.watchers = append(q.watchers, change)
+	return 0, 0, change
+}
+
+// Crowded reports whether messages wait for workers.
+func (q *Queue) Crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.closed && q.waiting.n > 0
 }
 
 // Depth returns how many messages wait, their bytes, and how many are in
@@ -256,30 +298,58 @@ func (q *Queue) spread() {
 func (q *Queue) Depth() (waiting, bytes, inFlight int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.waiting.n, q.waiting.bytes, q.flying
+	return q.waiting.n, q.waiting.bytes, q.inFlight
 }
 
 // Empty returns a channel that is closed when nothing waits and nothing is in
 // flight, now or later.
 func (q *Queue) Empty() <-chan struct{} {
-	return q.watchFor(func() bool { return q.waiting.n == 0 && q.flying == 0 })
-}
-
-func (q *Queue) watchFor(cond func() bool) <-chan struct{} {
-	done := make(chan struct{})
-	go func() { // ends when cond holds, which the end of the pool brings about
-		for {
-			q.mu.Lock()
-			if cond() {
-				q.mu.Unlock()
-				close(done)
-				return
-			}
-			change := make(chan struct{})
-			q.watch = append(q.watch, change)
-			q.mu.Unlock()
+	empty := make(chan struct{})
+	go func() { // ends when the queue is empty, which the end of the pool brings about
+		defer close(empty)
+		for change := q.nextChange(); change != nil; change = q.nextChange() {
 			<-change
 		}
 	}()
-	return done
+	return empty
+}
+
+// nextChange returns nil if the queue is empty, or a channel that is closed when
+// that is worth asking again.
+func (q *Queue) nextChange() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting.n == 0 && q.inFlight == 0 {
+		return nil
+	}
+	change := make(chan struct{})
+	q.watchers = append(q.watchers, change)
+	return change
+}
+
+// Stats returns a picture of the queue and of the given number of workers.
+func (q *Queue) Stats(workers int) QueueStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := QueueStats{
+		Messages: q.waiting.n, Bytes: q.waiting.bytes, InFlight: q.inFlight, Idle: len(q.idle),
+		Waiting: q.waited, Handling: q.handling,
+		Workers: make([]WorkerStats, max(workers, len(q.workers))),
+	}
+	at := now()
+	if d := q.waiting.head; d != nil {
+		s.Oldest, s.OldestID = at-d.arrived, d.id
+	}
+	for id, t := range q.workers {
+		s.Workers[id] = t.stats(at)
+	}
+	return s
+}
+
+// totals returns the sums of a worker. With the mutex held.
+func (q *Queue) totals(worker int) *workerTotals {
+	for len(q.workers) <= worker {
+		q.workers = append(q.workers, new(workerTotals))
+	}
+	return q.workers[worker]
 }

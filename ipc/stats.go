@@ -1,29 +1,60 @@
 package ipc
 
-import "sync/atomic"
+import (
+	"slices"
+	"time"
+)
 
-// SourceStats counts what came from one source. All counts only grow, but for
-// Connections.
-type SourceStats struct {
-	Name string // the source's URL without its parameters
+// QueueStats is a picture of a Queue.
+type QueueStats struct {
+	Messages, Bytes int           // that wait
+	Oldest          time.Duration // the age of the first of them; 0: none waits
+	OldestID        uint64        // its number; 0: none waits
+	InFlight        int           // messages with workers
+	Idle            int           // workers that are fed and have nothing in hand
 
-	Connections      atomic.Int64  // open now
-	Accepted         atomic.Uint64 // connections
-	TurnedAway       atomic.Uint64 // connections over the limit or from an address that is not allowed
-	Received         atomic.Uint64 // messages that arrived whole
-	Handled          atomic.Uint64 // messages that a worker answered, and not with a failure
-	Failed           atomic.Uint64 // messages that ended in a failure
-	Retried          atomic.Uint64 // deliveries that failed and were repeated
-	GivenUp          atomic.Uint64 // messages that failed every attempt
-	Spooled          atomic.Uint64
-	Lost             atomic.Uint64 // messages whose client could not even be told
-	HandshakesFailed atomic.Uint64 // of TLS
-	FramesTooBig     atomic.Uint64
-	Remade           atomic.Uint64 // times that somebody had removed the System V queue, and it was made again
-	FramesPartial    atomic.Uint64 // connections that ended, or were too slow, in the middle of a frame
+	Waiting  Histogram // from the arrival of a message until the worker that answered it began with it
+	Handling Histogram // from there to its answer
+
+	Workers []WorkerStats // by worker
 }
 
-// Totals are the counts of all sources together, for the last log line.
-type Totals struct {
-	Handled, Failed, Spooled, Lost uint64
+// WorkerStats is what one worker, that is all processes that were in its place,
+// has done with messages.
+type WorkerStats struct {
+	Handled uint64        // messages answered, and not with a failure
+	Failed  uint64        // answered with a failure, or taken back from it as failed
+	Busy    time.Duration // time with messages in hand, until now
+
+	// Of the process that is fed now, or finishes.
+	InHand int           // messages
+	Held   time.Duration // how long the oldest of them has been in its hands
+	Window int           // 0: there is no such process
+}
+
+// workerTotals are the sums over a worker's processes. The queue's mutex guards
+// them.
+type workerTotals struct {
+	handled, failed uint64
+	busy            time.Duration
+	channels        []*Channel // that are open: more than one while a worker is replaced
+}
+
+func (t *workerTotals) add(c *Channel) { t.channels = append(t.channels, c) }
+
+func (t *workerTotals) remove(c *Channel) {
+	t.channels = slices.DeleteFunc(t.channels, func(o *Channel) bool { return o == c })
+}
+
+func (t *workerTotals) stats(at time.Duration) WorkerStats {
+	s := WorkerStats{Handled: t.handled, Failed: t.failed, Busy: t.busy}
+	for _, c := range t.channels {
+		s.InHand += c.flight.n
+		s.Window = max(s.Window, c.win.size)
+		if c.flight.n > 0 {
+			s.Busy += at - c.busySince
+			s.Held = max(s.Held, at-max(c.since, c.flight.head.given))
+		}
+	}
+	return s
 }

@@ -61,32 +61,3 @@ func TestWindowObserve(t *testing.T) {
 		}
 	}
 }
-
-// A worker's window follows what it does: fast ones open it, a slow one closes it.
-func TestWindowOfAWorker(t *testing.T) {
-	w := newWorld(t, "?reply=always", nil)
-	slow := make(chan bool)
-	w.worker(answering(func(b []byte) []byte {
-		if string(b) == "slow" {
-			<-slow
-		}
-		return echo(b)
-	}))
-	size := func() int { return w.q.Stats(1).Workers[0].Window }
-	if n := size(); n != 1 {
-		t.Errorf("at first: %d", n)
-	}
-	c := w.dial()
-	eventually(t, "fast messages open the window", func() bool { // one may be slow for want of a CPU
-		c.send("fast")
-		c.want("fast")
-		return size() > 1
-	})
-	c.send("slow")
-	eventually(t, "held for longer than is put ahead", func() bool { return w.q.Stats(1).Workers[0].Held > 2*autoAhead })
-	slow <- true
-	c.want("slow")
-	if n := size(); n != 1 {
-		t.Errorf("after a slow one: %d", n)
-	}
-}

@@ -9,8 +9,8 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/dial"
+	"github.com/poolinit/poolinit/ipc/sysv"
 )
 
 var errNoCertificate = errors.New("no certificate in PEM")
@@ -57,10 +57,10 @@ func sendStream(o *options, pool dial.Pool, in <-chan []dial.Message, out *outpu
 
 // sendSysV puts everything into a System V queue. It waits while that is full.
 func sendSysV(o *options, in <-chan []dial.Message, out *output) {
-	key, _ := strconv.ParseUint(o.to.Addr, 0, 32) // ParseURL has read it
+	key, _ := strconv.ParseUint(o.to.Addr, 0, 32) // sources.Parse has read it
 	for list := range in {
 		for _, m := range list {
-			if err := ipc.SendSysV(uint32(key), m.Body); err != nil {
+			if err := sysv.Send(uint32(key), m.Body); err != nil {
 				out.lost(1, fmt.Sprintf("%s: %v", m, err))
 				continue
 			}

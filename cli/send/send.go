@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/cli/flags"
-	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/sources"
 )
 
 // exitFailed is the exit code if any message failed.
@@ -24,7 +24,7 @@ const exitFailed = 1
 
 // options are the command line, parsed.
 type options struct {
-	to    *ipc.URL
+	to    *sources.Endpoint
 	files []string
 
 	reply          bool // the server answers every message
@@ -82,7 +82,7 @@ func (o *options) parse(s *flags.Set, args []string) error {
 // address takes the server's own URL: what its parameters say about replies and
 // TLS holds for the client too.
 func (o *options) address(s string) (err error) {
-	if o.to, err = ipc.ParseURL(s); err != nil {
+	if o.to, err = sources.Parse(s); err != nil {
 		return withScheme(s, err)
 	}
 	parsed, err := url.Parse(s)
@@ -104,7 +104,7 @@ func (o *options) address(s string) (err error) {
 // withScheme makes a better error for an address that is HOST:PORT.
 func withScheme(s string, err error) error {
 	full := "tcp://" + s
-	if _, wrong := ipc.ParseURL(full); wrong != nil || strings.HasPrefix(s, "tcp:") {
+	if _, wrong := sources.Parse(full); wrong != nil || strings.HasPrefix(s, "tcp:") {
 		return err
 	}
 	return fmt.Errorf("a URL such as %s", full)

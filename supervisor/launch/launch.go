@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/notify"
@@ -32,7 +33,7 @@ type Launcher struct {
 	Watchdog   time.Duration    // the interval they are asked for; 0: none
 	Queue      *ipc.Queue       // which feeds them; nil: they get no messages
 	Deliver    string           // how: frames, lines or exec
-	Shares     []*ipc.Share     // open sockets that all get
+	Shares     []*stream.Share  // open sockets that all get
 	Log        zerolog.Logger
 
 	// CommandKilled, with DeliverExec, is told of a command that died of a SIGKILL

@@ -15,14 +15,15 @@ import (
 
 	"github.com/poolinit/poolinit/internal/strict"
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
 )
 
 // share opens shared sockets for the test.
-func share(t *testing.T, urls ...string) (list []*ipc.Share) {
+func share(t *testing.T, urls ...string) (list []*stream.Share) {
 	t.Helper()
 	for _, u := range urls {
-		s, err := ipc.ParseShare(u)
+		s, err := stream.ParseShare(u)
 		if err == nil {
 			err = s.Open()
 		}
@@ -67,7 +68,7 @@ func TestShareIsTold(t *testing.T) {
 
 // What exec hands on is the same with shared sockets as without.
 func TestShareChangesNothingElse(t *testing.T) {
-	look := func(shares []*ipc.Share) string {
+	look := func(shares []*stream.Share) string {
 		c := launcher(t, "")
 		c.Shares = shares
 		c.Args = []string{"sh", "-c", `grep -E '^(Sig|Shd|Cap|NoNew|Uid)' /proc/self/status | grep -v SigQ; ulimit -Sn; ulimit -Hn; ` +
@@ -145,7 +146,7 @@ func TestShareSocket(t *testing.T) {
 	}
 	nc.Close()
 	c := launcher(t, "")
-	c.Shares = []*ipc.Share{s}
+	c.Shares = []*stream.Share{s}
 	c.Args = []string{"grep", "flags", "/proc/self/fdinfo/3"}
 	if got := c.run(t); got[0] != "flags:\t02" { // O_RDWR, not O_NONBLOCK nor O_CLOEXEC
 		t.Errorf("%q", got)

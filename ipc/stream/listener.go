@@ -1,0 +1,278 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/netio"
+	"github.com/poolinit/poolinit/ipc/ratelog"
+)
+
+// A listener is a source of connections. It implements ipc.Source.
+type listener struct {
+	url   *config
+	queue *ipc.Queue
+	certs *certificates // nil: no TLS
+
+	addr       net.Addr
+	accepts    *acceptor
+	slow       bool // reading and closing a connection may take long: see netio.RefuseFiles
+	stats      ipc.SourceStats
+	draining   atomic.Bool
+	drainBegan atomic.Int64 // a time.Duration; 0: not yet
+	readers    sync.WaitGroup
+
+	complain *ratelog.Log // of what clients cause
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+// openTCP binds a tcp:// source, with TLS if the URL names a certificate.
+func (c *config) openTCP(q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
+	certs, err := openCertificates(c, log)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", c.Name, err)
+	}
+	ln, err := bindTCP(c)
+	if err != nil {
+		return nil, err
+	}
+	return newListener(c, q, log, ln, nil, certs)
+}
+
+// openUnix binds a unix:// source. The file is removed when the source is
+// drained or closed.
+func (c *config) openUnix(q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
+	ln, file, err := bindUnix(c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newListener(c, q, log, ln, file, nil)
+	if err != nil {
+		file.remove()
+		return nil, err
+	}
+	return l, nil
+}
+
+// newListener takes a bound socket over, and its file if it is a unix one.
+func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, path *socketFile, certs *certificates) (ipc.Source, error) {
+	defer ln.Close()
+	file, err := fileOf(ln)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{
+		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), conns: make(map[*conn]struct{}),
+	}
+	l.stats.Name = boundName(c.Name, ln.Addr())
+	if l.accepts, err = newAcceptor(file, path, l.welcome); err != nil {
+		return nil, err
+	}
+	if c.once {
+		l.accepts.deferUntilData()
+	}
+	if c.Scheme == "unix" {
+		l.slow = !l.accepts.refuseFiles()
+	}
+	return l, nil
+}
+
+// boundName is what a source is called: as it was written, but with the port that
+// the kernel has chosen instead of port 0.
+func boundName(name string, addr net.Addr) string {
+	host, chosen := strings.CutSuffix(name, ":0")
+	if tcp, ok := addr.(*net.TCPAddr); ok && chosen {
+		return host + ":" + strconv.Itoa(tcp.Port)
+	}
+	return name
+}
+
+// Addr returns the address that was bound.
+func (l *listener) Addr() net.Addr { return l.addr }
+
+// Stats implements ipc.Source.
+func (l *listener) Stats() *ipc.SourceStats { return &l.stats }
+
+// acceptPause is how long accepting rests when the system refuses: it is out of
+// descriptors or memory, which only time mends.
+const acceptPause = 20 * time.Millisecond
+
+// Serve implements ipc.Source.
+func (l *listener) Serve() {
+	for {
+		err := l.accepts.accept()
+		switch {
+		case err == nil:
+		case l.accepts.isShut():
+			return
+		default:
+			l.complain.Warn("cannot accept connections", err.Error())
+			time.Sleep(acceptPause)
+		}
+	}
+}
+
+// welcome begins to serve a connection, or closes it at once if it is one too
+// many or not allowed.
+func (l *listener) welcome(fd int, peer netip.Addr) {
+	l.stats.Accepted.Add(1)
+	if why := l.reject(peer); why != "" {
+		l.stats.TurnedAway.Add(1)
+		l.complain.Warn("connections closed at once", why)
+		if l.slow {
+			go unix.Close(fd) // ends when what is attached to it has been closed
+		} else {
+			netio.Close(fd)
+		}
+		return
+	}
+	l.stats.Connections.Add(1)
+	switch {
+	case l.certs != nil:
+		l.serveTLS(fd)
+	case l.url.once && !l.slow:
+		l.serveOnce(fd)
+	default:
+		file := os.NewFile(uintptr(fd), "connection")
+		raw, _ := file.SyscallConn() // fails for a nil file only
+		l.readers.Go(l.add(newConn(l, file, raw, raw, nil)).serve)
+	}
+}
+
+// reject returns why a client is not served, or "".
+func (l *listener) reject(peer netip.Addr) string {
+	if l.stats.Connections.Load() >= int64(l.url.connections) {
+		return "there are as many as connections= allows"
+	}
+	if len(l.url.allow) > 0 && !l.url.allows(peer) {
+		return "allow= does not name the address"
+	}
+	return ""
+}
+
+// serveOnce serves a connection for one message. If that has arrived already,
+// as it mostly has, it is submitted right here: no goroutine, no poller.
+func (l *listener) serveOnce(fd int) {
+	s := netio.NewLate(fd)
+	raw := s.Raw()
+	c := l.add(newConn(l, s, raw, raw, nil))
+	if !c.in.FillNow() || !c.takeOnce() {
+		l.readers.Go(c.serve)
+	}
+}
+
+// add notes a connection that is open.
+func (l *listener) add(c *conn) *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = struct{}{}
+	return c
+}
+
+// remove forgets a connection that was closed.
+func (l *listener) remove(c *conn) {
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.mu.Unlock()
+	l.stats.Connections.Add(-1)
+}
+
+func (l *listener) all() []*conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+func (l *listener) isDraining() bool { return l.draining.Load() }
+
+// drainTick is how often Drain looks whether what had arrived is in the queue.
+const drainTick = time.Millisecond
+
+// Drain implements ipc.Source: the connections that the kernel has accepted are
+// served, then the socket is closed. Connections stay open: each message that
+// comes from now on is answered "stopping".
+func (l *listener) Drain(ctx context.Context) {
+	// Closing first would reset those in the backlog. Clients that connect again
+	// and again do not delay the end.
+	l.accepts.rest(func() bool { return ctx.Err() != nil })
+	l.accepts.close()
+	l.drainBegan.Store(int64(now()))
+	l.draining.Store(true)
+	for _, c := range l.all() {
+		c.markDrain()
+	}
+	tick := time.NewTicker(drainTick)
+	defer tick.Stop()
+	for !l.isQuiet() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *listener) isQuiet() bool {
+	for _, c := range l.all() {
+		if !c.isQuiet() {
+			return false
+		}
+	}
+	return true
+}
+
+// quietTime is how long a client must have been silent during a stop before its
+// connection is closed: by then one that was about to send has sent, and has
+// been told "stopping".
+const quietTime = 300 * time.Millisecond
+
+// Linger implements ipc.Source: connections stay open until their clients close
+// them, or have been silent for quietTime and have all their replies, or do not
+// read those.
+func (l *listener) Linger(ctx context.Context) {
+	began := now()
+	if l.drainBegan.Load() > 0 {
+		began = time.Duration(l.drainBegan.Load())
+	}
+	tick := time.NewTicker(drainTick)
+	defer tick.Stop()
+	for open := l.all(); len(open) > 0; open = l.all() {
+		if since := now() - quietTime; since > began {
+			for _, c := range open {
+				c.retire(since)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close implements ipc.Source.
+func (l *listener) Close() {
+	l.accepts.close()
+	for _, c := range l.all() {
+		c.kill()
+	}
+	l.readers.Wait()
+}
