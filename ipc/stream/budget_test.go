@@ -40,13 +40,15 @@ func TestLargeMessagesArriveInTurn(t *testing.T) {
 
 // What was claimed is given back however a connection ends.
 func TestClaimsEndWithTheirConnection(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(w *world, c *ipctest.Client){
 		"client gone":   func(_ *world, c *ipctest.Client) { c.Close() },
 		"partial":       func(*world, *ipctest.Client) {},
-		"stopped":       func(w *world, c *ipctest.Client) { w.stopWithin(t, 0) },
+		"stopped":       func(w *world, c *ipctest.Client) { w.stopWithin(t, 0); w.src.Close() },
 		"too long next": func(_ *world, c *ipctest.Client) { c.Write(bytes.Repeat([]byte{0x7f}, 3<<20)) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, "?reply=always&partial=1s", nil)
 			w.Worker(ipctest.Answering(ipctest.Echo))
 			c := w.dial()

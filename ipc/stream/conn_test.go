@@ -79,6 +79,7 @@ func TestByteByByte(t *testing.T) {
 }
 
 func TestPartialFrameTimesOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&partial=30ms&idle=1h", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	c := w.dial()
@@ -103,6 +104,7 @@ func TestPartialFrameTimesOut(t *testing.T) {
 }
 
 func TestIdleIsClosed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&idle=400ms", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	var c *ipctest.Client
@@ -121,6 +123,7 @@ func TestIdleIsClosed(t *testing.T) {
 
 // A client that waits for its reply is not idle.
 func TestWaitingIsNotIdle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&idle=100ms", nil)
 	w.Worker(ipctest.Answering(func(b []byte) []byte {
 		time.Sleep(500 * time.Millisecond) // a slow worker
@@ -274,7 +277,8 @@ func hasIPv6() bool {
 // A limit that is switched off does not inherit the other's deadline. (A wait that is
 // too short can only let a fault pass.)
 func TestOneLimitAlone(t *testing.T) {
-	const limit, longer = "1s", 2 * time.Second
+	t.Parallel()
+	const limit, longer = "200ms", 300 * time.Millisecond
 	for _, test := range []struct {
 		params           string
 		inFrame, between time.Duration
@@ -286,15 +290,21 @@ func TestOneLimitAlone(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "?reply=always"+test.params, nil)
 			w.Worker(ipctest.Answering(ipctest.Echo))
-			c := w.dial()
-			frame := frame.Append(nil, []byte("x"))
-			for range 2 {
-				_, _ = c.Write(frame[:3]) // fails if it has been closed
-				time.Sleep(test.inFrame)
-				_, _ = c.Write(frame[3:])
-				c.Want("x")
-				time.Sleep(test.between)
-			}
+			whole := frame.Append(nil, []byte("x"))
+			ipctest.Undisturbed(t, 2*(test.inFrame+test.between)+150*time.Millisecond, func() error {
+				c := w.dial()
+				defer c.Close()
+				for range 2 {
+					_, _ = c.Write(whole[:3]) // fails if it has been closed
+					time.Sleep(test.inFrame)
+					_, _ = c.Write(whole[3:])
+					if got := c.Next(); got != "x" {
+						return fmt.Errorf("reply %q", got)
+					}
+					time.Sleep(test.between)
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -417,6 +427,7 @@ func TestPortTaken(t *testing.T) {
 // A stop leaves connections open until their clients know: one that has been
 // silent is closed, one that still sends is told.
 func TestLinger(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	silent, busy := w.dial(), w.dial()
@@ -463,6 +474,7 @@ func TestTooBigIsHeard(t *testing.T) {
 }
 
 func TestOnceDuringDrain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?once=true", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	c := w.dial()
@@ -479,6 +491,7 @@ func TestOnceDuringDrain(t *testing.T) {
 
 // A client that always has another frame begun is not slow: each is in time.
 func TestPartialIsAFrames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&partial=400ms", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	frame := frame.Append(nil, []byte("hello"))

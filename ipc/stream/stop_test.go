@@ -37,6 +37,7 @@ func megabyte([]byte) []byte { return frame.Append(nil, make([]byte, 1<<20)) }
 
 // A client that has ended its side and never reads does not hold up a stop.
 func TestStopDoesNotWaitForADeafClient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&idle=0s", nil)
 	w.Worker(ipctest.Answering(megabyte))
 	deaf := w.dial()
@@ -54,6 +55,7 @@ func TestStopDoesNotWaitForADeafClient(t *testing.T) {
 
 // Nor does one that goes on to send, and is not read any more because of that.
 func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "?reply=always&idle=0s", func(c *ipc.Config) { c.Messages = 100 })
 	w.Worker(ipctest.Answering(func([]byte) []byte { return frame.Append(nil, make([]byte, 64<<10)) }))
 	deaf := w.dial()
@@ -82,6 +84,7 @@ func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
 
 // One that reads slowly is not deaf.
 func TestStopWaitsForASlowClient(t *testing.T) {
+	t.Parallel()
 	for range 5 {
 		longest, err := stopWithSlowClient(t)
 		switch {

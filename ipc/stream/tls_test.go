@@ -104,6 +104,7 @@ func TestTLSRefused(t *testing.T) {
 // A client that says nothing, or stops in the middle, has as long as for a
 // frame, and nobody waits for it.
 func TestTLSSilentClient(t *testing.T) {
+	t.Parallel()
 	w, ca := tlsWorld(t, "&reply=always&partial=400ms", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	silent, begun := w.dial(), w.dial()
@@ -243,6 +244,7 @@ func TestTLSBadFiles(t *testing.T) {
 
 // A certificate is replaced while clients come; the ones who are there stay.
 func TestTLSReplaced(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	cert, key := ca.issue("server", time.Hour)
 	w := newWorld(t, "?reply=always&cert="+cert+"&key="+key, nil)

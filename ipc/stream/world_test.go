@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"flag"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -8,6 +9,15 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/ipctest"
 )
+
+// Many tests here wait, for a limit or for the kernel, and compute nothing.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	m.Run()
+}
 
 // A world has a source on loopback.
 type world struct {

@@ -34,10 +34,10 @@ func (m *mending) Missing() (why string) {
 	return ""
 }
 
-// isThere notes that the queue has been opened.
-func (m *mending) isThere() {
+// isThere notes that the queue has been opened. The next look is due after every.
+func (m *mending) isThere(every time.Duration) {
 	m.opened, m.lost = time.Now(), false
-	m.due = m.opened.Add(lookEvery)
+	m.due = m.opened.Add(every)
 	m.missing.Store(nil)
 }
 
@@ -101,7 +101,7 @@ func (s *source) look() {
 		s.lose(err)
 		return
 	}
-	s.due = time.Now().Add(lookEvery)
+	s.due = time.Now().Add(s.lookEvery)
 }
 
 // reopen makes one attempt to open the queue again, or to make it.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -123,43 +124,44 @@ func TestRemovedWhileFull(t *testing.T) {
 // A queue that can be made again at once was never missing, one that cannot is,
 // until it can.
 func TestMissing(t *testing.T) {
-	inOwnIPC(t, func() {
-		// A goroutine of its own would be in the other namespace: the source is driven by hand.
-		w := newIdleWorld(t, nil)
-		src := w.src
-		w.Worker(ipctest.Answering(ipctest.Echo))
-		setLimit(t, "msgmni", 1)
+	synctest.Test(t, func(t *testing.T) {
+		inOwnIPC(t, func() {
+			// A goroutine of its own would be in the other namespace: the source is driven by hand.
+			w := newIdleWorld(t, nil)
+			src := w.src
+			setLimit(t, "msgmni", 1)
 
-		removeQueue(w.key)
-		loseByTaking(t, src)
-		expectMissing(t, src, "")
-		mended(t, src)
-		expectMissing(t, src, "")
+			removeQueue(w.key)
+			loseByTaking(t, src)
+			expectMissing(t, src, "")
+			mended(t, src)
+			expectMissing(t, src, "")
 
-		removeQueue(w.key)
-		other := newKey(t)
-		if _, err := msgget(other, unix.IPC_CREAT|0o600); err != nil {
-			t.Fatal(err)
-		}
-		src.opened = src.opened.Add(-2 * healthy)
-		loseByTaking(t, src)
-		expectMissing(t, src, "") // until the first attempt
-		for range 3 {
-			src.tend(nil)
-			expectMissing(t, src, "no space left on device")
-		}
-		removeQueue(other)
-		mended(t, src)
-		expectMissing(t, src, "")
-		if n := src.stats.Remade.Load(); n != 2 || w.depth() != 0 {
-			t.Errorf("made again %d times, depth %d; want 2 and 0", n, w.depth())
-		}
+			removeQueue(w.key)
+			other := newKey(t)
+			if _, err := msgget(other, unix.IPC_CREAT|0o600); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * healthy)
+			loseByTaking(t, src)
+			expectMissing(t, src, "") // until the first attempt
+			for range 3 {
+				src.tend(nil)
+				expectMissing(t, src, "no space left on device")
+			}
+			removeQueue(other)
+			mended(t, src)
+			expectMissing(t, src, "")
+			if n := src.stats.Remade.Load(); n != 2 || w.depth() != 0 {
+				t.Errorf("made again %d times, depth %d; want 2 and 0", n, w.depth())
+			}
 
-		removeQueue(w.key) // soon after: there is a pause
-		loseByTaking(t, src)
-		expectMissing(t, src, "identifier removed")
-		mended(t, src)
-		expectMissing(t, src, "")
+			removeQueue(w.key) // soon after: there is a pause
+			loseByTaking(t, src)
+			expectMissing(t, src, "identifier removed")
+			mended(t, src)
+			expectMissing(t, src, "")
+		})
 	})
 }
 
@@ -186,6 +188,10 @@ func TestForbiddenWhileBusy(t *testing.T) {
 	if os.Geteuid() != 0 {
 		strict.Skip(t, "only root can become somebody else")
 	}
+	synctest.Test(t, forbidWhileBusy)
+}
+
+func forbidWhileBusy(t *testing.T) {
 	key := newKey(t)
 	if _, err := msgget(key, unix.IPC_CREAT|0o644); err != nil {
 		t.Fatal(err)

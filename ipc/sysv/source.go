@@ -27,6 +27,8 @@ type config struct {
 	name string
 	key  uint32
 	mode fs.FileMode
+
+	lookEvery time.Duration // see the constant
 }
 
 // Parse reads the address of a sysv:// source, and returns what opens it. The
@@ -44,7 +46,7 @@ func parse(a ipc.Address) (config, error) {
 	if err != nil || key == 0 || a.Path != "" {
 		return config{}, errors.New("sysv://KEY, a number from 1 to 0xffffffff as ftok(3) makes it, such as sysv://0x7000001")
 	}
-	c := config{name: a.Name, key: uint32(key), mode: 0o600}
+	c := config{name: a.Name, key: uint32(key), mode: 0o600, lookEvery: lookEvery}
 	return c, a.Set([]ipc.Parameter{ipc.ModeParameter(&c.mode)})
 }
 
@@ -93,7 +95,7 @@ func (s *source) open() (err error) {
 		switch err {
 		case nil:
 			s.id = id
-			s.isThere()
+			s.isThere(s.lookEvery)
 			return nil
 		case unix.EEXIST: // made by another process between the two
 		case unix.EACCES:

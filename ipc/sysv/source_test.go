@@ -68,11 +68,12 @@ func (w *world) opener() ipc.Opener {
 func opener(t testing.TB, key uint32) ipc.Opener {
 	t.Helper()
 	a, _ := ipc.ParseAddress(fmt.Sprintf("sysv://%#x?mode=0600", key))
-	open, err := Parse(a)
+	c, err := parse(a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return open
+	c.lookEvery = 20 * time.Millisecond
+	return func(q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) { return open(c, q, log) }
 }
 
 func (w *world) send(bodies ...string) {
@@ -484,6 +485,7 @@ func (c *crowd) push(q *ipc.Queue, until <-chan struct{}) {
 
 // Where others' messages always wait, a queue's have their turn, one at a time.
 func TestAmongOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(c *ipc.Config) { c.Window = 1 })
 	others := crowd{room: make(chan bool, 50)}
 	until, ended := make(chan struct{}), make(chan struct{})
