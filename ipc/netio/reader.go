@@ -21,6 +21,7 @@ type Reader struct {
 	size  int
 	slow  bool
 	exact bool
+	own   atomic.Bool // what starved points to, but for a Conn; here it takes no memory of its own
 
 	need  int    // bytes that the buffer must have room for at the next Fill; 0: any
 	most  int    // bytes that may be in buf; 0: as many as there is room for
@@ -30,7 +31,6 @@ type Reader struct {
 	err   error
 	try   func(fd uintptr) bool
 
-	own     atomic.Bool
 	starved *atomic.Bool // the last read found nothing, and none is under way
 }
 
