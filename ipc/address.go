@@ -18,7 +18,7 @@ type Address struct {
 	query string
 }
 
-// Addr is what a URL names: HOST:PORT, a path, or what else a source has there.
+// Addr is what the URL names: HOST:PORT, a path, or a key.
 func (a Address) Addr() string { return a.Host + a.Path }
 
 // ParseAddress takes a URL apart, and reports whether it has the form

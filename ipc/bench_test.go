@@ -28,7 +28,7 @@ func mirror(sock net.Conn) {
 }
 
 // BenchmarkDelivery sends messages of 100 bytes through the queue and two
-// workers and reads the replies, with so many in flight. An operation is one
+// workers and reads the replies, with flight of them in flight at a time. An operation is one
 // message.
 func BenchmarkDelivery(b *testing.B) {
 	for name, flight := range map[string]int{"lockstep": 1, "pipelined": 64} {
@@ -74,7 +74,8 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	}
 }
 
-// allocations sends messages of so many bytes, and returns how often one allocates.
+// allocations sends messages of the given size, and returns how often one
+// allocates.
 func allocations(t *testing.T, size int) float64 {
 	t.Helper()
 	w := newWorld(t, "?reply=always", nil)

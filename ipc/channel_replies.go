@@ -196,7 +196,7 @@ func (c *Channel) measure(batch []*Delivery, replies [][]byte, at time.Duration)
 func (c *Channel) settle(batch []*Delivery, replies [][]byte) {
 	for i, d := range batch {
 		if d == nil {
-			continue // it is on its way again
+			continue // it is delivered again
 		}
 		origin := d.origin
 		if !frame.IsFailure(replies[i]) {

@@ -1,5 +1,5 @@
-// Package ipc is the exchange between those who send messages and the workers
-// that handle them.
+// Package ipc is the exchange between the clients that send messages and the
+// workers that handle them.
 //
 // A Source takes messages from the outside, as each package below this one does
 // in its way: stream from TCP and unix sockets, sysv from a System V queue, spool

@@ -20,15 +20,14 @@ const (
 )
 
 // Bounds are the upper limits in seconds of a Histogram's classic buckets.
-// Nobody may change them.
+// They must not be changed.
 var Bounds = [...]float64{
 	.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300,
 }
 
 // A Histogram counts durations, in the classic and in the native buckets of
 // Prometheus at once. To count one costs a few nanoseconds and allocates
-// nothing; the caller sees to it that one does so at a time. Its copy is a
-// snapshot.
+// nothing. It is not safe for concurrent use. A copy is a snapshot.
 type Histogram struct {
 	Count   uint64
 	Seconds float64                 // the sum
@@ -39,8 +38,8 @@ type Histogram struct {
 // Observe counts a duration n times.
 func (h *Histogram) Observe(d time.Duration, n int) { h.ObserveRun(d, d, n) }
 
-// ObserveRun counts n durations that are as far from each other, from first to
-// last. As long as they all fall into one bucket it costs no more than one of them.
+// ObserveRun counts n durations at equal distances, from first to last. If all of
+// them fall into one bucket it costs no more than one of them.
 func (h *Histogram) ObserveRun(first, last time.Duration, n int) {
 	a, b := seconds(first), seconds(last)
 	i := bucketOf(a)
@@ -62,8 +61,8 @@ func seconds(d time.Duration) float64 {
 	return float64(max(d, 0)) / 1e9 // a product with 1e-9 would miss round limits
 }
 
-// bucketOf returns the native bucket, whose limits are (2^((i-1)/subs), 2^(i/subs)],
-// counted from minExp. seconds is not negative.
+// bucketOf returns the native bucket, counted from minExp. Its limits are
+// (2^((i-1)/subs), 2^(i/subs)]. seconds is not negative.
 func bucketOf(seconds float64) int {
 	bits := math.Float64bits(seconds)
 	exp, fraction := int(bits>>52)-1023, bits&(1<<52-1) // seconds = 2^exp * (1 + fraction/2^52); of 0, exp is far below
@@ -74,8 +73,9 @@ func bucketOf(seconds float64) int {
 	return max(0, min((exp-minExp)*subs+sub-1, buckets-1))
 }
 
-// fractions are the lower limits of the buckets of one power of two, 2^(i/subs), as the
-// fraction bits of a float64. What is at the first one belongs to the power below.
+// fractions are the lower limits of the buckets of one power of two, 2^(i/subs),
+// as the fraction bits of a float64. What is at the first one belongs to the power
+// below.
 var fractions = func() (f [subs]uint64) {
 	for i := range f {
 		f[i] = math.Float64bits(math.Exp2(float64(i)/subs)) & (1<<52 - 1)

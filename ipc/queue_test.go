@@ -84,8 +84,8 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
-// What the pool did to a worker is no attempt of a message's, but where there is only
-// one: whether the worker had begun, nobody knows.
+// What the pool did to a worker is not an attempt of a message, unless there is only
+// one: nothing says whether the worker had begun.
 func TestPoolEndsTheWorker(t *testing.T) {
 	for attempts, want := range map[int]string{2: "b", 1: "!given-up: a reload"} {
 		w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Attempts = attempts })
@@ -128,7 +128,7 @@ func TestOnlyTheHeadIsCharged(t *testing.T) {
 	c.Want("b", "c")
 }
 
-// What a worker answered before it died counts, even if nobody had read it yet.
+// What a worker answered before it died counts, even if it had not been read yet.
 func TestAnswersOfTheDeadCount(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Window = 4; c.Attempts = 1 })
 	dying := make(chan *ipc.Channel, 1)

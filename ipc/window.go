@@ -2,8 +2,8 @@ package ipc
 
 import "time"
 
-// maxAutoWindow is how far --window auto goes. Beyond it a batch gets no
-// cheaper.
+// maxAutoWindow is how far --window auto goes. Beyond it a batch does not
+// get cheaper.
 const maxAutoWindow = 64
 
 // autoAhead is how much work --window auto puts ahead of a worker.
@@ -27,7 +27,7 @@ func newWindow(fixed int) window {
 	return window{size: 1}
 }
 
-// observe adapts the window to n replies that took a worker so long together.
+// observe adapts the window to n replies that took a worker this long together.
 // It doubles while messages are fast, and falls to 1 at the first slow one.
 func (w *window) observe(n int, took time.Duration) {
 	if w.fixed {

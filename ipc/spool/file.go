@@ -61,7 +61,7 @@ func appendFile(to []byte, h header, body []byte) []byte {
 	h.Version, h.Size, h.CRC = version, len(body), checksum(body)
 	line, err := json.Marshal(h)
 	if err != nil {
-		line = []byte("{}") // a year with five digits; the reader says that it is no message
+		line = []byte("{}") // a year with five digits; the reader rejects it
 	}
 	to = append(append(to, line...), '\n')
 	return append(to, body...)

@@ -140,8 +140,8 @@ func (s *Spool) finish(name string) bool {
 	return os.Rename(tmp, s.path(name)) == nil
 }
 
-// Keep is for ipc.Config.Spool: it writes a message that was not delivered. One that
-// came from here stays where it is.
+// Keep is for ipc.Config.Spool: it writes a message that was not delivered. One
+// that came from here stays where it is.
 func (s *Spool) Keep(d *ipc.Delivery) bool {
 	if m, ok := d.Origin().(*message); ok {
 		return s.keepAgain(m, d)

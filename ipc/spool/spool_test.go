@@ -237,8 +237,8 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// The record has what the worker printed that had the message last. Nobody is
-// asked about a message that no worker had.
+// The record has what the worker printed that had the message last. No worker is
+// asked about a message that none had.
 func TestGivenUpStderr(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 1, 3, "not delivered")
@@ -260,7 +260,7 @@ func TestGivenUpStderr(t *testing.T) {
 	}
 }
 
-// Nobody else hears what becomes of an old message: a final failure puts it
+// The sender of an old message does not hear what becomes of it: a final failure puts it
 // to the given-up ones.
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
@@ -278,7 +278,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Who lowers --attempts does not want those delivered that have had as many.
+// With fewer --attempts than before, messages that have had as many are not
+// delivered.
 func TestFewerAttempts(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 1, 1, "had one")

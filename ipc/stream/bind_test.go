@@ -12,7 +12,7 @@ import (
 	"github.com/poolinit/poolinit/ipc/ipctest"
 )
 
-// Who stops removes its own socket file, and not that of another process which
+// A process that stops removes its own socket file, and not that of another which
 // has bound the path since.
 func TestSocketFileOfAnother(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T, url string) (end func()){

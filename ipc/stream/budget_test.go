@@ -10,8 +10,8 @@ import (
 	"github.com/poolinit/poolinit/ipc/ipctest"
 )
 
-// However many clients send large messages to a queue that is full, only so many
-// bytes of them are in memory as --queue-bytes allows; and then each is handled.
+// However many clients send large messages to a queue that is full, not more bytes
+// of them are in memory than --queue-bytes allows; and then each is handled.
 func TestLargeMessagesArriveInTurn(t *testing.T) {
 	const clients, size = 40, 1 << 20
 	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Messages, c.Bytes = 2, 4<<20 })

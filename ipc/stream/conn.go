@@ -334,7 +334,7 @@ func (c *conn) submitAll(batch []*ipc.Delivery) {
 
 // hearDrain notes, once, how much had arrived when the drain began: that much
 // is still handled. That is what is there now, unless the reader was waiting
-// (with so many bytes in hand) and the listener saw that nothing had come.
+// (with inHand bytes unread) and the listener saw that nothing had come.
 func (c *conn) hearDrain(inHand int) {
 	if c.draining || !c.listener.isDraining() {
 		return

@@ -132,7 +132,7 @@ func TestWaitingIsNotIdle(t *testing.T) {
 	ipctest.Undisturbed(t, 600*time.Millisecond, func() error { return w.dial().Try("a", "a") })
 }
 
-// A client that never reads holds up nobody, and does not fill the memory.
+// A client that never reads delays no other, and does not fill the memory.
 func TestClientNeverReads(t *testing.T) {
 	w := newWorld(t, "?reply=always&idle=0s", nil)
 	w.Worker(ipctest.Answering(func(b []byte) []byte { return frame.Append(nil, make([]byte, 64<<10)) }))
@@ -233,7 +233,7 @@ func TestAllow(t *testing.T) {
 func TestAllowBothFamilies(t *testing.T) {
 	for _, tt := range []struct {
 		allow  string
-		v4, v6 bool // who is let in
+		v4, v6 bool // whether it is let in
 	}{
 		{"127.0.0.0/8", true, false},
 		{"127.0.0.1", true, false},

@@ -51,7 +51,7 @@ func attach(nc *net.UnixConn, fd int) error {
 	return err
 }
 
-// Nobody gets to attach files, neither clients nor workers; without them they are served.
+// Neither clients nor workers can attach files; without them they are served.
 func TestAttachedFilesAreRefused(t *testing.T) {
 	w := newWorld(t, "", nil)
 	said := make(chan error, 1)
@@ -115,8 +115,8 @@ func lingering(t *testing.T) (fd int, free func()) {
 	}
 }
 
-// Where the kernel lets files through, who has sent one that takes long to close waits
-// himself; nobody else does.
+// Where the kernel lets files through, a client that has sent one which takes long
+// to close waits itself; no other does.
 func TestAttachedFilesHoldNobodyElseUp(t *testing.T) {
 	w := newWorld(t, "?reply=always", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))

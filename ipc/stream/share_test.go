@@ -103,7 +103,7 @@ func TestBadAddresses(t *testing.T) {
 	opens(t, "unix://"+filepath.Join(dir, "live"), "another process listens on")
 	opens(t, "unix://"+filepath.Join(dir, "none", "x"), "no such file or directory: make the directory "+dir+"/none, or choose another one")
 	opens(t, "unix://"+ipctest.SmallDisk(t, unix.MS_RDONLY)+"/x", "read-only file system: mount a volume on")
-	opens(t, "unix:///proc/poolinit.sock", "") // nobody may make a file there, not even root
+	opens(t, "unix:///proc/poolinit.sock", "") // not even root may make a file there
 	for _, path := range []string{dir, file, filepath.Join(dir, "live")} {
 		if _, err := os.Lstat(path); err != nil {
 			t.Error(err)

@@ -185,8 +185,7 @@ func TestDrainWaitsForRoom(t *testing.T) {
 	}
 }
 
-// socketPair returns two connected sockets. Nobody reads what is written to one
-// of them, unless he does.
+// socketPair returns two connected sockets.
 func socketPair(t *testing.T) (a, b *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)

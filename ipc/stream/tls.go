@@ -13,7 +13,7 @@ import (
 )
 
 // serveTLS serves a connection over TLS. The handshake is made by its reader, so
-// that a client that is slow at it holds up nobody.
+// that a client that is slow at it delays nothing else.
 func (l *listener) serveTLS(fd int) {
 	file := os.NewFile(uintptr(fd), "connection")
 	raw, _ := file.SyscallConn() // fails for a nil file only
@@ -50,7 +50,7 @@ func (l *listener) handshakeFailed(err error) {
 	l.stats.HandshakesFailed.Add(1)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET):
-		// It went away by itself, as a client does that only checks whether the port is open.
+		// It went away by itself, as a client does that only checks the port.
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		l.certs.failures.Warn("TLS handshakes failed", "not complete in time")
 	default:

@@ -102,7 +102,7 @@ func TestTLSRefused(t *testing.T) {
 }
 
 // A client that says nothing, or stops in the middle, has as long as for a
-// frame, and nobody waits for it.
+// frame, and no other client waits for it.
 func TestTLSSilentClient(t *testing.T) {
 	t.Parallel()
 	w, ca := tlsWorld(t, "&reply=always&partial=400ms", nil)
@@ -154,7 +154,7 @@ func TestMutualTLS(t *testing.T) {
 }
 
 // What had come before the drain is handled, also what TLS has read and not
-// handed out yet; who comes later is told, and nobody waits for a handshake.
+// handed out yet; a client that comes later is told, and a handshake is not waited for.
 func TestTLSDrain(t *testing.T) {
 	w, ca := tlsWorld(t, "&reply=always&partial=1h", nil)
 	c := w.dialTLS(ca, nil)
@@ -242,7 +242,7 @@ func TestTLSBadFiles(t *testing.T) {
 	}
 }
 
-// A certificate is replaced while clients come; the ones who are there stay.
+// A certificate is replaced while clients come; those that are there stay.
 func TestTLSReplaced(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)

@@ -14,8 +14,8 @@ const (
 	healthy   = 10 * time.Second // a queue that lasted this long is made again at once
 )
 
-// A mending is what a source knows about whether its queue is there. All but missing is
-// the taker's own.
+// A mending is what a source knows about whether its queue is there. All but
+// missing is the taker's own.
 type mending struct {
 	opened time.Time     // the queue that is there, or was the last one
 	lost   bool          // it is not there any more

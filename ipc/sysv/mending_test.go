@@ -71,7 +71,8 @@ func (w *world) watchers() int {
 	return reflect.ValueOf(w.Q).Elem().FieldByName("watchers").Len()
 }
 
-// Somebody makes the queue before the source does: that one counts from now on.
+// Another process makes the queue before the source does: that one counts from now
+// on.
 func TestReplacedWhileBusy(t *testing.T) {
 	w := newWorld(t, func(c *ipc.Config) { c.Window = 1 })
 	c, letGo := w.holding()

@@ -132,12 +132,12 @@ func (s *source) Serve() {
 }
 
 // awaitWorker waits until the queue is there, and a worker has room that no other
-// message waits for, and returns how much room there is. It returns 0 when it is time
-// to stop. Where messages of others always wait, it is this source's turn now and then:
-// with one message, when it has no other here.
+// message waits for, and returns how much room there is. It returns 0 when it is
+// time to stop. Where messages of others always wait, it is this source's turn
+// whenever it has no message in memory: with one.
 func (s *source) awaitWorker() (messages, bytes int) {
 	for s.mend(); !s.loop.IsStopped(); s.mend() {
-		if s.more == nil || isClosed(s.more) { // else nothing has changed; each Free adds a channel to be closed
+		if s.more == nil || isClosed(s.more) { // otherwise nothing has changed; each Free adds a channel to be closed
 			messages, bytes, s.more = s.queue.Free(batchSize)
 			if messages > 0 {
 				return messages, bytes
@@ -276,8 +276,8 @@ func (s *source) Drain(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		if tid := s.thread.Load(); tid != 0 {
-			// Go's own signal, which it takes at any time. If the thread does something
-			// else by now, nothing happens.
+			// Go's own signal, which it takes at any time. If the thread has
+			// returned from the call by now, nothing happens.
 			_ = unix.Tgkill(os.Getpid(), int(tid), unix.SIGURG)
 		}
 		select {

@@ -184,7 +184,7 @@ func TestDrainInterrupts(t *testing.T) {
 			w.src.Serve()
 			close(ended)
 		}()
-		if i%2 == 0 { // else it may not have begun
+		if i%2 == 0 { // otherwise it may not have begun
 			ipctest.Eventually(t, "the source waits in the kernel", func() bool { return w.src.thread.Load() != 0 })
 		}
 		w.src.Drain(context.Background())
@@ -358,7 +358,7 @@ func setLimit(t *testing.T, name string, n int) {
 	}
 }
 
-// Somebody else's queue: a clear error, unless reading it is allowed.
+// Another user's queue: a clear error, unless reading it is allowed.
 func TestSomebodyElses(t *testing.T) {
 	if os.Geteuid() != 0 {
 		strict.Skip(t, "only root can be somebody else")
