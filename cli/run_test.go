@@ -165,7 +165,7 @@ func TestDefaults(t *testing.T) {
 			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second,
 			ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
 		},
-		Queue: ipc.Config{Messages: 1024, Bytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3},
+		Queue: ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3},
 		Log:   daemon.LogConfig{Level: "info", Format: "auto"},
 	}}
 	if !reflect.DeepEqual(o, want) {
@@ -198,7 +198,7 @@ func TestGoodValues(t *testing.T) {
 				ReadyNotify: true, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
-			Queue: ipc.Config{Window: 8, Messages: 1, Bytes: 1024, MaxMessage: 1, Recycle: 7, Timeout: 5 * time.Second, Attempts: 1},
+			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1},
 			Log:   daemon.LogConfig{Level: "error", Format: "text"},
 		},
 	}

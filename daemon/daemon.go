@@ -223,7 +223,7 @@ func openTerminal(cfg *Config) *reaper.Terminal {
 func newView(cfg *Config, pool *supervisor.Pool, reap *reaper.Reaper, in *intake) *status.View {
 	v := &status.View{
 		Version: cfg.Version, PID: os.Getpid(), Workers: cfg.Pool.Workers, Pool: pool, Reaper: reap,
-		QueueMessages: cfg.Queue.Messages, QueueBytes: cfg.Queue.Bytes,
+		QueueMessages: cfg.Queue.QueueMessages, QueueBytes: cfg.Queue.QueueBytes,
 	}
 	if in.takesMessages() {
 		v.Queue, v.Sources, v.Serving = in.queue, in.sources, in.taking.Load

@@ -74,7 +74,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
 	c := &Channel{
-		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.Recycle),
+		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.MaxMessages),
 		finished: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
 	}
 	if c.raw, err = c.conn.SyscallConn(); err != nil {
@@ -261,8 +261,8 @@ func (c *Channel) give(d *Delivery, at time.Duration) {
 // timer is not touched for each message: when it fires, checkTimeout looks how
 // old the oldest one really is.
 func (c *Channel) startTimer() {
-	if c.q.cfg.Timeout > 0 && c.timer == nil {
-		c.timer = time.AfterFunc(c.q.cfg.Timeout, c.checkTimeout)
+	if c.q.cfg.MessageTimeout > 0 && c.timer == nil {
+		c.timer = time.AfterFunc(c.q.cfg.MessageTimeout, c.checkTimeout)
 	}
 }
 
@@ -274,10 +274,10 @@ func (c *Channel) checkTimeout() {
 	switch {
 	case c.over || c.flight.n == 0:
 		c.timer = nil // the next message starts it again
-	case held < c.q.cfg.Timeout:
-		c.timer.Reset(c.q.cfg.Timeout - held)
+	case held < c.q.cfg.MessageTimeout:
+		c.timer.Reset(c.q.cfg.MessageTimeout - held)
 	default:
-		c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.Timeout)
+		c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.MessageTimeout)
 		c.late = c.flight.head
 		c.stopFeeding()
 		c.ask(AskTimeout)

@@ -11,7 +11,7 @@ import (
 // not replaced together.
 func TestRecyclingIsSpread(t *testing.T) {
 	const draws = 200
-	q := NewQueue(Config{Recycle: 1000}, zerolog.Nop())
+	q := NewQueue(Config{MaxMessages: 1000}, zerolog.Nop())
 	shares := map[string][]int{}
 	for range draws {
 		shares["around"] = append(shares["around"], around(1000))

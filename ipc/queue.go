@@ -12,16 +12,17 @@ import (
 	"github.com/poolinit/poolinit/ipc/frame"
 )
 
-// A Config says how a Queue delivers.
+// A Config says how a Queue delivers. But for the functions its fields are the
+// flags of the same names.
 type Config struct {
-	Messages   int // that wait in memory, at most
-	Bytes      int // of those
-	MaxMessage int // bytes
-	Window     int // messages on the way to one worker; 0: auto
-	Attempts   int // deliveries of one message
-	Lines      bool
-	Timeout    time.Duration // for one message in a worker's hands; 0: none
-	Recycle    int           // messages after which a worker is due, +-10 %; 0: never
+	QueueMessages  int           // that wait in memory, at most
+	QueueBytes     int           // of those
+	MaxMessage     int           // bytes
+	Window         int           // messages on the way to one worker; 0: auto
+	Attempts       int           // deliveries of one message
+	MessageTimeout time.Duration // for one message in a worker's hands; 0: none
+	MaxMessages    int           // after which a worker is replaced, +-10 %; 0: never
+	Lines          bool          // a message is a line (--deliver lines)
 
 	// Spool keeps a message that is not handled before the end, and reports
 	// whether it could, from any goroutine. Nil: there is no spool.
@@ -55,7 +56,7 @@ type Queue struct {
 
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
-	return &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.Bytes}}
+	return &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.QueueBytes}}
 }
 
 // NewChannel returns a channel for a process of a worker, and the file that it
@@ -170,7 +171,7 @@ func (t *touched) flush() {
 // isFull reports whether the waiting messages take all the room. One that is
 // larger than all of it is let in when it is alone.
 func (q *Queue) isFull() bool {
-	return q.waiting.n >= q.cfg.Messages || q.waiting.bytes >= q.cfg.Bytes
+	return q.waiting.n >= q.cfg.QueueMessages || q.waiting.bytes >= q.cfg.QueueBytes
 }
 
 // pick returns a worker with room, or nil: an idle one, if possible not the one

@@ -206,7 +206,7 @@ func TestRedeliveryGoesToAnotherWorker(t *testing.T) {
 }
 
 func TestMessageTimeout(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Attempts = 1; c.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Attempts = 1; c.MessageTimeout = 20 * time.Millisecond })
 	hang := w.Worker(func(sock net.Conn) {
 		ipctest.ReadFrame(sock)
 		ipctest.ReadFrame(sock) // until the channel is closed
@@ -228,7 +228,7 @@ func TestMessageTimeout(t *testing.T) {
 // One that was late, and was answered before the worker's end, is not why the next one
 // fails.
 func TestLateAnswer(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Attempts = 1; c.Window = 2; c.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Attempts = 1; c.Window = 2; c.MessageTimeout = 20 * time.Millisecond })
 	late := make(chan bool)
 	hang := w.Worker(func(sock net.Conn) {
 		body, _, _ := ipctest.ReadFrame(sock)
@@ -308,7 +308,7 @@ func TestWorkerAnswersUnasked(t *testing.T) {
 }
 
 func TestRecycling(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Recycle = 100 })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.MaxMessages = 100 })
 	first := w.Worker(ipctest.Answering(ipctest.Echo))
 	c := w.dial()
 	for n := 1; ; n++ {
@@ -383,7 +383,7 @@ func TestLines(t *testing.T) {
 
 // With room for few messages a fast sender has to wait, and loses none.
 func TestBackPressure(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Messages = 3; c.Window = 1 })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.QueueMessages = 3; c.Window = 1 })
 	gate := make(chan bool)
 	w.Worker(ipctest.Answering(func(b []byte) []byte { <-gate; return ipctest.Echo(b) }))
 	c := w.dial()
@@ -487,7 +487,7 @@ func TestWindowOfAWorker(t *testing.T) {
 
 // Nothing is left of a channel that was closed.
 func TestCloseStopsTheTimer(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Timeout, c.Attempts = time.Hour, 1 })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.MessageTimeout, c.Attempts = time.Hour, 1 })
 	c := w.Worker(func(sock net.Conn) {
 		ipctest.ReadFrame(sock)
 		ipctest.ReadFrame(sock) // until the channel is closed

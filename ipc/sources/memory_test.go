@@ -145,7 +145,7 @@ func TestFourthSource(t *testing.T) {
 	if u.Name != "memory://here" || u.Scheme != "memory" || u.Addr != "here" {
 		t.Errorf("%+v", u)
 	}
-	w := ipctest.NewWorld(t, func(c *ipc.Config) { c.Messages, c.Window = 3, 1 })
+	w := ipctest.NewWorld(t, func(c *ipc.Config) { c.QueueMessages, c.Window = 3, 1 })
 	m := w.Serve(u.Open).(*memory)
 	w.Worker(ipctest.Answering(func(body []byte) []byte {
 		if string(body) == "bad" {

@@ -179,7 +179,7 @@ func TestStops(t *testing.T) {
 		put(t, dir, i, 0, strconv.Itoa(i))
 	}
 	before := files(t, dir, undelivered)
-	w := newWorld(t, dir, func(c *ipc.Config) { c.Messages, c.Window = 3, 1 })
+	w := newWorld(t, dir, func(c *ipc.Config) { c.QueueMessages, c.Window = 3, 1 })
 	w.serve()
 	w.Worker(ipctest.Silent)
 	ipctest.Eventually(t, "the queue is full", func() bool { n, _, flying := w.Q.Depth(); return n == 3 && flying == 1 })

@@ -14,7 +14,7 @@ import (
 // of them are in memory than --queue-bytes allows; and then each is handled.
 func TestLargeMessagesArriveInTurn(t *testing.T) {
 	const clients, size = 40, 1 << 20
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Messages, c.Bytes = 2, 4<<20 })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.QueueMessages, c.QueueBytes = 2, 4<<20 })
 	gate := make(chan bool)
 	var all []*ipctest.Client
 	for i := range clients {

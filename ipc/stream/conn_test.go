@@ -311,7 +311,7 @@ func TestOneLimitAlone(t *testing.T) {
 
 // At a drain what has arrived is handled, and what comes later is told so.
 func TestDrain(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Window = 1; c.Messages = 2 })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Window = 1; c.QueueMessages = 2 })
 	gate := make(chan bool)
 	w.Worker(ipctest.Answering(func(b []byte) []byte { <-gate; return ipctest.Echo(b) }))
 	early, idle := w.dial(), w.dial()

@@ -56,7 +56,7 @@ func TestStopDoesNotWaitForADeafClient(t *testing.T) {
 // Nor does one that goes on to send, and is not read any more because of that.
 func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "?reply=always&idle=0s", func(c *ipc.Config) { c.Messages = 100 })
+	w := newWorld(t, "?reply=always&idle=0s", func(c *ipc.Config) { c.QueueMessages = 100 })
 	w.Worker(ipctest.Answering(func([]byte) []byte { return frame.Append(nil, make([]byte, 64<<10)) }))
 	deaf := w.dial()
 	go func() { // ends when the connection is closed, at the latest by the deadline
@@ -156,7 +156,7 @@ func TestCloseWhileAccepting(t *testing.T) {
 // A message that waits for room in the queue is what a drain waits for, though
 // its connection takes no other.
 func TestDrainWaitsForRoom(t *testing.T) {
-	w := newWorld(t, "?once=true", func(c *ipc.Config) { c.Messages, c.Window = 1, 1 })
+	w := newWorld(t, "?once=true", func(c *ipc.Config) { c.QueueMessages, c.Window = 1, 1 })
 	gate := make(chan bool)
 	w.Worker(ipctest.Answering(func(b []byte) []byte { <-gate; return ipctest.Echo(b) }))
 	var clients []*ipctest.Client
@@ -241,7 +241,7 @@ func TestKilledStaysKilled(t *testing.T) {
 // of what came before it. Else a client would take those for the answers to others.
 func TestStopKeepsTheOrder(t *testing.T) {
 	for range 20 {
-		w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Messages = 16 })
+		w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.QueueMessages = 16 })
 		stopping := make(chan bool)
 		w.Worker(ipctest.Answering(func(b []byte) []byte { <-stopping; return ipctest.Echo(b) }))
 		c := w.dial()

@@ -91,7 +91,7 @@ func TestReplacedWhileBusy(t *testing.T) {
 // What was taken waits for room in memory: the queue is looked after meanwhile,
 // and the message goes on as soon as there is room, be the queue there or not.
 func TestRemovedWhileFull(t *testing.T) {
-	w := newIdleWorld(t, func(c *ipc.Config) { c.Messages = 1 })
+	w := newIdleWorld(t, func(c *ipc.Config) { c.QueueMessages = 1 })
 	src := w.src
 	w.send("0", "1", "2")
 	var batch [batchSize]*ipc.Delivery

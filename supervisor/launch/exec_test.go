@@ -54,7 +54,7 @@ func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
 	b := &bench{capture: launcher(t, ""), t: t}
 	b.desk.settled = make(chan struct{}, 100)
 	b.desk.stats.Name = "tcp://here"
-	cfg := ipc.Config{Messages: 100, Bytes: 1 << 20, MaxMessage: 64 << 20, Window: 1, Attempts: 1}
+	cfg := ipc.Config{QueueMessages: 100, QueueBytes: 1 << 20, MaxMessage: 64 << 20, Window: 1, Attempts: 1}
 	if change != nil {
 		change(&cfg)
 	}
