@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/poolinit/poolinit/ipc/frame"
@@ -82,4 +83,75 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fed returns a Reader that has read data once.
+func fed(t *testing.T, c ReaderConfig, data []byte) *Reader {
+	t.Helper()
+	c.Conn, c.Size = &dribble{data, len(data)}, 512
+	r := new(Reader)
+	r.Init(c)
+	if err := r.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// A buffer that was made for what is needed is handed over, with nothing behind
+// it; any other is not.
+func TestTake(t *testing.T) {
+	const large = 1000
+	data := bytes.Repeat([]byte("0123456789"), 150)
+	r := fed(t, ReaderConfig{Exact: true}, data)
+	if r.Buffered() != 512 || r.Take(512) != nil || r.Missing() != 0 {
+		t.Errorf("%d bytes, %d missing", r.Buffered(), r.Missing())
+	}
+	r.Advance(12)
+	r.Need(large)
+	if r.Missing() != large {
+		t.Errorf("%d missing, want %d", r.Missing(), large)
+	}
+	for r.Buffered() < large {
+		if err := r.Fill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.Buffered() != large || r.Take(large-1) != nil {
+		t.Errorf("%d bytes", r.Buffered())
+	}
+	if whole := r.Take(large); !bytes.Equal(whole, data[12:12+large]) {
+		t.Errorf("%q", whole)
+	}
+	if r.HasBuffer() || r.Buffered() != 0 {
+		t.Error("it still has the buffer")
+	}
+	if err := r.Fill(); err != nil || !bytes.Equal(r.Unread(), data[12+large:]) {
+		t.Errorf("%v, %q", err, r.Unread())
+	}
+	r.Discard()
+	if err := r.Fill(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
+// A line may be longer than the buffer, which grows for it.
+func TestLine(t *testing.T) {
+	long := bytes.Repeat([]byte("x"), 3000)
+	r := fed(t, ReaderConfig{}, append([]byte("one\n\n"), append(long, "\nrest"...)...))
+	var got [][]byte
+	for {
+		if line, ok := r.Line(); ok {
+			got = append(got, bytes.Clone(line))
+			continue
+		}
+		if err := r.Fill(); err != nil {
+			if err != io.ErrUnexpectedEOF || string(r.Unread()) != "rest" {
+				t.Errorf("%v, %q", err, r.Unread())
+			}
+			break
+		}
+	}
+	if want := [][]byte{[]byte("one"), {}, long}; !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("%.20q", got)
+	}
 }
