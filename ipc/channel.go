@@ -307,3 +307,35 @@ func (c *Channel) refile() {
 		*where = append(*where, c)
 	}
 }
+
+// touched are the channels that a batch was given to. They are flushed with the
+// queue's mutex held, which is released while writing.
+type touched struct {
+	some [8]*Channel
+	n    int
+	more []*Channel
+}
+
+func (t *touched) add(c *Channel) {
+	if c.touched {
+		return
+	}
+	c.touched = true
+	if t.n < len(t.some) {
+		t.some[t.n] = c
+		t.n++
+		return
+	}
+	t.more = append(t.more, c)
+}
+
+func (t *touched) flush() {
+	for _, c := range t.some[:t.n] {
+		c.touched = false
+		c.out.Flush(false)
+	}
+	for _, c := range t.more {
+		c.touched = false
+		c.out.Flush(false)
+	}
+}

@@ -1,7 +1,7 @@
 // Package stream is the source of messages that come over connections: tcp://,
 // with or without TLS, and unix://.
 //
-// A listener accepts connections (acceptor.go), with fewer system calls than
+// A listener accepts connections, with fewer system calls than
 // net.Listener needs, since a client that sends one message a connection pays for
 // each. Every connection has one goroutine, which cuts whole frames off what has
 // arrived, submits them as a batch, and waits while the queue is full or the
