@@ -238,14 +238,10 @@ func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
 		return 0, 0, nil
 	}
 	if q.waiting.n == 0 {
-		for _, some := range [][]*Channel{q.idle, q.busy} {
-			for _, c := range some {
-				messages += c.win.size - c.flight.n
-				bytes += windowBytes - c.flight.bytes
-				if messages >= limit {
-					return limit, bytes, nil
-				}
-			}
+		messages, bytes = roomOf(q.idle, limit)
+		if messages < limit {
+			m, b := roomOf(q.busy, limit-messages)
+			messages, bytes = messages+m, bytes+b
 		}
 	}
 	if messages > 0 {
@@ -254,6 +250,19 @@ func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
 	change := make(chan struct{})
 	q.watchers = append(q.watchers, change)
 	return 0, 0, change
+}
+
+// roomOf returns how many messages, of how many bytes, channels have room for, at
+// most limit.
+func roomOf(channels []*Channel, limit int) (messages, bytes int) {
+	for _, c := range channels {
+		messages += c.win.size - c.flight.n
+		bytes += windowBytes - c.flight.bytes
+		if messages >= limit {
+			return limit, bytes
+		}
+	}
+	return messages, bytes
 }
 
 // Crowded reports whether messages wait for workers.
