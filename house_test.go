@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 	"reaper/cgroup":     {"golang.org/x/sys/unix"},
 	"reaper":            {modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
 	"supervisor/output": {modulePath + "/reaper", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"supervisor":        {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", modulePath + "/ipc", "github.com/rs/zerolog"},
+	"supervisor":        {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", "github.com/rs/zerolog"},
 	"supervisor/launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/supervisor/notify", modulePath + "/supervisor/output",
 		modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/stream", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
 	"ipc/frame":   {},                          // the modules worker and client carry copies of it

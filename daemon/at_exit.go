@@ -27,9 +27,9 @@ const lastAtExit = time.Second
 // An atExit is the command that runs once when no worker is left, for what has to
 // be done once for all workers.
 type atExit struct {
-	launcher *launch.Launcher
-	workers  int
-	log      zerolog.Logger
+	command launch.Config
+	workers int
+	log     zerolog.Logger
 }
 
 // run returns when the command has ended, or was killed because it did not end in
@@ -64,7 +64,7 @@ func (c *atExit) run(hurried context.Context, until time.Time) {
 // start starts the command as a worker is started, but without what makes a worker
 // of it. Its lines have the number after that of the last worker.
 func (c *atExit) start() (*reaper.Process, error) {
-	l := c.launcher
+	l := c.command
 	pipes, err := l.Relay.Open(c.workers)
 	if err != nil {
 		return nil, err

@@ -110,13 +110,13 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		return nil, err
 	}
 
-	// The launcher and the pool call back only while the pool runs: pool and ends are
+	// The workers and the pool call back only while the pool runs: pool and ends are
 	// set by then.
 	var (
 		pool *requests
 		ends *endpoints
 	)
-	launcher := &launch.Launcher{
+	workers := launch.Config{
 		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
 		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
 		Queue: in.feed(), Deliver: cfg.Deliver, Shares: cfg.Share, Log: log,
@@ -126,18 +126,18 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	}
 	poolConfig := cfg.Pool
 	poolConfig.Memory, poolConfig.OOMKilled = proc.RSS, oom.Killed
-	poolConfig.Interactive = launcher.Terminal != nil
+	poolConfig.Interactive = workers.Terminal != nil
 	if in.takesMessages() {
 		poolConfig.Drain, poolConfig.Waiting = in.drain, in.messagesWait
 	}
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
-	pool = newRequests(supervisor.New(poolConfig, launcher.Launch, log))
+	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log))
 	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), pool, log)
 	return &Daemon{
-		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: launcher.Terminal, pool: pool, endpoints: ends,
-		atExit: &atExit{launcher, cfg.Pool.Workers, log}, ended: make(chan struct{}),
+		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends,
+		atExit: &atExit{workers, cfg.Pool.Workers, log}, ended: make(chan struct{}),
 	}, nil
 }
 

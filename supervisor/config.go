@@ -12,10 +12,6 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
-
-	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/reaper"
-	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // A Restart says after which exits a worker is replaced.
@@ -76,52 +72,9 @@ type Config struct {
 	OOMKilled func() bool
 }
 
-// An Identity is what a worker process is told about itself.
-type Identity struct {
-	ID         int // its slot, 0 to Workers-1
-	Workers    int
-	Generation int // 1, and one more with each reload
-}
-
-// A Launch starts a worker process. It is called from any goroutine.
-type Launch func(Identity) (Process, error)
-
-// A Process is what a pool needs of a worker process. launch.Process is one.
-type Process interface {
-	PID() int
-	// Signal signals the process alone, SignalGroup its whole group, also
-	// after the process itself has exited.
-	Signal(syscall.Signal) error
-	SignalGroup(syscall.Signal) error
-	// Exited is closed when the process has been reaped; then Exit says how it
-	// ended. Gone is closed when its group is empty as well.
-	Exited() <-chan struct{}
-	Exit() reaper.Exit
-	// Exiting reports whether it has begun to end, which Exited tells a while later.
-	Exiting() bool
-	Gone() <-chan struct{}
-	// Notices yields what it says by sd_notify. It may be closed at any time.
-	Notices() <-chan notify.Message
-	// Serve begins to feed it messages, Finish ends that: the channel is closed
-	// when it has answered what it had. Asks yields what its channel wants done
-	// about it. Without messages these do nothing.
-	Serve()
-	Finish() <-chan struct{}
-	Asks() <-chan ipc.Ask
-	// Release frees what else there is of it, once, when it has been reaped.
-	// What it has not answered goes to others; why is for their records. Where the pool
-	// has ended it, that is none of a message's attempts.
-	Release(why string, byPool bool)
-}
-
 // killGrace is how long a process may take to die of SIGKILL, or of the signal
 // for a hung worker, before the pool stops waiting for it.
 const killGrace = time.Second
-
-// exitGrace is how long a worker that closed its channel may take to begin to
-// exit before it counts as detached: a program may close its files first. One
-// that is exiting is waited for, however long that takes.
-const exitGrace = 50 * time.Millisecond
 
 // lastPart is the part of StopTimeout that is kept for the workers to stop when
 // messages take up the rest, and lastPartMax its upper limit.

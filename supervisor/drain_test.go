@@ -177,7 +177,7 @@ func TestStoppingBeforeSettled(t *testing.T) {
 			p.say(notify.Message{Ready: true})
 			w.pass(5 * time.Second)
 			w.want("state", w.pool.Stats().Workers[0].State, Stopping)
-			w.want("fed", p.served.Load(), false)
+			w.want("fed", p.fed.Load(), false)
 		})
 	}
 }

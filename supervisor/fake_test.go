@@ -13,7 +13,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
@@ -131,7 +130,7 @@ func (w *world) launch(id Identity) (Process, error) {
 	}
 	p := &fakeProc{
 		w: w, id: id, pid: 100 + len(w.procs), obey: w.obey, began: time.Now(),
-		exited: make(chan struct{}), gone: make(chan struct{}), notices: make(chan notify.Message), asks: make(chan ipc.Ask, 1),
+		exited: make(chan struct{}), gone: make(chan struct{}), notices: make(chan notify.Message), asks: make(chan Ask, 1),
 	}
 	w.procs = append(w.procs, p)
 	alive := 0
@@ -231,9 +230,8 @@ type fakeProc struct {
 	obey    func(*fakeProc, syscall.Signal)
 	began   time.Time
 	notices chan notify.Message
-	asks    chan ipc.Ask
-	served  atomic.Bool   // it is fed
-	exiting atomic.Bool   // it has begun to end
+	asks    chan Ask
+	fed     atomic.Bool
 	inHand  chan struct{} // closed by the test when it has answered; nil: it has nothing in hand
 	exited  chan struct{}
 	gone    chan struct{}
@@ -249,19 +247,20 @@ type fakeProc struct {
 // fakePeak is the peak memory of every fake process, in KiB: 12.5 MiB.
 const fakePeak = 12<<10 + 512
 
-func (p *fakeProc) PID() int                       { return p.pid }
-func (p *fakeProc) Exited() <-chan struct{}        { return p.exited }
-func (p *fakeProc) Gone() <-chan struct{}          { return p.gone }
-func (p *fakeProc) Exit() reaper.Exit              { return p.exit }
-func (p *fakeProc) Exiting() bool                  { return p.exiting.Load() }
-func (p *fakeProc) Notices() <-chan notify.Message { return p.notices }
+func (p *fakeProc) Info() ProcessInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return ProcessInfo{PID: p.pid, Exit: p.exit}
+}
 
-func (p *fakeProc) Asks() <-chan ipc.Ask { return p.asks }
+func (p *fakeProc) Events() Events {
+	return Events{Exited: p.exited, Gone: p.gone, Notices: p.notices, Asks: p.asks}
+}
 
-func (p *fakeProc) Serve() { p.served.Store(true) }
+func (p *fakeProc) Feed() { p.fed.Store(true) }
 
 func (p *fakeProc) Finish() <-chan struct{} {
-	p.served.Store(false)
+	p.fed.Store(false)
 	if p.inHand != nil {
 		return p.inHand
 	}
@@ -269,7 +268,7 @@ func (p *fakeProc) Finish() <-chan struct{} {
 }
 
 // ask has the worker's channel want something.
-func (p *fakeProc) ask(what ipc.Ask) {
+func (p *fakeProc) ask(what Ask) {
 	p.asks <- what
 	synctest.Wait()
 }
@@ -283,14 +282,13 @@ func (p *fakeProc) Release(string, bool) {
 	p.released = true
 }
 
-func (p *fakeProc) Signal(sig syscall.Signal) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.alone = append(p.alone, sig)
-	return nil
-}
-
-func (p *fakeProc) SignalGroup(sig syscall.Signal) error {
+func (p *fakeProc) Signal(target Target, sig syscall.Signal) error {
+	if target == Alone {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.alone = append(p.alone, sig)
+		return nil
+	}
 	select {
 	case <-p.gone:
 		return os.ErrProcessDone

@@ -53,7 +53,7 @@ func TestDrainDoesNotBackOff(t *testing.T) {
 		w.pool.Stop("SIGTERM")
 		synctest.Wait()
 		w.want("processes", w.count(0), 2)
-		w.want("fed", w.last(0).served.Load(), true)
+		w.want("fed", w.last(0).fed.Load(), true)
 		w.pass(time.Second)
 		b.handled()
 		r := w.wait(time.Second)
@@ -150,7 +150,7 @@ func TestDrainWaitsForASlowStart(t *testing.T) {
 		w.pool.Stop("SIGTERM")
 		w.pass(1500 * time.Millisecond)
 		w.want("processes", w.count(0), 2)
-		w.want("fed", w.last(0).served.Load(), true)
+		w.want("fed", w.last(0).fed.Load(), true)
 	})
 }
 

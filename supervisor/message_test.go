@@ -6,7 +6,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -16,11 +15,11 @@ func TestFedWhileReady(t *testing.T) {
 	inWorld(t, func(c *Config) { c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
 		w.run()
 		p := w.last(0)
-		w.want("fed while starting", p.served.Load(), false)
+		w.want("fed while starting", p.fed.Load(), false)
 		p.say(notify.Message{Ready: true})
-		w.want("fed when ready", p.served.Load(), true)
+		w.want("fed when ready", p.fed.Load(), true)
 		p.say(notify.Message{Stopping: true})
-		w.want("fed when stopping", p.served.Load(), false)
+		w.want("fed when stopping", p.fed.Load(), false)
 	})
 }
 
@@ -57,7 +56,7 @@ func TestRecycledByMessages(t *testing.T) {
 	for _, startFirst := range []bool{false, true} {
 		inWorld(t, func(c *Config) { c.StartFirst = startFirst }, func(w *world) {
 			w.run()
-			w.last(1).ask(ipc.AskRecycle)
+			w.last(1).ask(AskRecycle)
 			w.pass(time.Minute)
 			w.want("processes", []int{w.count(0), w.count(1), w.count(2)}, []int{1, 2, 1})
 			if !w.logged(`"why":"max-messages"`) || w.logged(`"level":"warn"`) {
@@ -73,7 +72,7 @@ func TestMessageTimeoutSignal(t *testing.T) {
 		w.run()
 		p := w.last(0)
 		p.inHand = make(chan struct{}) // nobody waits for what it has in hand
-		p.ask(ipc.AskTimeout)
+		p.ask(AskTimeout)
 		w.want("signals", p.got(), "[quit]")
 		w.pass(killGrace)
 		w.want("signals", p.got(), "[quit killed]")
@@ -86,40 +85,11 @@ func TestMessageTimeoutSignal(t *testing.T) {
 func TestBrokenProtocol(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.run()
-		w.last(0).ask(ipc.AskBroken)
+		w.last(0).ask(AskBroken)
 		w.want("signals", w.last(0).got(), "[terminated]")
 		w.pass(time.Second)
 		w.want("processes", w.count(0), 2)
 		w.want("logged", w.logged(`"why":"protocol"`), true)
-	})
-}
-
-// A worker whose channel ends because it exits is not detached.
-func TestChannelEndsBeforeExit(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.run()
-		w.last(0).ask(ipc.AskDetach)
-		w.pass(exitGrace / 2)
-		w.last(0).crash(1)
-		w.pass(time.Second)
-		w.want("processes", w.count(0), 2)
-		w.want("detached", w.logged("detached"), false)
-		w.want("crash", w.logged(`"why":"crash"`), true)
-	})
-}
-
-// On a machine with much to do, the exit may be told long after the channel ended.
-func TestExitIsSlow(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.run()
-		w.last(0).exiting.Store(true)
-		w.last(0).ask(ipc.AskDetach)
-		w.pass(5 * time.Second)
-		w.want("detached", w.logged("detached"), false)
-		w.last(0).die(0, syscall.SIGKILL)
-		w.pass(time.Second)
-		w.want("crash", w.logged(`"why":"crash"`), true)
-		w.want("failures", w.pool.Stats().Workers[0].Failures, 1)
 	})
 }
 
@@ -130,14 +100,14 @@ func TestDetach(t *testing.T) {
 		w.run()
 		w.pass(shortLife)
 		first := w.last(0)
-		first.ask(ipc.AskDetach)
-		w.pass(exitGrace)
+		first.ask(AskDetach)
+		synctest.Wait()
 		w.want("processes", w.count(0), 2)
 		second := w.last(0)
 		w.pass(shortLife)
 		second.say(notify.Message{Watchdog: true})
-		second.ask(ipc.AskDetach)
-		w.pass(exitGrace)
+		second.ask(AskDetach)
+		synctest.Wait()
 		w.pass(10 * time.Second) // no watchdog, no lifetime
 		w.want("alive", w.alive(), 5)
 		first.crash(3)
@@ -155,8 +125,8 @@ func TestDetachedHasNoWatchdog(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Watchdog = time.Minute; c.Workers = 1 }, func(w *world) {
 		w.run()
 		p := w.last(0)
-		p.ask(ipc.AskDetach)
-		w.pass(exitGrace)
+		p.ask(AskDetach)
+		synctest.Wait()
 		p.say(notify.Message{Watchdog: true})
 		w.pass(50 * time.Second)
 		w.last(0).say(notify.Message{Watchdog: true}) // its successor's
@@ -173,7 +143,7 @@ func TestDetachLoopBacksOff(t *testing.T) {
 		for range 600 {
 			if p := w.last(0); !asked[p] {
 				asked[p] = true
-				p.ask(ipc.AskDetach)
+				p.ask(AskDetach)
 			}
 			w.pass(100 * time.Millisecond)
 		}
@@ -203,7 +173,7 @@ func TestMessageTimeoutWhileFinishing(t *testing.T) {
 		w.pool.Reload("SIGUSR1")
 		w.pass(time.Second)
 		w.want("signals", p.got(), "[]")
-		p.ask(ipc.AskTimeout)
+		p.ask(AskTimeout)
 		w.want("signals", p.got(), "[killed]")
 		w.want("why", w.logged(`"why":"message-timeout"`), true)
 	})
@@ -216,7 +186,7 @@ func TestDetachDuringReload(t *testing.T) {
 			w.last(0).say(notify.Message{Ready: true})
 			w.pool.Reload("SIGUSR1")
 			w.pass(20 * time.Millisecond)
-			w.last(0).ask(ipc.AskDetach) // the new one, before it is ready
+			w.last(0).ask(AskDetach) // the new one, before it is ready
 			w.pass(time.Minute)
 			w.last(0).say(notify.Message{Ready: true})
 			w.pass(time.Second)

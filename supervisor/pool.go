@@ -271,7 +271,7 @@ func (p *Pool) forward(sig syscall.Signal) {
 	p.log.Debug().Str("signal", signals.Name(sig)).Msg("passing a signal on")
 	for _, s := range p.slots {
 		for _, w := range s.workers() {
-			_ = w.proc.Signal(sig) // ended meanwhile: nobody to tell
+			_ = w.proc.Signal(Alone, sig) // ended meanwhile: nobody to tell
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
@@ -428,7 +427,7 @@ func TestEveryExitIsLogged(t *testing.T) {
 			w.pool.Stop("SIGTERM")
 		}, 1, "stop <nil> SIGTERM 510ms 12.5MiB"},
 		"detached": {nil, func(w *world) {
-			w.last(0).ask(ipc.AskDetach)
+			w.last(0).ask(AskDetach)
 			w.pass(500 * time.Millisecond)
 			w.nth(0, 0).crash(7)
 		}, 0, "detach 7 <nil> 2s 12.5MiB"},
@@ -470,11 +469,11 @@ func TestStopSignal(t *testing.T) {
 		"pool stops":   {nil, func(w *world, p *fakeProc) { w.pool.Stop("SIGTERM") }},
 		"reload":       {nil, func(w *world, p *fakeProc) { w.pool.Reload("SIGHUP") }},
 		"not ready":    {func(c *Config) { c.ReadyNotify = true }, func(w *world, p *fakeProc) { w.pass(30 * time.Second) }},
-		"bad protocol": {nil, func(w *world, p *fakeProc) { p.ask(ipc.AskBroken) }},
+		"bad protocol": {nil, func(w *world, p *fakeProc) { p.ask(AskBroken) }},
 		"exit":         {nil, func(w *world, p *fakeProc) { p.crash(0) }},
 		"crash":        {nil, func(w *world, p *fakeProc) { p.die(0, syscall.SIGSEGV) }},
 		"detached": {nil, func(w *world, p *fakeProc) {
-			p.ask(ipc.AskDetach)
+			p.ask(AskDetach)
 			w.pass(time.Minute)
 			p.crash(0)
 		}},
@@ -635,8 +634,8 @@ func TestForwardToAllOfASlot(t *testing.T) {
 		w.pass(shortLife)
 		for range 2 {
 			w.last(0).say(notify.Message{Ready: true})
-			w.last(0).ask(ipc.AskDetach)
-			w.pass(exitGrace + shortLife)
+			w.last(0).ask(AskDetach)
+			w.pass(shortLife)
 		}
 		w.last(1).crash(1)
 		w.pass(time.Second)

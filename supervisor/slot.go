@@ -216,7 +216,7 @@ func (s *slot) measured() {
 	if s.replacing != nil || s.owed != "" {
 		return // it is on its way out, or soon tried again
 	}
-	rss, err := s.pool.cfg.Memory(s.cur.proc.PID())
+	rss, err := s.pool.cfg.Memory(s.cur.proc.Info().PID)
 	if err != nil || rss <= s.limit {
 		return // an error: it is just exiting
 	}

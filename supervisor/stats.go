@@ -140,16 +140,17 @@ func (s *slot) stats() (WorkerStats, bool) {
 	}
 	complete := s.record.complete
 	if w := s.cur; w != nil {
-		st.PID, st.Generation, st.Started, st.NextStart = w.proc.PID(), w.end.generation, w.began, time.Time{}
+		info := w.proc.Info()
+		st.PID, st.Generation, st.Started, st.NextStart = info.PID, w.end.generation, w.began, time.Time{}
 		st.State, st.Since, st.Status = w.show()
-		st.Ended.CPU += w.used()
+		st.Ended.CPU += info.CPU
 		complete = complete || w.wasReady()
 	}
 	if s.next != nil {
-		st.Successor = s.next.proc.PID()
+		st.Successor = s.next.proc.Info().PID
 	}
 	for _, w := range s.loose {
-		st.Detached = append(st.Detached, w.proc.PID())
+		st.Detached = append(st.Detached, w.proc.Info().PID)
 	}
 	return st, complete
 }
@@ -206,18 +207,6 @@ func (p *Pool) show(change func(*public)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.public)
-}
-
-// A user knows itself what its processes have used up: a worker that is no
-// process, but runs one after the other.
-type user interface{ Used() time.Duration }
-
-// used is the CPU time of the worker's processes that have ended.
-func (w *worker) used() time.Duration {
-	if u, ok := w.proc.(user); ok {
-		return u.Used()
-	}
-	return 0
 }
 
 func cpu(r *syscall.Rusage) time.Duration {

@@ -3,9 +3,9 @@ package supervisor
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -81,8 +81,8 @@ func TestSuccessorDetachesBeforeItIsReady(t *testing.T) {
 				told := w.pool.ReloadWait("SIGUSR1")
 				w.pass(time.Millisecond)
 				next := w.last(0)
-				next.ask(ipc.AskDetach)
-				w.pass(exitGrace)
+				next.ask(AskDetach)
+				synctest.Wait()
 				w.want("signals", next.got(), "[terminated]")
 				w.pass(10 * time.Millisecond)
 				w.want("result", (<-told).Reason, "new worker 0 is not ready: it closed its channel before it was ready")
@@ -103,8 +103,8 @@ func TestOldDiesWhileSpoiltSuccessorStops(t *testing.T) {
 		told := w.pool.ReloadWait("SIGUSR1")
 		w.pass(time.Millisecond)
 		w.obey = obedient
-		w.last(0).ask(ipc.AskDetach)
-		w.pass(exitGrace)
+		w.last(0).ask(AskDetach)
+		synctest.Wait()
 		old.crash(1)
 		w.want("result", (<-told).Outcome, Failed)
 		w.pass(10 * time.Second)
@@ -120,8 +120,8 @@ func TestNewWorkerDetachesBeforeItIsReady(t *testing.T) {
 		w.pass(time.Minute)
 		told := w.pool.ReloadWait("SIGUSR1")
 		w.pass(20 * time.Millisecond)
-		w.last(0).ask(ipc.AskDetach)
-		w.pass(exitGrace)
+		w.last(0).ask(AskDetach)
+		synctest.Wait()
 		w.want("result", (<-told).Reason, "new worker 0 is not ready: it closed its channel before it was ready")
 		w.pass(time.Second)
 		w.want("processes", w.count(0), 3) // the place does not stay empty
@@ -132,7 +132,7 @@ func TestNewWorkerDetachesBeforeItIsReady(t *testing.T) {
 func TestDueDuringFailingReload(t *testing.T) {
 	for cause, fallDue := range map[Cause]func(*world, *fakeProc){
 		Lifetime: func(w *world, _ *fakeProc) { w.pass(25 * time.Minute) },
-		Messages: func(_ *world, old *fakeProc) { old.ask(ipc.AskRecycle) },
+		Messages: func(_ *world, old *fakeProc) { old.ask(AskRecycle) },
 		Memory:   func(w *world, _ *fakeProc) { w.set(func() { w.rss = 200 << 20 }); w.pass(memoryTick) },
 	} {
 		t.Run(string(cause), func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 type worker struct {
 	cfg    *Config
 	proc   Process
+	events Events
 	log    zerolog.Logger
 	began  time.Time
 	hurry  <-chan struct{} // closed when everybody is to be killed at once
@@ -52,8 +53,8 @@ const (
 
 func newWorker(cfg *Config, proc Process, log zerolog.Logger, hurry <-chan struct{}) *worker {
 	w := &worker{
-		cfg: cfg, proc: proc, hurry: hurry,
-		log:    log.With().Int("pid", proc.PID()).Logger(),
+		cfg: cfg, proc: proc, events: proc.Events(), hurry: hurry,
+		log:    log.With().Int("pid", proc.Info().PID).Logger(),
 		began:  time.Now(),
 		orders: make(chan order),
 		ready:  make(chan struct{}),
@@ -79,32 +80,24 @@ func (w *worker) live() {
 // order is the zero one if it exited by itself.
 func (w *worker) serve() order {
 	t := w.newTimers()
-	notices := w.proc.Notices()
 	for {
 		select {
-		case <-w.proc.Exited():
+		case <-w.events.Exited:
 			return order{}
 		case o := <-w.orders:
 			return o
 		case <-w.hurry:
 			return order{cause: Stopped}
-		case m, ok := <-notices:
+		case m, ok := <-w.events.Notices:
 			if !ok {
-				notices = nil
+				w.events.Notices = nil
 				continue
 			}
 			w.noticed(m, t)
-		case what := <-w.proc.Asks():
+		case what := <-w.events.Asks:
 			if o := w.asked(what, t); o.cause != "" {
 				return o
 			}
-		case <-t.exiting:
-			t.exiting = nil
-			if w.proc.Exiting() {
-				t.exiting = time.After(exitGrace) // should it be mistaken, it looks again
-				continue
-			}
-			w.detached(t)
 		case <-t.settled:
 			t.settled, t.late = nil, nil
 			w.becameReady()

@@ -3,16 +3,15 @@ package supervisor
 import (
 	"syscall"
 	"time"
-
-	"github.com/poolinit/poolinit/ipc"
 )
 
 // reaped notes how the process ended. What it had in hand goes to others before
 // its group is swept.
 func (w *worker) reaped(o order) {
-	w.end.pid, w.end.exit, w.end.uptime = w.proc.PID(), w.proc.Exit(), time.Since(w.began)
+	info := w.proc.Info()
+	w.end.pid, w.end.exit, w.end.uptime = info.PID, info.Exit, time.Since(w.began)
 	w.end.wasReady = w.wasReady()
-	if w.end.used = w.used(); w.end.used == 0 {
+	if w.end.used = info.CPU; w.end.used == 0 {
 		w.end.used = cpu(&w.end.exit.Rusage)
 	}
 	w.end.healthy = w.wasReady() && w.end.uptime >= w.cfg.HealthyAfter
@@ -36,13 +35,12 @@ func (w *worker) reaped(o order) {
 func (w *worker) finish(o order) order {
 	deadline, hurry := w.timerAt(o), w.hurry
 	answered, last := w.proc.Finish(), w.lastPart(o)
-	notices := w.proc.Notices()
 	if !o.cause.patient() {
 		answered = closedChan
 	}
 	for {
 		select {
-		case <-w.proc.Exited():
+		case <-w.events.Exited:
 			return o
 		case <-answered:
 			answered, last = nil, nil
@@ -61,14 +59,14 @@ func (w *worker) finish(o order) order {
 				}
 			}
 			continue
-		case m, ok := <-notices: // read to the end: `poolinit notify` waits for that
+		case m, ok := <-w.events.Notices: // read to the end: `poolinit notify` waits for that
 			if !ok {
-				notices = nil
+				w.events.Notices = nil
 			}
 			w.says(m.Status)
 			continue
-		case what := <-w.proc.Asks():
-			if what == ipc.AskTimeout && answered != nil {
+		case what := <-w.events.Asks:
+			if what == AskTimeout && answered != nil {
 				o = w.orderNow(Timeout, w.cfg.TimeoutSignal, killGrace)
 				deadline, answered, last = w.timerAt(o), closedChan, nil
 			}
@@ -125,7 +123,7 @@ func (w *worker) sweep(o order) {
 	deadline, hurry := w.timerAt(o), w.hurry
 	for {
 		select {
-		case <-w.proc.Gone():
+		case <-w.events.Gone:
 			return
 		case next := <-w.orders:
 			if next.deadline.Before(o.deadline) {
@@ -143,14 +141,14 @@ func (w *worker) sweep(o order) {
 	}
 }
 
-func (w *worker) isGone() bool { return isClosed(w.proc.Gone()) }
+func (w *worker) isGone() bool { return isClosed(w.events.Gone) }
 
 // awaitKilled waits for the group to be gone after SIGKILL. What is left then
 // hangs in the kernel, or is waited for by somebody who does not: the slot
 // goes on without.
 func (w *worker) awaitKilled() {
 	select {
-	case <-w.proc.Gone():
+	case <-w.events.Gone:
 	case <-time.After(killGrace):
 		w.log.Warn().Msg("processes of the worker's group survive SIGKILL: going on without them")
 	}
@@ -159,8 +157,8 @@ func (w *worker) awaitKilled() {
 // signalGroup signals the worker's group, and also wakes it if it was stopped:
 // a stopped process would sit out its whole grace period.
 func (w *worker) signalGroup(sig syscall.Signal) {
-	if w.proc.SignalGroup(sig) == nil && sig != syscall.SIGKILL {
-		_ = w.proc.SignalGroup(syscall.SIGCONT) // ended between the two: fine
+	if w.proc.Signal(Group, sig) == nil && sig != syscall.SIGKILL {
+		_ = w.proc.Signal(Group, syscall.SIGCONT) // ended between the two: fine
 	}
 }
 

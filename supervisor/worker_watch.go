@@ -3,7 +3,6 @@ package supervisor
 import (
 	"time"
 
-	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -11,7 +10,6 @@ import (
 type timers struct {
 	settled  <-chan time.Time // it has stayed up for MinReady
 	late     <-chan time.Time // it should be ready by now
-	exiting  <-chan time.Time // it closed its channel, and should have exited by now
 	watchdog *time.Timer
 	interval time.Duration // of the watchdog
 	awake    bool          // the watchdog may run: the worker has started up
@@ -60,22 +58,22 @@ func (w *worker) started(t *timers) {
 
 func (w *worker) becameReady() {
 	w.enter(Ready)
-	w.proc.Serve()
+	w.proc.Feed()
 	close(w.ready)
 }
 
 // asked acts on what the worker's channel wants. The order is the zero one if
 // the worker goes on.
-func (w *worker) asked(what ipc.Ask, t *timers) order {
+func (w *worker) asked(what Ask, t *timers) order {
 	switch what {
-	case ipc.AskRecycle:
+	case AskRecycle:
 		close(w.due)
-	case ipc.AskDetach:
-		t.exiting = time.After(exitGrace)
-	case ipc.AskTimeout:
+	case AskDetach:
+		w.detached(t)
+	case AskTimeout:
 		w.log.Warn().Msg("worker holds a message for too long: stopping it")
 		return w.orderNow(Timeout, w.cfg.TimeoutSignal, killGrace)
-	case ipc.AskBroken:
+	case AskBroken:
 		return w.orderNow(Protocol, w.cfg.StopSignal, w.cfg.StopTimeout)
 	}
 	return order{}

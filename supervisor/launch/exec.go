@@ -11,23 +11,22 @@ import (
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
-	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
-// DeliverExec is the Deliver of workers that are no processes: the command runs
-// once a message.
+// DeliverExec is the Deliver of workers that have no process of their own: the
+// command runs once a message.
 const DeliverExec = "exec"
 
-// An execWorker is a worker that is no process. It has the worker's end of a
-// channel, and runs the command for each message that comes by it. To the pool
-// it looks like a process that never fails by itself, unless the command cannot
-// be started.
+// An execWorker is a worker without a process of its own. It has the worker's end
+// of a channel, and runs the command for each message that arrives there. To the
+// pool it looks like a process that never fails by itself, unless the command
+// cannot be started.
 type execWorker struct {
-	l       *Launcher
-	id      supervisor.Identity
-	channel *ipc.Channel
-	sock    net.Conn
-	in      *bufio.Reader
+	l    *Launcher
+	id   supervisor.Identity
+	feed *feed
+	sock net.Conn
+	in   *bufio.Reader
 
 	exited chan struct{}
 	exit   reaper.Exit // set before exited is closed
@@ -39,11 +38,11 @@ type execWorker struct {
 	order     syscall.Signal // what the group was sent since; 0: nothing
 }
 
-func (l *Launcher) launchExec(id supervisor.Identity) (*execWorker, error) {
-	if err := l.Check(); err != nil {
+func (l *Launcher) launchExec(id supervisor.Identity) (supervisor.Process, error) {
+	if err := reaper.Look(l.cfg.Args, l.cfg.Env); err != nil { // it runs only once there is a message
 		return nil, err
 	}
-	channel, theirs, err := l.Queue.NewChannel(id.ID)
+	channel, theirs, err := l.cfg.Queue.NewChannel(id.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -53,14 +52,11 @@ func (l *Launcher) launchExec(id supervisor.Identity) (*execWorker, error) {
 		channel.Close("it could not be started")
 		return nil, err
 	}
-	w := &execWorker{l: l, id: id, channel: channel, sock: sock, in: bufio.NewReader(sock), exited: make(chan struct{})}
-	go w.live() // ends when Finish or SIGKILL says so, and closes exited, for which the pool waits
+	w := &execWorker{l: l, id: id, feed: newFeed(channel), sock: sock, in: bufio.NewReader(sock), exited: make(chan struct{})}
+	w.feed.relay(w.exited, func() bool { return false }) // a worker that is not a process cannot detach
+	go w.live()                                          // ends when Finish or SIGKILL says so, and closes exited, for which the pool waits
 	return w, nil
 }
-
-// Check returns the error that starting the command would. Where it runs only
-// once there is a message, that must be known before.
-func (l *Launcher) Check() error { return reaper.Look(l.Args, l.Env) }
 
 // live handles messages until there are no more, or the worker is to die.
 func (w *execWorker) live() {
@@ -83,15 +79,15 @@ func (w *execWorker) next() ([]byte, error) {
 // handle runs the command for a message and answers it. It reports whether the
 // worker goes on.
 func (w *execWorker) handle(body []byte) bool {
-	held, ok := w.channel.InHand()
+	held, ok := w.feed.channel.InHand()
 	if !ok {
 		return false // taken back: the channel is over
 	}
 	j, err := w.start(body, held)
 	if err != nil {
-		w.l.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("the command cannot be started")
+		w.l.cfg.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("the command cannot be started")
 		w.exit.Code = reaper.ExitCode(err)
-		w.channel.HandBack()
+		w.feed.channel.HandBack()
 		return false
 	}
 	j.wait()
@@ -108,7 +104,7 @@ func (w *execWorker) handle(body []byte) bool {
 
 // ranOutOfMemory asks about a command that the pool did not want to end.
 func (w *execWorker) ranOutOfMemory(j *job) bool {
-	exit, ask := j.proc.Exit(), w.l.CommandKilled
+	exit, ask := j.proc.Exit(), w.l.cfg.CommandKilled
 	if exit.Signal != syscall.SIGKILL || j.tooLong || ask == nil {
 		return false
 	}
@@ -139,86 +135,73 @@ func (w *execWorker) ended(usage syscall.Rusage) bool {
 	return w.order != 0
 }
 
-// PID returns that of the command, or 0 if it does not run now.
-func (w *execWorker) PID() int {
+// Info implements supervisor.Process. The PID is that of the command, if it runs
+// now. The exit is 0, or how the command ended that had to be ended, or what a
+// shell says of a command that cannot be started.
+func (w *execWorker) Info() supervisor.ProcessInfo {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running == nil {
-		return 0
+	info := supervisor.ProcessInfo{CPU: w.used}
+	if w.running != nil {
+		info.PID = w.running.PID()
 	}
-	return w.running.PID()
+	select {
+	case <-w.exited:
+		info.Exit = w.exit
+	default:
+	}
+	return info
 }
 
-// Used returns the CPU time of its commands that have ended.
-func (w *execWorker) Used() time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.used
+// Events implements supervisor.Process. Exited is closed when the worker takes
+// no more messages and its command has ended; so is Gone, since the command's
+// group is swept each time. A command that runs for one message has no state to
+// tell of.
+func (w *execWorker) Events() supervisor.Events {
+	return supervisor.Events{Exited: w.exited, Gone: w.exited, Asks: w.feed.events()}
 }
 
-// Signal passes a signal on to the command, if it runs now.
-func (w *execWorker) Signal(sig syscall.Signal) error {
+// Signal implements supervisor.Process: it passes a signal on to the command, if
+// that runs now. A signal to the group after Finish is there to end the worker,
+// which goes with its command.
+func (w *execWorker) Signal(target supervisor.Target, sig syscall.Signal) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running == nil {
+	if target == supervisor.Group {
+		w.noteOrder(sig)
+	}
+	switch {
+	case w.running == nil:
 		return nil
+	case target == supervisor.Group:
+		return w.running.SignalGroup(sig)
 	}
 	return w.running.Signal(sig)
 }
 
-// SignalGroup signals the command's group. After Finish, that is to end the
-// worker: it goes with its command.
-func (w *execWorker) SignalGroup(sig syscall.Signal) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// noteOrder keeps a signal that is to end the worker. The caller holds mu.
+func (w *execWorker) noteOrder(sig syscall.Signal) {
 	if w.finishing && sig != syscall.SIGCONT {
 		w.order = sig
 	}
 	if sig == syscall.SIGKILL {
 		_ = w.sock.SetReadDeadline(time.Unix(1, 0)) // ends the wait for a message
 	}
-	if w.running == nil {
-		return nil
-	}
-	return w.running.SignalGroup(sig)
 }
 
-// Exited is closed when the worker takes no more messages and its command has
-// ended; Gone as well, since the command's group is swept each time.
-func (w *execWorker) Exited() <-chan struct{} { return w.exited }
+// Feed implements supervisor.Process.
+func (w *execWorker) Feed() { w.feed.begin() }
 
-// Gone implements supervisor.Process.
-func (w *execWorker) Gone() <-chan struct{} { return w.exited }
-
-// Exit is 0, or how the command ended that had to be ended, or what a shell
-// says of one that cannot be started.
-func (w *execWorker) Exit() reaper.Exit { return w.exit }
-
-// Exiting is never asked: only a process can close its channel and live on.
-func (w *execWorker) Exiting() bool { return false }
-
-// Notices yields nothing: what runs for one message has no state to tell of.
-func (w *execWorker) Notices() <-chan notify.Message { return nil }
-
-// Serve begins to take messages.
-func (w *execWorker) Serve() { w.channel.Serve() }
-
-// Finish ends that. The channel is closed when the command has answered.
+// Finish implements supervisor.Process.
 func (w *execWorker) Finish() <-chan struct{} {
 	w.mu.Lock()
 	w.finishing = true
 	w.mu.Unlock()
-	return w.channel.Finish()
+	return w.feed.finish()
 }
 
-// Asks yields what the channel wants done.
-func (w *execWorker) Asks() <-chan ipc.Ask { return w.channel.Asks() }
-
-// Release ends the channel. What was not answered goes to others.
+// Release implements supervisor.Process.
 func (w *execWorker) Release(why string, byPool bool) {
-	if byPool {
-		w.channel.Spare()
-	}
-	w.channel.Close(why)
+	w.feed.release(why, byPool)
 	w.sock.Close()
 }

@@ -61,19 +61,19 @@ func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holdin
 }
 
 func (l *Launcher) startCommand(id supervisor.Identity, held ipc.Holding, stdin, stdout *os.File) (*reaper.Process, error) {
-	pipes, err := l.Relay.Open(id.ID) // its stdout is not needed, and ends at once
+	pipes, err := l.cfg.Relay.Open(id.ID) // its stdout is not needed, and ends at once
 	if err != nil {
 		return nil, err
 	}
 	defer pipes.CloseChild()
-	p, err := l.Reaper.Start(&reaper.Spec{
-		Args: l.Args,
-		Env: append(l.identity(id), "POOLINIT_DELIVER="+l.Deliver, "POOLINIT_SOURCE="+held.Source,
+	p, err := l.cfg.Reaper.Start(&reaper.Spec{
+		Args: l.cfg.Args,
+		Env: append(l.identity(id), "POOLINIT_DELIVER="+l.cfg.Deliver, "POOLINIT_SOURCE="+held.Source,
 			"POOLINIT_MESSAGE_ID="+strconv.FormatUint(held.ID, 10), "POOLINIT_ATTEMPT="+strconv.Itoa(held.Attempt)),
 		Files:       []uintptr{stdin.Fd(), stdout.Fd(), pipes.Stderr.Fd()},
 		NewGroup:    true,
 		DeathSignal: syscall.SIGKILL,
-		Credential:  l.Credential,
+		Credential:  l.cfg.Credential,
 	})
 	if err == nil {
 		pipes.SetPID(p.PID())
@@ -144,7 +144,7 @@ func (j *job) read() {
 func (j *job) wait() {
 	<-j.proc.Exited()
 	if !j.isGone(restGrace) {
-		j.l.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
+		j.l.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 			_ = j.proc.SignalGroup(sig) // gone meanwhile: fine
 			_ = j.proc.SignalGroup(syscall.SIGCONT)

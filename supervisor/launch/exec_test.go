@@ -2,6 +2,8 @@ package launch
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,6 +53,12 @@ type bench struct {
 // execBench runs a shell script for each message, by worker 3.
 func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
 	t.Helper()
+	return startBench(t, script, change, nil)
+}
+
+// startBench is execBench with a launcher that is not like the others.
+func startBench(t *testing.T, script string, change func(*ipc.Config), other func(*Config)) *bench {
+	t.Helper()
 	b := &bench{capture: launcher(t, ""), t: t}
 	b.desk.settled = make(chan struct{}, 100)
 	b.desk.stats.Name = "tcp://here"
@@ -60,8 +68,11 @@ func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
 	}
 	b.Queue, b.Deliver = ipc.NewQueue(cfg, zerolog.Nop()), DeliverExec
 	b.Args = []string{"/bin/sh", "-c", script}
+	if other != nil {
+		other(&b.Config)
+	}
 	b.proc = b.launch(t)
-	b.proc.Serve()
+	b.proc.Feed()
 	t.Cleanup(func() {
 		b.end(syscall.SIGKILL)
 		b.proc.Release("the test is over", false)
@@ -74,8 +85,8 @@ func execBench(t *testing.T, script string, change func(*ipc.Config)) *bench {
 func (b *bench) end(sig syscall.Signal) {
 	b.t.Helper()
 	b.proc.Finish()
-	_ = b.proc.SignalGroup(sig)
-	wait(b.t, "exit", b.proc.Exited())
+	_ = b.proc.Signal(supervisor.Group, sig)
+	wait(b.t, "exit", b.proc.Events().Exited)
 }
 
 func (b *bench) submit(bodies ...string) {
@@ -122,7 +133,7 @@ func (b *bench) running() int {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		text := b.text.String()
-		pid = b.proc.PID()
+		pid = b.proc.Info().PID
 		return text, strings.Contains(text, "running") && pid > 0
 	})
 	return pid
@@ -148,7 +159,7 @@ func TestExecResults(t *testing.T) {
 			b := execBench(t, tt.script, nil)
 			b.want(tt.body, tt.want)
 			b.end(syscall.SIGTERM)
-			if code := b.proc.Exit().Status(); code != 0 {
+			if code := b.proc.Info().Exit.Status(); code != 0 {
 				t.Errorf("the worker exits with %d", code)
 			}
 		})
@@ -220,14 +231,16 @@ type asker struct {
 
 func askingBench(t *testing.T, script string, yes bool) *asker {
 	t.Helper()
-	a := &asker{bench: execBench(t, script, nil)}
-	a.bench.CommandKilled = func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool { // nothing runs yet
-		a.asked.Add(1)
-		if worker != 3 || pid <= 0 || exit.Signal != syscall.SIGKILL || uptime <= 0 || uptime > patience {
-			t.Errorf("worker %d, pid %d, %+v after %v", worker, pid, exit, uptime)
+	a := new(asker)
+	a.bench = startBench(t, script, nil, func(c *Config) {
+		c.CommandKilled = func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
+			a.asked.Add(1)
+			if worker != 3 || pid <= 0 || exit.Signal != syscall.SIGKILL || uptime <= 0 || uptime > patience {
+				t.Errorf("worker %d, pid %d, %+v after %v", worker, pid, exit, uptime)
+			}
+			return yes
 		}
-		return yes
-	}
+	})
 	return a
 }
 
@@ -278,11 +291,11 @@ func TestExecFinishes(t *testing.T) {
 	b.submit("a")
 	b.running()
 	wait(t, "answer", b.proc.Finish())
-	_ = b.proc.SignalGroup(syscall.SIGTERM)
-	wait(t, "exit", b.proc.Exited())
+	_ = b.proc.Signal(supervisor.Group, syscall.SIGTERM)
+	wait(t, "exit", b.proc.Events().Exited)
 	b.expect("a")
-	if b.proc.PID() != 0 || b.proc.Exit().Status() != 0 {
-		t.Error(b.proc.PID(), b.proc.Exit())
+	if b.proc.Info().PID != 0 || b.proc.Info().Exit.Status() != 0 {
+		t.Error(b.proc.Info().PID, b.proc.Info().Exit)
 	}
 }
 
@@ -296,15 +309,15 @@ func TestExecIsEnded(t *testing.T) {
 		b.end(sig)
 		b.proc.Release("the worker was too slow", false)
 		b.expect("!given-up: the worker was too slow")
-		if b.proc.Exit().Signal != sig {
-			t.Errorf("%v", b.proc.Exit())
+		if b.proc.Info().Exit.Signal != sig {
+			t.Errorf("%v", b.proc.Info().Exit)
 		}
 	}
 }
 
 func TestExecIdleIsEnded(t *testing.T) {
 	b := execBench(t, `cat`, nil)
-	if b.proc.PID() != 0 {
+	if b.proc.Info().PID != 0 {
 		t.Error("something runs")
 	}
 	b.end(syscall.SIGKILL)
@@ -315,7 +328,7 @@ func TestExecForwards(t *testing.T) {
 	b := execBench(t, `trap "echo forwarded; exit 0" USR2; echo running >&2; while :; do sleep 0.01; done`, nil)
 	b.submit("a")
 	b.running()
-	if err := b.proc.Signal(syscall.SIGUSR2); err != nil {
+	if err := b.proc.Signal(supervisor.Alone, syscall.SIGUSR2); err != nil {
 		t.Error(err)
 	}
 	b.expect("forwarded\n")
@@ -323,11 +336,17 @@ func TestExecForwards(t *testing.T) {
 
 // A command that cannot be started any more fails the worker, not the message.
 func TestExecCommandIsGone(t *testing.T) {
-	b := execBench(t, `true`, nil)
-	b.Args = []string{"/no/such/command"} // nothing runs yet
+	command := filepath.Join(t.TempDir(), "command")
+	if err := os.Symlink("/bin/sh", command); err != nil {
+		t.Fatal(err)
+	}
+	b := startBench(t, `true`, nil, func(c *Config) { c.Args[0] = command })
+	if err := os.Remove(command); err != nil {
+		t.Fatal(err)
+	}
 	b.submit("a")
-	wait(t, "exit", b.proc.Exited())
-	if code := b.proc.Exit().Code; code != 127 {
+	wait(t, "exit", b.proc.Events().Exited)
+	if code := b.proc.Info().Exit.Code; code != 127 {
 		t.Errorf("exit code %d", code)
 	}
 	if waiting, _, flying := b.Queue.Depth(); waiting != 1 || flying != 0 {
@@ -336,7 +355,7 @@ func TestExecCommandIsGone(t *testing.T) {
 	b.proc.Release("it is gone", false)
 	b.Args = []string{"cat"}
 	b.proc = b.launch(t)
-	b.proc.Serve()
+	b.proc.Feed()
 	b.expect("a")
 }
 
@@ -347,7 +366,7 @@ func TestExecStartFails(t *testing.T) {
 		"/":                "cannot start worker: exec /: is a directory",
 	} {
 		b.Args = []string{command}
-		if _, err := b.Launch(supervisor.Identity{}); err == nil || err.Error() != want {
+		if _, err := New(b.Config).Launch(supervisor.Identity{}); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

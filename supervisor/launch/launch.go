@@ -21,9 +21,8 @@ import (
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
-// A Launcher starts workers that are all alike. Its fields are set once, before
-// the first Launch.
-type Launcher struct {
+// A Config says what the workers of a pool have in common.
+type Config struct {
 	Reaper     *reaper.Reaper
 	Args       []string // the command and its arguments
 	Env        []string // what all workers inherit
@@ -36,128 +35,133 @@ type Launcher struct {
 	Shares     []*stream.Share  // open sockets that all get
 	Log        zerolog.Logger
 
-	// CommandKilled, with DeliverExec, is told of a command that died of a SIGKILL
-	// which nobody here has sent, once, and says whether it was the OOM killer's. It
-	// may be nil, and is called from any goroutine.
+	// CommandKilled, with DeliverExec, is told once of a command that died of a
+	// SIGKILL which this program has not sent, and reports whether it was the OOM
+	// killer's. It may be nil, and is called from any goroutine.
 	CommandKilled func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool
 }
 
-// A Process is a worker's process, and what there is on this side of it.
-type Process struct {
-	*reaper.Process
-	notify  *notify.Socket
-	channel *ipc.Channel // nil: no messages
-}
+// A Launcher starts workers that are all alike.
+type Launcher struct{ cfg Config }
 
-// Notices yields what the process says by sd_notify.
-func (p *Process) Notices() <-chan notify.Message { return p.notify.Messages() }
-
-// Serve begins to feed it messages.
-func (p *Process) Serve() {
-	if p.channel != nil {
-		p.channel.Serve()
-	}
-}
-
-// Finish ends the feeding. The channel is closed when it has answered what it
-// had.
-func (p *Process) Finish() <-chan struct{} {
-	if p.channel == nil {
-		return nothingInHand
-	}
-	return p.channel.Finish()
-}
-
-// nothingInHand is closed.
-var nothingInHand = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// Asks yields what its channel wants done about it.
-func (p *Process) Asks() <-chan ipc.Ask {
-	if p.channel == nil {
-		return nil
-	}
-	return p.channel.Asks()
-}
-
-// Release closes this side of it. What it has not answered goes to others.
-func (p *Process) Release(why string, byPool bool) {
-	if p.channel != nil {
-		if byPool {
-			p.channel.Spare()
-		}
-		p.channel.Close(why)
-	}
-	p.notify.Close()
-}
+// New returns a launcher.
+func New(cfg Config) *Launcher { return &Launcher{cfg} }
 
 // Launch starts a worker. It may be called from any goroutine.
-func (l *Launcher) Launch(id supervisor.Identity) (supervisor.Process, error) {
-	if l.Deliver == DeliverExec {
-		w, err := l.launchExec(id)
-		if err != nil {
-			return nil, fmt.Errorf("cannot start worker: %w", err)
-		}
-		return w, nil
+func (l *Launcher) Launch(id supervisor.Identity) (p supervisor.Process, err error) {
+	if l.cfg.Deliver == DeliverExec {
+		p, err = l.launchExec(id)
+	} else {
+		p, err = l.launchProcess(id)
 	}
-	p := new(Process)
-	if err := l.launch(p, id); err != nil {
-		if p.notify != nil {
-			p.Release("it could not be started", false)
-		}
+	if err != nil {
 		return nil, fmt.Errorf("cannot start worker: %w", err)
 	}
 	return p, nil
 }
 
-func (l *Launcher) launch(p *Process, id supervisor.Identity) (err error) {
+// A process is a worker's process, and what belongs to it on this side.
+type process struct {
+	proc   *reaper.Process
+	notify *notify.Socket
+	feed   *feed
+}
+
+func (l *Launcher) launchProcess(id supervisor.Identity) (_ supervisor.Process, err error) {
+	p := new(process)
 	p.notify, err = notify.Listen(func(err error) {
-		l.Log.Warn().Int("worker", id.ID).Err(err).Msg("ignoring a notify message (no more of this kind will be logged)")
+		l.cfg.Log.Warn().Int("worker", id.ID).Err(err).Msg("ignoring a notify message (no more of this kind will be logged)")
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	if err := l.startProcess(p, id); err != nil {
+		p.Release("it could not be started", false)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (l *Launcher) startProcess(p *process, id supervisor.Identity) error {
 	spec := l.spec(id, p.notify.Name())
-	if l.Queue != nil {
-		var theirs *os.File
-		if p.channel, theirs, err = l.Queue.NewChannel(id.ID); err != nil {
+	if l.cfg.Queue != nil {
+		channel, theirs, err := l.cfg.Queue.NewChannel(id.ID)
+		if err != nil {
 			return err
 		}
 		defer theirs.Close()
+		p.feed = newFeed(channel)
 		spec.Files = append(spec.Files, theirs.Fd())
 	}
-	if p.Process, err = l.start(spec, id); err != nil {
+	var err error
+	if p.proc, err = l.start(spec, id); err != nil {
 		return err
 	}
-	p.notify.Serve(p.PID())
+	if p.feed != nil {
+		p.feed.relay(p.proc.Exited(), p.proc.Exiting)
+	}
+	p.notify.Serve(p.proc.PID())
 	return nil
+}
+
+// Info implements supervisor.Process.
+func (p *process) Info() supervisor.ProcessInfo {
+	info := supervisor.ProcessInfo{PID: p.proc.PID()}
+	select {
+	case <-p.proc.Exited():
+		info.Exit = p.proc.Exit()
+	default:
+	}
+	return info
+}
+
+// Events implements supervisor.Process.
+func (p *process) Events() supervisor.Events {
+	return supervisor.Events{Exited: p.proc.Exited(), Gone: p.proc.Gone(), Notices: p.notify.Messages(), Asks: p.feed.events()}
+}
+
+// Signal implements supervisor.Process.
+func (p *process) Signal(target supervisor.Target, sig syscall.Signal) error {
+	if target == supervisor.Group {
+		return p.proc.SignalGroup(sig)
+	}
+	return p.proc.Signal(sig)
+}
+
+// Feed implements supervisor.Process.
+func (p *process) Feed() { p.feed.begin() }
+
+// Finish implements supervisor.Process.
+func (p *process) Finish() <-chan struct{} { return p.feed.finish() }
+
+// Release implements supervisor.Process.
+func (p *process) Release(why string, byPool bool) {
+	p.feed.release(why, byPool)
+	p.notify.Close()
 }
 
 func (l *Launcher) spec(id supervisor.Identity, socket string) *reaper.Spec {
 	files := []uintptr{0, 1, 2}
-	for _, s := range l.Shares {
+	for _, s := range l.cfg.Shares {
 		files = append(files, s.Fd())
 	}
 	return &reaper.Spec{
-		Args:        l.Args,
+		Args:        l.cfg.Args,
 		Env:         l.environ(id, socket),
 		Files:       files,
 		NewGroup:    true,
 		DeathSignal: syscall.SIGKILL,
-		Credential:  l.Credential,
-		Terminal:    l.Terminal,
+		Credential:  l.cfg.Credential,
+		Terminal:    l.cfg.Terminal,
 	}
 }
 
 // start starts the process with the output that its kind of pool has.
 func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Process, error) {
-	if l.Relay == nil {
+	if l.cfg.Relay == nil {
 		return l.begin(spec)
 	}
-	pipes, err := l.Relay.Open(id.ID)
+	pipes, err := l.cfg.Relay.Open(id.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +174,10 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 	return p, err
 }
 
-// identity is what all inherit, and who a worker is.
+// identity is what all workers inherit, and the identity of this one.
 func (l *Launcher) identity(id supervisor.Identity) []string {
-	env := make([]string, 0, len(l.Env)+10)
-	env = append(env, l.Env...)
+	env := make([]string, 0, len(l.cfg.Env)+10)
+	env = append(env, l.cfg.Env...)
 	return append(env,
 		"POOLINIT_WORKER_ID="+strconv.Itoa(id.ID),
 		"POOLINIT_WORKERS="+strconv.Itoa(id.Workers),
@@ -184,11 +188,11 @@ func (l *Launcher) identity(id supervisor.Identity) []string {
 func (l *Launcher) environ(id supervisor.Identity, socket string) []string {
 	env := append(l.identity(id), "NOTIFY_SOCKET="+socket)
 	env = append(env, l.shareEnviron()...)
-	if l.Queue != nil { // its descriptor comes after the shared ones
-		env = append(env, "POOLINIT_DELIVER="+l.Deliver, "POOLINIT_FD="+strconv.Itoa(firstFD+len(l.Shares)))
+	if l.cfg.Queue != nil { // its descriptor comes after the shared ones
+		env = append(env, "POOLINIT_DELIVER="+l.cfg.Deliver, "POOLINIT_FD="+strconv.Itoa(firstFD+len(l.cfg.Shares)))
 	}
-	if l.Watchdog > 0 {
-		env = append(env, "WATCHDOG_USEC="+strconv.FormatInt(l.Watchdog.Microseconds(), 10))
+	if l.cfg.Watchdog > 0 {
+		env = append(env, "WATCHDOG_USEC="+strconv.FormatInt(l.cfg.Watchdog.Microseconds(), 10))
 	}
 	return env
 }

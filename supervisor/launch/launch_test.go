@@ -89,9 +89,10 @@ var theReaper = sync.OnceValues(func() (*reaper.Reaper, error) {
 	return reaper.New(nil)
 })
 
-// A capture is a launcher with what its workers print and its log.
+// A capture is the configuration of a launcher, with what its workers print and
+// its log.
 type capture struct {
-	*Launcher
+	Config
 	relay *output.Relay
 	mu    sync.Mutex
 	text  bytes.Buffer
@@ -123,7 +124,7 @@ func launcher(t *testing.T, role string) *capture {
 	}
 	c := new(capture)
 	c.relay = output.NewRelay(output.Prefix, part{c, &c.text}, part{c, &c.text})
-	c.Launcher = &Launcher{
+	c.Config = Config{
 		Reaper: reap, Args: []string{self}, Relay: c.relay, Log: zerolog.New(part{c, &c.log}),
 		Env: append(Environ(func(name string) bool { return name == "TEST_CHILD" }), "TEST_CHILD="+role,
 			"GORACE=atexit_sleep_ms=0"), // else it takes a second to exit
@@ -135,8 +136,8 @@ func launcher(t *testing.T, role string) *capture {
 func (c *capture) run(t *testing.T) []string {
 	t.Helper()
 	p := c.launch(t)
-	wait(t, "exit", p.Exited())
-	if code := p.Exit().Status(); code != 0 {
+	wait(t, "exit", p.Events().Exited)
+	if code := p.Info().Exit.Status(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	p.Release("the test is over", false)
@@ -151,11 +152,11 @@ func (c *capture) run(t *testing.T) []string {
 
 func (c *capture) launch(t *testing.T) supervisor.Process {
 	t.Helper()
-	p, err := c.Launch(supervisor.Identity{ID: 3, Workers: 5, Generation: 2})
+	p, err := New(c.Config).Launch(supervisor.Identity{ID: 3, Workers: 5, Generation: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.SignalGroup(syscall.SIGKILL) }) // most have ended
+	t.Cleanup(func() { _ = p.Signal(supervisor.Group, syscall.SIGKILL) }) // most have ended
 	return p
 }
 
@@ -255,10 +256,27 @@ func TestWorkerUser(t *testing.T) {
 	}
 	c := launcher(t, "id")
 	c.Args[0] = readableCopy(t, c.Args[0])
+	// With -cover the child writes to this directory, or complains that it cannot.
+	c.Env = append(slices.DeleteFunc(c.Env, func(v string) bool { return strings.HasPrefix(v, "GOCOVERDIR=") }),
+		"GOCOVERDIR="+writableDir(t))
 	c.Credential = &syscall.Credential{Uid: 12345, Gid: 54321, Groups: []uint32{7}}
 	if got := c.run(t); got[0] != "12345 54321 [7]" {
 		t.Errorf("it is %q", got)
 	}
+}
+
+// writableDir returns a directory in which any user may write.
+func writableDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "launch-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // readableCopy puts the test binary where any user may execute it.
@@ -294,23 +312,23 @@ func TestBothStreamsAreRelayed(t *testing.T) {
 func TestNoticesArrive(t *testing.T) {
 	p := launcher(t, "ready").launch(t)
 	select {
-	case m := <-p.Notices():
+	case m := <-p.Events().Notices:
 		if want := (notify.Message{Ready: true, Status: "up"}); m != want {
 			t.Errorf("%+v", m)
 		}
 	case <-time.After(patience):
 		t.Fatal("no READY=1")
 	}
-	if err := p.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Signal(supervisor.Alone, syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
-	wait(t, "exit", p.Exited())
-	wait(t, "end of the group", p.Gone())
-	if code := p.Exit().Code; code != 7 {
+	wait(t, "exit", p.Events().Exited)
+	wait(t, "end of the group", p.Events().Gone)
+	if code := p.Info().Exit.Code; code != 7 {
 		t.Errorf("exit code %d, want 7", code)
 	}
 	p.Release("the test is over", false)
-	for range p.Notices() {
+	for range p.Events().Notices {
 		t.Error("a message after Release")
 	}
 }
@@ -318,7 +336,7 @@ func TestNoticesArrive(t *testing.T) {
 func TestGarbageIsLoggedOnce(t *testing.T) {
 	c := launcher(t, "garbage")
 	p := c.launch(t)
-	wait(t, "exit", p.Exited())
+	wait(t, "exit", p.Events().Exited)
 	eventually(t, "a complaint", func() (any, bool) { return c.logged(), c.logged() != "" })
 	p.Release("the test is over", false)
 	// The child may be gone before it is looked at: then it is a stranger.
@@ -356,7 +374,7 @@ func TestFailedStart(t *testing.T) {
 }
 
 func start(c *capture) error {
-	_, err := c.Launch(supervisor.Identity{})
+	_, err := New(c.Config).Launch(supervisor.Identity{})
 	return err
 }
 
@@ -386,15 +404,16 @@ func openFiles(t *testing.T) int {
 func TestManyAtOnce(t *testing.T) {
 	before := openFiles(t)
 	c := launcher(t, "env")
+	l := New(c.Config)
 	var all sync.WaitGroup
 	for id := range 32 {
 		all.Go(func() {
-			p, err := c.Launch(supervisor.Identity{ID: id, Workers: 32, Generation: 1})
+			p, err := l.Launch(supervisor.Identity{ID: id, Workers: 32, Generation: 1})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			<-p.Gone()
+			<-p.Events().Gone
 			p.Release("the test is over", false)
 		})
 	}

@@ -27,11 +27,11 @@ const shareWord = "share-exec"
 // shareEnviron says by systemd's protocol which sockets a worker has. What is
 // missing is LISTEN_PID, which only the process itself knows.
 func (l *Launcher) shareEnviron() []string {
-	if len(l.Shares) == 0 {
+	if len(l.cfg.Shares) == 0 {
 		return nil
 	}
-	names := make([]string, len(l.Shares))
-	for i, s := range l.Shares {
+	names := make([]string, len(l.cfg.Shares))
+	for i, s := range l.cfg.Shares {
 		names[i] = s.Name
 	}
 	return []string{"LISTEN_FDS=" + strconv.Itoa(len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":")}
@@ -41,8 +41,8 @@ func (l *Launcher) shareEnviron() []string {
 // which sets LISTEN_PID and becomes the worker; begin waits until it has, so that
 // an exec that fails is the same error as without, and no signal gets lost.
 func (l *Launcher) begin(spec *reaper.Spec) (*reaper.Process, error) {
-	if len(l.Shares) == 0 {
-		return l.Reaper.Start(spec)
+	if len(l.cfg.Shares) == 0 {
+		return l.cfg.Reaper.Start(spec)
 	}
 	report, theirs, err := readablePipe()
 	if err != nil {
@@ -52,7 +52,7 @@ func (l *Launcher) begin(spec *reaper.Spec) (*reaper.Process, error) {
 	again := *spec
 	again.Args = append([]string{ownProgram, shareWord, strconv.Itoa(len(spec.Files))}, spec.Args...)
 	again.Files = append(spec.Files[:len(spec.Files):len(spec.Files)], theirs.Fd())
-	p, err := l.Reaper.Start(&again)
+	p, err := l.cfg.Reaper.Start(&again)
 	theirs.Close()
 	if err != nil {
 		return nil, fmt.Errorf("running poolinit itself, which --share needs: %w", err)

@@ -1,0 +1,125 @@
+package launch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/supervisor"
+)
+
+// exitGrace is how long a worker that closed its channel may take to begin to
+// exit before it counts as detached: a program may close its files first. A
+// worker that is exiting is waited for, however long that takes.
+const exitGrace = 50 * time.Millisecond
+
+// A feed is a worker's message channel. It says what the channel asks for in the
+// supervisor's words. A nil feed belongs to a worker that gets no messages.
+type feed struct {
+	channel  *ipc.Channel
+	asks     chan supervisor.Ask
+	released context.Context
+	cancel   context.CancelFunc
+	relaying sync.WaitGroup
+}
+
+func newFeed(channel *ipc.Channel) *feed {
+	f := &feed{channel: channel, asks: make(chan supervisor.Ask)}
+	f.released, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+// relay begins to hand on what the channel asks for, until release. exited and
+// exiting are about the worker's process.
+func (f *feed) relay(exited <-chan struct{}, exiting func() bool) {
+	f.relaying.Go(func() {
+		for {
+			select {
+			case <-f.released.Done():
+				return
+			case what := <-f.channel.Asks():
+				ask := translate(what)
+				if ask == supervisor.AskDetach && !f.livesOn(exited, exiting) {
+					continue
+				}
+				select {
+				case f.asks <- ask:
+				case <-f.released.Done():
+					return
+				}
+			}
+		}
+	})
+}
+
+// livesOn reports whether a process that has closed its channel is still not
+// exiting after exitGrace. Exiting can be mistaken, so that a process which
+// seems to exit is looked at once more.
+func (f *feed) livesOn(exited <-chan struct{}, exiting func() bool) bool {
+	for {
+		select {
+		case <-exited:
+			return false
+		case <-f.released.Done():
+			return false
+		case <-time.After(exitGrace):
+			if !exiting() {
+				return true
+			}
+		}
+	}
+}
+
+func translate(what ipc.Ask) supervisor.Ask {
+	switch what {
+	case ipc.AskRecycle:
+		return supervisor.AskRecycle
+	case ipc.AskTimeout:
+		return supervisor.AskTimeout
+	case ipc.AskDetach:
+		return supervisor.AskDetach
+	}
+	return supervisor.AskBroken
+}
+
+func (f *feed) events() <-chan supervisor.Ask {
+	if f == nil {
+		return nil
+	}
+	return f.asks
+}
+
+func (f *feed) begin() {
+	if f != nil {
+		f.channel.Serve()
+	}
+}
+
+// finish ends the feeding. The channel is closed when the worker has answered
+// what it had.
+func (f *feed) finish() <-chan struct{} {
+	if f == nil {
+		return nothingInHand()
+	}
+	return f.channel.Finish()
+}
+
+func nothingInHand() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// release closes the channel. What the worker has not answered goes to others.
+func (f *feed) release(why string, byPool bool) {
+	if f == nil {
+		return
+	}
+	f.cancel()
+	if byPool {
+		f.channel.Spare()
+	}
+	f.channel.Close(why)
+	f.relaying.Wait()
+}
