@@ -30,7 +30,7 @@ func eventful() *fake {
 	p.Generation = 3
 	p.Workers[2] = supervisor.WorkerStats{ID: 2, State: supervisor.Backoff, Starts: 9, Failures: 4}
 	p.Workers[3].State = supervisor.Starting
-	p.Workers[4].State = supervisor.Loose
+	p.Workers[4].State = supervisor.Detached
 	for i := range p.Workers {
 		p.Workers[i].Ended.CPU = time.Duration(i) * time.Second
 	}

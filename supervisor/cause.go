@@ -15,8 +15,8 @@ import (
 // A Cause is why a worker ended.
 type Cause string
 
-// The causes. Done and Detached are the worker's own doing and no failures; which
-// ones are failures says failure; the others are the pool's.
+// The causes. Done and Detach are the worker's own doing, and not failures. The
+// method failure says which ones are. The others are the pool's.
 const (
 	Done     Cause = "done"      // it exited with code 0 by itself
 	Crash    Cause = "crash"     // it exited with another code or died of a signal, by itself
@@ -25,12 +25,12 @@ const (
 	Hung     Cause = "watchdog"  // its WATCHDOG=1 did not come in time
 	Timeout  Cause = "message-timeout"
 	Protocol Cause = "protocol" // its replies make no sense
-	Detached Cause = "detach"   // it had closed its channel, and went on without
+	Detach   Cause = "detach"   // it had closed its channel, and went on without
 	Messages Cause = "max-messages"
 	Reloaded Cause = "reload"
 	Lifetime Cause = "max-lifetime"
 	Memory   Cause = "max-memory"
-	Stopped  Cause = "stop"
+	Stop     Cause = "stop"
 	NoStart  Cause = "start" // it could not be started at all
 )
 
@@ -43,21 +43,11 @@ func (c Cause) failure() bool {
 	return false
 }
 
-// patient reports whether a worker that is stopped for it may first answer the
-// messages in its hands.
-func (c Cause) patient() bool {
-	switch c {
-	case Reloaded, Lifetime, Memory, Messages, Stopped, NotReady:
-		return true
-	}
-	return false
-}
-
 // byPool reports whether the pool has ended a worker that was not to blame: it died of
 // what it was sent for that, or obeyed. A crash on the way is its own doing.
 func (e ending) byPool(stop syscall.Signal) bool {
 	switch e.cause {
-	case Reloaded, Lifetime, Memory, Messages, Stopped:
+	case Reloaded, Lifetime, Memory, Messages, Stop:
 		status := e.exit.Status()
 		return status == 0 || status == 128+int(stop) || status == 128+int(syscall.SIGKILL)
 	}

@@ -15,15 +15,15 @@ func TestEndedByPool(t *testing.T) {
 		exit  reaper.Exit
 		want  bool
 	}{
-		{Stopped, reaper.Exit{}, true},
-		{Stopped, reaper.Exit{Signal: stop}, true},
-		{Stopped, reaper.Exit{Code: 128 + int(stop)}, true},
+		{Stop, reaper.Exit{}, true},
+		{Stop, reaper.Exit{Signal: stop}, true},
+		{Stop, reaper.Exit{Code: 128 + int(stop)}, true},
 		{Reloaded, reaper.Exit{Signal: syscall.SIGKILL}, true},
 		{Lifetime, reaper.Exit{Signal: stop}, true},
 		{Memory, reaper.Exit{Signal: stop}, true},
 		{Messages, reaper.Exit{Signal: stop}, true},
 		{Reloaded, reaper.Exit{Signal: syscall.SIGSEGV}, false},
-		{Stopped, reaper.Exit{Code: 255}, false},
+		{Stop, reaper.Exit{Code: 255}, false},
 		{Timeout, reaper.Exit{Signal: syscall.SIGKILL}, false},
 		{Hung, reaper.Exit{Signal: syscall.SIGKILL}, false},
 		{Crash, reaper.Exit{Signal: syscall.SIGKILL}, false},

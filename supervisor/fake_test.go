@@ -24,6 +24,8 @@ type world struct {
 	log    logBook
 	result chan Result
 
+	started bool
+
 	mu     sync.Mutex
 	procs  []*fakeProc // all that were ever started
 	most   int         // that lived at a time
@@ -89,14 +91,10 @@ func inWorld(t *testing.T, change func(*Config), f func(w *world)) {
 
 // run starts the pool, once.
 func (w *world) run() {
-	select {
-	case <-w.pool.halting:
-		return
-	default:
-	}
-	if w.procsCount() > 0 {
+	if w.started {
 		return
 	}
+	w.started = true
 	go func() { w.result <- w.pool.Run() }() // ends with the pool; inWorld waits for it
 	synctest.Wait()
 }
@@ -264,7 +262,9 @@ func (p *fakeProc) Finish() <-chan struct{} {
 	if p.inHand != nil {
 		return p.inHand
 	}
-	return closedChan
+	answered := make(chan struct{})
+	close(answered)
+	return answered
 }
 
 // ask has the worker's channel want something.

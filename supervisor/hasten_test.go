@@ -78,7 +78,7 @@ func TestDrainHastensLater(t *testing.T) {
 				w.pass(time.Second)
 				w.want("processes", w.count(0), 1)
 				tt.later(w, b)
-				w.pass(hastenTick)
+				w.pass(backoffTick)
 				w.want("processes", w.count(0), 2)
 			})
 		})
@@ -112,7 +112,7 @@ func TestDrainEndsWhenNobodyComesBack(t *testing.T) {
 		w.want("processes", []int{w.count(0), w.count(1)}, []int{2, 2})
 		w.want("ended with one at work", len(w.result), 0)
 		w.last(1).crash(1)
-		w.want("code", w.wait(2*hastenTick).Code, 0)
+		w.want("code", w.wait(2*backoffTick).Code, 0)
 		w.want("processes", []int{w.count(0), w.count(1)}, []int{2, 2})
 	})
 }

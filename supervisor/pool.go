@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,71 +11,86 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/reaper/signals"
 )
 
 // A Pool keeps Config.Workers worker processes alive. Its methods may be called
-// from any goroutine; the requests (Stop, Reload, Forward) wait until Run takes
-// them, and do nothing after it has returned.
+// from any goroutine. Requests wait until Run takes them, are carried out in
+// their order, and do nothing after Run has returned.
 type Pool struct {
-	cfg    Config
-	launch Launch
-	log    zerolog.Logger
-	slots  []*slot
+	cfg         Config
+	launch      Launch
+	log         zerolog.Logger
+	slots       []*slot
+	slotTable   table[slotState, slotEvent, *slot]
+	workerTable table[workerState, workerEvent, *worker]
+	shutdown    *shutdown
 
-	stopC    chan string
-	reloadC  chan reloadRequest
-	forwardC chan syscall.Signal
-	events   chan event    // from the slots
-	done     chan struct{} // closed when Run returns
+	requests chan func()    // for Run
+	events   chan poolEvent // from the slots
+	over     chan Over      // 1: said once, and Run never waits for the reader
+	done     chan struct{}  // closed when the last worker is gone
 
-	halting  chan struct{} // closed at the stop request: no more reloads
 	stopping chan struct{} // closed when the stop signal is due; deadline is set before
-	hurry    chan struct{} // closed when everybody is to be killed at once
-	deadline time.Time
+	killing  chan struct{} // closed when all workers are to be killed at once
+	deadline time.Time     // SIGKILL then
 
 	lives      sync.WaitGroup // of the workers
 	generation atomic.Int32
 
 	// What follows belongs to Run.
-	delayed  <-chan time.Time // the end of the drain delay
-	drained  <-chan struct{}  // no message is left
-	overdue  <-chan time.Time // it should be so by now
-	hastenAt <-chan time.Time // when a drain looks again whether messages wait
-	began    time.Time        // of the stop
-	reload   *reload          // under way, or nil
-	queued   *reloadRequest   // what another reload follows for, or nil
-	failures []int            // in a row, by slot
-	retired  []bool           // slots that are empty for good
-	code     int              // the exit code, but for killed
-	decided  bool             // code is a failure's, and stays
-	killed   int              // workers that the stop had to kill
-	helpless bool             // the stop began, or goes on, without workers
+	phase    poolPhase
+	began    time.Time // of the stop
+	saidOver bool
+	reloads  reloads
+	failures []int  // in a row, by slot
+	retired  []bool // slots that are empty for good
+	code     int    // the exit code, but for killed
+	decided  bool   // code is a failure's, and stays
+	killed   int    // workers that the stop had to kill
 
 	mu     sync.Mutex // guards public
 	public public
 }
 
-// An event is what a slot tells its pool.
-type event struct {
-	slot     int
-	kind     eventKind
-	end      ending // with workerEnded
-	failures int    // the slot's, in a row
-
-	successor bool // with workerEnded: the slot has another worker
-}
-
-type eventKind int
+// A poolPhase is how far a pool's stop has come.
+type poolPhase int
 
 const (
-	workerEnded eventKind = iota
+	serving  poolPhase = iota
+	halting            // no more reloads; workers that end are still restarted
+	stopping           // the workers were told to stop; no more starts
+	killing            // they were sent SIGKILL
+)
+
+// A poolEvent is what a slot tells its pool.
+type poolEvent struct {
+	slot     int
+	kind     poolEventKind
+	end      ending // with workerLeft and commandBroken
+	failures int    // the slot's, in a row
+
+	successor bool // with workerLeft: the slot has another worker
+}
+
+type poolEventKind int
+
+const (
+	workerLeft poolEventKind = iota
 	workerHealthy
 	commandBroken // the first start failed for good
 	slotRetired
 	slotRevived
 	slotClosed // its life is over
 )
+
+// An Over says why a pool has to stop by itself. It has halted already.
+type Over struct {
+	Why    string
+	Broken bool // the command cannot be started at all, which the pool has logged
+	Ready  bool // a worker is ready that could still handle messages
+}
 
 // A Result is how a pool ended.
 type Result struct {
@@ -87,54 +103,39 @@ type Result struct {
 func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
 	p := &Pool{
 		cfg: cfg, launch: launch, log: log,
-		stopC:    make(chan string),
-		reloadC:  make(chan reloadRequest),
-		forwardC: make(chan syscall.Signal),
-		events:   make(chan event),
-		done:     make(chan struct{}),
-		halting:  make(chan struct{}),
-		stopping: make(chan struct{}),
-		hurry:    make(chan struct{}),
-		failures: make([]int, cfg.Workers),
-		retired:  make([]bool, cfg.Workers),
-		public:   public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
+		slotTable:   newTable(slotRules()),
+		workerTable: newTable(workerRules()),
+		requests:    make(chan func()),
+		events:      make(chan poolEvent),
+		over:        make(chan Over, 1),
+		done:        make(chan struct{}),
+		stopping:    make(chan struct{}),
+		killing:     make(chan struct{}),
+		failures:    make([]int, cfg.Workers),
+		retired:     make([]bool, cfg.Workers),
+		public:      public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
 	}
 	p.generation.Store(1)
+	p.reloads.pool = p
+	p.shutdown = newShutdown(p)
 	for id := range cfg.Workers {
 		p.slots = append(p.slots, newSlot(p, id))
 	}
 	return p
 }
 
-// Stop asks the pool to stop; why is for the log. Asked a second time it kills
-// the workers.
-func (p *Pool) Stop(why string) {
-	select {
-	case p.stopC <- why:
-	case <-p.done:
-	}
-}
-
-// Forward passes a signal on to every worker process.
-func (p *Pool) Forward(sig syscall.Signal) {
-	select {
-	case p.forwardC <- sig:
-	case <-p.done:
-	}
-}
-
-// Generation returns what workers that are started now are told.
-func (p *Pool) Generation() int { return int(p.generation.Load()) }
-
 // Run starts the workers, keeps them alive and returns when the pool was
 // stopped, gave up or has no worker left to restart, and all of them are gone.
 func (p *Pool) Run() Result {
+	var shutdown sync.WaitGroup
+	shutdown.Go(p.shutdown.run) // ends with the pool
+	defer shutdown.Wait()
 	defer close(p.done)
 	p.show(func(s *public) { s.began = time.Now() })
 	for _, s := range p.slots {
 		p.lives.Go(func() {
 			s.life()
-			p.say(event{slot: s.id, kind: slotClosed})
+			p.say(poolEvent{slot: s.id, kind: slotClosed})
 		})
 	}
 	for open := len(p.slots); open > 0; {
@@ -145,22 +146,10 @@ func (p *Pool) Run() Result {
 				continue
 			}
 			p.heard(e)
-		case why := <-p.stopC:
-			p.stopAsked(why)
-		case r := <-p.reloadC:
-			p.reloadAsked(r)
-		case sig := <-p.forwardC:
-			p.forward(sig)
-		case err := <-p.reload.doneC():
-			p.reloadEnded(err)
-		case <-p.delayed:
-			p.drain(p.deadline)
-		case <-p.hastenAt:
-			p.hasten()
-		case <-p.overdue: // the drain hangs, on a disk for one
-			p.stopWorkers()
-		case <-p.drained:
-			p.stopWorkers()
+		case request := <-p.requests:
+			request()
+		case err := <-p.reloads.resultC():
+			p.reloads.ended(err)
 		}
 	}
 	p.lives.Wait()
@@ -168,8 +157,8 @@ func (p *Pool) Run() Result {
 }
 
 func (p *Pool) result() Result {
-	if p.reload != nil {
-		p.reloadEnded(<-p.reload.done)
+	if p.reloads.running != nil {
+		p.reloads.ended(<-p.reloads.running.result)
 	}
 	r := Result{Code: p.code, Killed: p.killed, Took: time.Since(p.began)}
 	if r.Killed > 0 && !p.decided {
@@ -178,14 +167,130 @@ func (p *Pool) result() Result {
 	return r
 }
 
+// request has Run carry something out. It reports whether Run has taken it.
+func (p *Pool) request(what func()) bool {
+	select {
+	case p.requests <- what:
+		return true
+	case <-p.done:
+		return false
+	}
+}
+
+// Stop asks the pool to stop: to drain what has arrived, and then to end the
+// workers; why is for the log. Asked a second time it kills the workers.
+func (p *Pool) Stop(why string) { p.shutdown.ask(why) }
+
+// Forward passes a signal on to every worker process.
+func (p *Pool) Forward(sig syscall.Signal) { p.request(func() { p.forward(sig) }) }
+
+// Reload asks for a rolling reload; why is for the log. During one it asks for
+// another one after it.
+func (p *Pool) Reload(why string) {
+	p.request(func() { p.reloads.ask(reloadRequest{why: why}) })
+}
+
+// ReloadWait is Reload for callers that wait for the result. The channel yields
+// it once.
+func (p *Pool) ReloadWait(why string) <-chan ReloadResult {
+	result := make(chan ReloadResult, 1)
+	if !p.request(func() { p.reloads.ask(reloadRequest{why, []chan<- ReloadResult{result}}) }) {
+		result <- ReloadResult{Outcome: Interrupted, Reason: "the pool has stopped"}
+	}
+	return result
+}
+
+// The phases of a stop, in their order. A phase that has begun does not begin a
+// second time.
+
+// Halt begins the stop: there are no more reloads, and the pool is not ready any
+// more. Workers serve, and those that end are restarted. why is for Stats.
+func (p *Pool) Halt(why string) { p.request(func() { p.halt(why) }) }
+
+// SkipBackoff starts the workers that wait for their next start, so that
+// messages which wait are handled while there is time. Each slot does so once,
+// so that a worker that dies again keeps to its backoff.
+func (p *Pool) SkipBackoff() {
+	for _, s := range p.slots {
+		s.askToSkip()
+	}
+}
+
+// IsLost reports whether there is no worker, and none will start before the
+// given time.
+func (p *Pool) IsLost(before time.Time) bool {
+	for _, s := range p.slots {
+		if !s.isLost(before) {
+			return false
+		}
+	}
+	return true
+}
+
+// StopWorkers tells every worker to stop: the end of its input, the stop signal
+// when it has answered what it has in hand, and SIGKILL at the deadline. No
+// worker is started any more. The pool ends when they are gone, at the latest
+// killGrace after the deadline.
+func (p *Pool) StopWorkers(deadline time.Time) { p.request(func() { p.stopWorkers(deadline) }) }
+
+// Kill ends every worker by SIGKILL, at once.
+func (p *Pool) Kill() { p.request(p.kill) }
+
+// Over yields why the pool has to stop by itself, at most once: every worker
+// failed too often, none is left to restart, or the command cannot be started.
+// The pool has halted then, and waits for StopWorkers.
+func (p *Pool) Over() <-chan Over { return p.over }
+
+// Done is closed when Run returns.
+func (p *Pool) Done() <-chan struct{} { return p.done }
+
+func (p *Pool) halt(why string) {
+	if p.phase >= halting {
+		return
+	}
+	p.phase, p.began = halting, time.Now()
+	p.show(func(s *public) { s.stopping, s.stopBegan, s.reload.Queued = why, p.began, false })
+	p.reloads.halt()
+}
+
+func (p *Pool) stopWorkers(deadline time.Time) {
+	if p.phase < stopping {
+		p.halt("")
+		p.phase, p.deadline = stopping, deadline
+		close(p.stopping)
+	}
+}
+
+func (p *Pool) kill() {
+	if p.phase < killing {
+		p.stopWorkers(time.Now())
+		p.phase = killing
+		close(p.killing)
+	}
+}
+
+// stopItself halts the pool, and says why it has to stop.
+func (p *Pool) stopItself(why string, broken bool) {
+	if p.saidOver || p.phase >= stopping {
+		return
+	}
+	p.saidOver = true
+	p.halt(why)
+	stats := p.Stats()
+	p.over <- Over{Why: why, Broken: broken, Ready: stats.countReady() > 0}
+}
+
+// Generation returns what workers that are started now are told.
+func (p *Pool) Generation() int { return int(p.generation.Load()) }
+
 // say is how slots tell their pool what happened. Run listens as long as there
 // are slots.
-func (p *Pool) say(e event) { p.events <- e }
+func (p *Pool) say(e poolEvent) { p.events <- e }
 
-func (p *Pool) heard(e event) {
+func (p *Pool) heard(e poolEvent) {
 	switch e.kind {
-	case workerEnded:
-		p.workerEnded(e)
+	case workerLeft:
+		p.workerLeft(e)
 	case commandBroken:
 		p.commandBroken(e.end)
 	case workerHealthy:
@@ -193,7 +298,7 @@ func (p *Pool) heard(e event) {
 	case slotRetired:
 		p.retired[e.slot] = true
 		if !slices.Contains(p.retired, false) {
-			p.stopFor("no worker is left to restart")
+			p.stopItself("no worker is left to restart", false)
 		}
 	case slotRevived:
 		p.retired[e.slot] = false
@@ -202,32 +307,32 @@ func (p *Pool) heard(e event) {
 
 // commandBroken: nothing can be started, which only the user can mend.
 func (p *Pool) commandBroken(end ending) {
-	if !p.isHalting() {
+	if p.phase < halting {
 		p.log.Error().Err(end.err).Msg("the command cannot be started")
 		p.decide(end.code())
-		p.haltHelpless("the command cannot be started")
+		p.stopItself("the command cannot be started", true)
 	}
 }
 
-func (p *Pool) workerEnded(e event) {
+func (p *Pool) workerLeft(e poolEvent) {
 	p.failures[e.slot] = e.failures
 	switch end := e.end; {
-	case isClosed(p.stopping): // before that nobody was asked to stop, and who fails is restarted
-		p.stoppedWorker(end)
+	case p.phase >= stopping: // before that no worker was asked to stop, and one that fails is restarted
+		p.noteStopped(end)
 	case !end.cause.failure():
 	case p.cfg.Restart == RestartNever, p.cfg.Interactive && end.interrupted():
 		p.decide(end.code())
 	case !e.successor && p.hasGivenUp():
 		p.decide(end.code())
-		p.stopFor("every worker failed too often in a row")
-	case end.reloaded && !end.healthy && p.reload != nil && !p.isHalting() && end.generation == p.reload.generation:
-		p.reload.abort(e)
+		p.stopItself("every worker failed too often in a row", false)
+	case end.reloaded && !end.healthy && p.phase < halting:
+		p.reloads.abort(e)
 	}
 }
 
-// stoppedWorker looks how a worker took the stop. Dying of the stop signal is
+// noteStopped looks how a worker took the stop. Dying of the stop signal is
 // clean, in both ways that programs have of doing so.
-func (p *Pool) stoppedWorker(end ending) {
+func (p *Pool) noteStopped(end ending) {
 	clean := 128 + int(p.cfg.StopSignal)
 	switch status := end.exit.Status(); {
 	case end.killed:
@@ -271,7 +376,52 @@ func (p *Pool) forward(sig syscall.Signal) {
 	p.log.Debug().Str("signal", signals.Name(sig)).Msg("passing a signal on")
 	for _, s := range p.slots {
 		for _, w := range s.workers() {
-			_ = w.proc.Signal(Alone, sig) // ended meanwhile: nobody to tell
+			_ = w.proc.Signal(Alone, sig) // it has ended meanwhile: fine
 		}
 	}
+}
+
+// CommandKilled is told that a command which a worker had run, for one message,
+// died of a SIGKILL that poolinit has not sent. It reports whether that was the
+// OOM killer's. Then it is logged and counted as the end of a worker would be,
+// but the worker goes on, and has not failed.
+func (p *Pool) CommandKilled(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
+	if ownDoing(exit, p.cfg.OOMKilled) != OOM {
+		return false
+	}
+	p.slots[worker].logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("the command was killed by the OOM killer")
+	return true
+}
+
+// Stats returns a picture of the pool. It waits for no other goroutine.
+func (p *Pool) Stats() Stats {
+	s := Stats{Generation: p.Generation(), Complete: true, Workers: make([]WorkerStats, len(p.slots))}
+	for i, slot := range p.slots {
+		var complete bool
+		s.Workers[i], complete = slot.stats()
+		s.Complete = s.Complete && complete
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Began, s.Stopping, s.StopBegan = p.public.began, p.public.stopping, p.public.stopBegan
+	s.Exits = maps.Clone(p.public.exits)
+	s.Reload = p.public.reload
+	s.Reload.Results = maps.Clone(s.Reload.Results)
+	return s
+}
+
+// public is what a pool shows.
+type public struct {
+	began     time.Time
+	stopping  string
+	stopBegan time.Time
+	exits     map[Cause]uint64
+	reload    ReloadStats
+}
+
+// show changes what Stats shows.
+func (p *Pool) show(change func(*public)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.public)
 }

@@ -682,7 +682,7 @@ func TestReadyTimeout(t *testing.T) {
 		w.last(0).say(notify.Message{Ready: true})
 		w.pass(time.Minute)
 		w.want("signals", w.last(0).got(), "[]")
-		w.want("state", w.pool.slots[0].cur.current(), Ready)
+		w.want("state", w.pool.Stats().Workers[0].State, Ready)
 	})
 }
 

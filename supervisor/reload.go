@@ -1,9 +1,18 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
+
+// reloads carries out one reload after the other. Its methods are called from
+// Run.
+type reloads struct {
+	pool    *Pool
+	running *reload        // or nil
+	queued  *reloadRequest // a further reload, asked for meanwhile; or nil
+}
 
 // A reload replaces the workers one after the other, in the order of their
 // numbers.
@@ -11,146 +20,97 @@ type reload struct {
 	request    reloadRequest
 	generation int // of the new workers
 	began      time.Time
-	done       chan error    // 1: the result
-	aborted    chan struct{} // closed when a worker that was replaced has failed; reason is set before
-	reason     error
-}
-
-func (r *reload) doneC() <-chan error {
-	if r == nil {
-		return nil
-	}
-	return r.done
+	result     chan error      // 1: roll never waits for Run
+	aborted    context.Context // its cause says why no more workers are replaced
+	abort      context.CancelCauseFunc
+	halted     chan struct{} // closed when the pool stops: even the worker at hand is not waited for
 }
 
 // A reloadRequest asks for a reload.
 type reloadRequest struct {
-	why  string
-	told []chan<- ReloadResult // 1 each: who waits for the result
+	why     string
+	waiting []chan<- ReloadResult // 1 each: callers that wait for the result
 }
 
-func (r *reloadRequest) tell(result ReloadResult) {
-	if r == nil {
-		return
-	}
-	for _, c := range r.told {
+func (r *reloadRequest) answer(result ReloadResult) {
+	for _, c := range r.waiting {
 		c <- result
 	}
-	r.told = nil
 }
 
-// Reload asks for a rolling reload; why is for the log. During one it asks for
-// another one after it.
-func (p *Pool) Reload(why string) { p.requestReload(reloadRequest{why: why}) }
-
-// ReloadWait is Reload for who wants to know the result. The channel yields it
-// once.
-func (p *Pool) ReloadWait(why string) <-chan ReloadResult {
-	told := make(chan ReloadResult, 1)
-	if !p.requestReload(reloadRequest{why, []chan<- ReloadResult{told}}) {
-		told <- ReloadResult{Outcome: Interrupted, Reason: "the pool has stopped"}
-	}
-	return told
-}
-
-func (p *Pool) requestReload(r reloadRequest) bool {
-	select {
-	case p.reloadC <- r:
-		return true
-	case <-p.done:
-		return false
-	}
-}
-
-// reloadAsked: somebody wants a reload. One that comes during another is not
-// lost: what it is meant to bring in may not be there for workers that have
-// been replaced already.
-func (p *Pool) reloadAsked(request reloadRequest) {
+// ask begins a reload. One that is asked for during another is not lost: what it
+// is meant to bring in may not have been there for workers that have been
+// replaced already.
+func (rs *reloads) ask(request reloadRequest) {
+	log := &rs.pool.log
 	switch {
-	case p.isHalting():
-		p.log.Info().Str("why", request.why).Msg("not reloading: the pool stops")
-		request.tell(ReloadResult{Outcome: Interrupted, Reason: "the pool stops"})
-	case p.reload == nil:
-		p.startReload(request)
+	case rs.pool.phase >= halting:
+		log.Info().Str("why", request.why).Msg("not reloading: the pool stops")
+		request.answer(ReloadResult{Outcome: Interrupted, Reason: errStopping.Error()})
+	case rs.running == nil:
+		rs.start(request)
 	default:
-		p.log.Info().Str("why", request.why).Msg("another reload will follow this one")
-		if p.queued == nil {
-			p.queued = &reloadRequest{why: request.why}
-			p.show(func(s *public) { s.reload.Queued = true })
+		log.Info().Str("why", request.why).Msg("another reload will follow this one")
+		if rs.queued == nil {
+			rs.queued = &reloadRequest{why: request.why}
+			rs.pool.show(func(s *public) { s.reload.Queued = true })
 		}
-		p.queued.told = append(p.queued.told, request.told...)
+		rs.queued.waiting = append(rs.queued.waiting, request.waiting...)
 	}
 }
 
-func (p *Pool) startReload(request reloadRequest) {
+func (rs *reloads) start(request reloadRequest) {
+	p := rs.pool
 	r := &reload{
 		request:    request,
 		generation: int(p.generation.Add(1)),
 		began:      time.Now(),
-		done:       make(chan error, 1),
-		aborted:    make(chan struct{}),
+		result:     make(chan error, 1),
+		halted:     make(chan struct{}),
 	}
-	p.reload = r
+	r.aborted, r.abort = context.WithCancelCause(context.Background())
+	rs.running = r
 	p.show(func(s *public) {
 		s.reload.Running, s.reload.Queued = true, false
 		s.reload.Generation, s.reload.Began, s.reload.Replaced = r.generation, r.began, 0
 	})
 	p.log.Info().Str("why", request.why).Int("generation", r.generation).Int("workers", len(p.slots)).Msg("reload begins")
-	p.lives.Go(func() { r.done <- p.roll(r) })
+	p.lives.Go(func() { r.result <- p.roll(r) })
 }
 
-// roll replaces one worker after the other until one fails.
-func (p *Pool) roll(r *reload) error {
-	for i, s := range p.slots {
-		if err := p.rollOne(s, r); err != nil {
-			return err
-		}
-		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(p.slots))
-		p.show(func(s *public) { s.reload.Replaced = i + 1 })
+// resultC is the result of the reload that is under way.
+func (rs *reloads) resultC() <-chan error {
+	if rs.running == nil {
+		return nil
 	}
-	if isClosed(r.aborted) {
-		return r.reason
-	}
-	return nil
+	return rs.running.result
 }
 
-func (p *Pool) rollOne(s *slot, r *reload) error {
-	if isClosed(r.aborted) { // a select with both ready would choose at random
-		return r.reason
+// halt ends all reloads, because the pool stops.
+func (rs *reloads) halt() {
+	if rs.running != nil {
+		rs.running.abort(errStopping)
+		close(rs.running.halted)
 	}
-	change := newReplacement(Reloaded)
-	select {
-	case s.replaceC <- change:
-	case <-r.aborted:
-		return r.reason
-	case <-p.halting:
-		return errStopping
-	}
-	select {
-	case err := <-change.result:
-		if err != nil && err != errStopping {
-			err = fmt.Errorf("new worker %d is not ready: %w", s.id, err)
-		}
-		return err
-	case <-p.halting:
-		return errStopping
+	if rs.queued != nil {
+		rs.queued.answer(ReloadResult{Outcome: Interrupted, Reason: errStopping.Error()})
+		rs.queued = nil
 	}
 }
 
-// abort stops a reload whose new workers fail after they were ready. A crash of
+// abort ends a reload whose new workers fail after they were ready. A crash of
 // an old one has nothing to do with it.
-func (r *reload) abort(e event) {
-	select {
-	case <-r.aborted:
-	default:
-		r.reason = fmt.Errorf("new worker %d %v", e.slot, e.end)
-		close(r.aborted)
+func (rs *reloads) abort(e poolEvent) {
+	if r := rs.running; r != nil && e.end.generation == r.generation {
+		r.abort(fmt.Errorf("new worker %d %v", e.slot, e.end))
 	}
 }
 
-func (p *Pool) reloadEnded(err error) {
-	r := p.reload
-	p.reload = nil
+// ended tells the result, and begins the reload that was asked for meanwhile.
+func (rs *reloads) ended(err error) {
+	p, r := rs.pool, rs.running
+	rs.running = nil
+	r.abort(nil) // frees the context
 	result := ReloadResult{Outcome: Complete, Generation: r.generation, Began: r.began, Took: time.Since(r.began)}
 	took := round(result.Took)
 	switch err {
@@ -168,9 +128,21 @@ func (p *Pool) reloadEnded(err error) {
 	if p.cfg.OnReload != nil {
 		p.cfg.OnReload(result)
 	}
-	r.request.tell(result)
-	if next := p.queued; next != nil {
-		p.queued = nil
-		p.startReload(*next)
+	r.request.answer(result)
+	if next := rs.queued; next != nil {
+		rs.queued = nil
+		rs.start(*next)
 	}
+}
+
+// roll replaces one worker after the other until one fails.
+func (p *Pool) roll(r *reload) error {
+	for i, s := range p.slots {
+		if err := s.replaceIn(r); err != nil {
+			return err
+		}
+		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(p.slots))
+		p.show(func(s *public) { s.reload.Replaced = i + 1 })
+	}
+	return context.Cause(r.aborted)
 }

@@ -336,6 +336,7 @@ func TestRecyclingDuringReload(t *testing.T) {
 	inWorld(t, func(c *Config) { c.MaxLifetime = time.Second; c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
 		w.obey = func(p *fakeProc, sig syscall.Signal) {
 			time.AfterFunc(5*time.Second, func() { p.die(0, sig) })
+			deaf(p, sig) // but for SIGKILL
 		}
 		w.run()
 		w.last(0).say(notify.Message{Ready: true})

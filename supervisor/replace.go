@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -10,239 +12,204 @@ import (
 // the old one is due. A slot has at most one under way.
 type replacement struct {
 	cause  Cause
-	result chan error // 1: the slot never waits for who asked
-
-	old    *worker // whom it replaces, while he is there
-	handed bool    // start-first: the new one is ready, and the old one was told to stop
-	spoilt error   // start-first: why the new one, which still runs, is told to stop; or nil
+	result chan error // 1: the slot never waits for the reload
 }
 
-// errLoose is why a new worker cannot replace anybody: nothing can tell any more
-// whether it gets ready.
-var errLoose = errors.New("it closed its channel before it was ready")
+var (
+	errStopping = errors.New("the pool stops")
+
+	// errDetached is why a new worker cannot replace another: nothing can tell any
+	// more whether it gets ready.
+	errDetached = errors.New("it closed its channel before it was ready")
+)
 
 func newReplacement(cause Cause) *replacement {
 	return &replacement{cause: cause, result: make(chan error, 1)}
 }
 
-// replaceable is nil while a replacement is under way or the pool stops: who
-// asks then waits, or hears of the stop.
-func (s *slot) replaceable() <-chan *replacement {
-	if s.replacing != nil || s.stopping == nil {
-		return nil
+// replaceIn replaces the worker in a reload, and returns when the new one is
+// ready, or cannot be.
+func (s *slot) replaceIn(r *reload) error {
+	if r.aborted.Err() != nil { // a select with both ready would choose at random
+		return context.Cause(r.aborted)
 	}
-	return s.replaceC
+	request := newReplacement(Reloaded)
+	select {
+	case s.reloadC <- request:
+	case <-r.aborted.Done():
+		return context.Cause(r.aborted)
+	}
+	select {
+	case err := <-request.result:
+		if err != nil && err != errStopping {
+			err = fmt.Errorf("new worker %d is not ready: %w", s.id, err)
+		}
+		return err
+	case <-r.halted:
+		return errStopping
+	}
 }
 
-// replaceItself replaces a worker that is due, unless it is being replaced or
-// ends anyway. That it is due is kept: what says so says it once, and the
-// replacement under way may fail.
-func (s *slot) replaceItself(cause Cause) {
-	if s.owed == "" {
-		s.owed = cause
-	}
-	if s.replacing == nil && s.stopping != nil && s.cur != nil {
-		s.replace(newReplacement(cause))
-	}
-}
+// What follows are the actions of slotRules that are about a replacement, a
+// successor, or a detached worker.
 
-// replace begins a replacement. An empty slot is filled at once, whatever its
+// accept begins a replacement. An empty slot is filled at once, whatever its
 // backoff says: the new worker may be the cure.
-func (s *slot) replace(r *replacement) {
-	s.replacing, r.old = r, s.cur
-	switch {
-	case s.cur == nil:
-		s.revive()
-		s.start()
-	case s.pool.cfg.StartFirst:
-		s.startSuccessor()
-	default:
-		s.stopOld()
-	}
+func (s *slot) accept() { s.replacement = s.event.asked }
+
+func (s *slot) revive() {
+	s.accept()
+	s.pool.say(poolEvent{slot: s.id, kind: slotRevived})
 }
 
-// stopOld asks the old worker to stop, in a time of its own.
-func (s *slot) stopOld() {
-	cfg := &s.pool.cfg
-	s.cur.stop(order{cause: s.replacing.cause, signal: cfg.StopSignal, deadline: time.Now().Add(cfg.StopTimeout)})
-}
-
-func (s *slot) startSuccessor() {
-	next, err := s.launch()
-	if err != nil {
-		s.successorFailed(s.noStart(err))
-		return
-	}
-	s.set(s.cur, next)
-}
-
-// replacementReady is the ready channel of the new worker while somebody waits
-// for it.
-func (s *slot) replacementReady() <-chan struct{} {
-	switch r := s.replacing; {
-	case r == nil || r.handed:
-		return nil
-	case r.old == nil:
-		return s.cur.orNobody().ready
-	}
-	return s.next.orNobody().ready
-}
-
-// successorLoose is the loose channel of a successor while it has to get ready.
-func (s *slot) successorLoose() <-chan struct{} {
-	if r := s.replacing; r == nil || r.handed || r.spoilt != nil {
-		return nil
-	}
-	return s.next.orNobody().loose
-}
-
-// successorDetached: the successor is not fed and will never be ready, so that
-// waiting for it would hold the replacement up for ever. It has failed, when it
-// is gone.
-func (s *slot) successorDetached() {
-	if s.next.wasReady() { // a select with both ready chooses at random
-		s.replacementBecameReady()
-		return
-	}
-	s.replacing.spoilt = errLoose
-	s.next.log.Warn().Msg("successor closed its channel before it was ready: stopping it")
-	cfg := &s.pool.cfg
-	s.next.stop(order{cause: NotReady, signal: cfg.StopSignal, deadline: time.Now().Add(cfg.StopTimeout)})
-}
-
-func (s *slot) replacementBecameReady() {
-	if s.replacing.old == nil {
-		s.replaced(nil)
-		s.tryLater() // its start may have taken longer than its lifetime
-		return
-	}
-	s.replacing.handed = true
+func (s *slot) acceptAndStop() {
+	s.accept()
 	s.stopOld()
 }
 
-// successorTakesOver: the old worker is gone while its successor runs. If it
-// was not told to, it died in between, and the successor still has to get ready.
-func (s *slot) successorTakesOver() {
-	s.take(s.next)
-	switch r := s.replacing; {
-	case r == nil:
-	case r.handed:
-		s.replaced(nil)
-	default:
-		r.old = nil
+// noteDue keeps why a worker is due until it is gone: what says so says it once,
+// and the replacement under way may fail.
+func (s *slot) noteDue() {
+	if s.replaceFor == "" {
+		s.replaceFor = s.event.asked.cause
 	}
 }
 
-// successorEnded: the new worker died while the old one was still there.
-func (s *slot) successorEnded() {
-	end := s.next.end
+func (s *slot) replaceDue() {
+	s.noteDue()
+	s.accept()
+}
+
+func (s *slot) replaceDueAndStop() {
+	s.noteDue()
+	s.acceptAndStop()
+}
+
+// stopOld asks the old worker to stop, in a time of its own.
+func (s *slot) stopOld() { s.stopFor(s.cur, s.replacement.cause) }
+
+func (s *slot) stopFor(w *worker, cause Cause) {
+	cfg := &s.pool.cfg
+	w.stop(order{cause: cause, signal: cfg.StopSignal, deadline: time.Now().Add(cfg.StopTimeout)})
+}
+
+// answer ends the replacement that is under way, if there is one.
+func (s *slot) answer(err error) {
+	if s.replacement != nil {
+		s.replacement.result <- err
+		s.replacement = nil
+	}
+}
+
+// proveReady: the new worker of a replacement is ready. It may have fallen due
+// already, where its start took longer than its lifetime.
+func (s *slot) proveReady() {
+	s.answer(nil)
+	s.tryLater()
+}
+
+// tryLater sets when a worker that is due is replaced.
+func (s *slot) tryLater() {
+	if s.replaceFor != "" {
+		s.retryAt = time.After(s.pool.cfg.backoff(max(s.nextTries, 1)))
+	}
+}
+
+// clear: the old worker is gone, and the new one of its replacement can start.
+func (s *slot) clear() {
+	s.logEnded(s.event.end)
+	s.vacate()
+}
+
+func (s *slot) admitNext() { s.set(s.cur, s.event.started) }
+
+// discardNext: a successor that detached is not fed and will never be ready, so
+// that waiting for it would hold the replacement up for ever. The replacement
+// has failed when it is gone.
+func (s *slot) discardNext() {
+	s.next.log.Warn().Msg("successor closed its channel before it was ready: stopping it")
+	s.stopFor(s.next, NotReady)
+}
+
+func (s *slot) nextFailed() { s.loseNext(errors.New(s.event.end.String())) }
+
+func (s *slot) nextDiscarded() { s.loseNext(errDetached) }
+
+// loseNext: the successor ended, or could not be started. That counts for the
+// pace of further tries only: the slot has not failed while its worker serves,
+// however often successors do.
+func (s *slot) loseNext(why error) {
 	s.set(s.cur, nil)
-	if s.stopping == nil {
-		s.logEnd(end).Msg("worker ended")
-		s.tellPool(end)
-		return
-	}
-	s.successorFailed(end)
-}
-
-// successorFailed counts for the pace of further tries only: the slot has not
-// failed while its old worker serves, however often its successors do.
-func (s *slot) successorFailed(end ending) {
-	s.tries++
-	if line := s.logEnd(end); s.cur.current() == Stopping {
+	s.nextTries++
+	line := s.logEnd(s.event.end)
+	if state, _, _ := s.cur.shows(); state == Stopping {
 		line.Msg("successor ended: the old worker stops all the same")
 	} else {
 		line.Msg("successor ended: the old worker stays")
 	}
-	s.pool.say(event{slot: s.id, kind: workerEnded, end: end, failures: s.failures, successor: true})
-	err := errors.New(end.String())
-	if r := s.replacing; r != nil && r.spoilt != nil {
-		err = r.spoilt
-	}
-	s.replacementFailed(err)
-}
-
-// replacementFailed ends a replacement that is under way, if there is one. A
-// worker that is due, for whatever reason, and is still there tries again later.
-func (s *slot) replacementFailed(err error) {
-	r := s.replacing
-	if r == nil {
-		return
-	}
-	s.replaced(err)
-	if s.cur == nil || s.cur != r.old || s.stopping == nil {
-		return
-	}
+	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: s.event.end, failures: s.record.failures, successor: true})
+	s.answer(why)
 	s.tryLater()
 }
 
-// tryLater sees to it that what fell due during a replacement is not forgotten.
-func (s *slot) tryLater() {
-	if s.owed != "" {
-		s.retryAt = time.After(s.pool.cfg.backoff(max(s.tries, 1)))
-	}
+// succeed: the old worker died before its successor was ready. The successor has
+// the place, and still has to get ready.
+func (s *slot) succeed() {
+	s.logEnded(s.event.end)
+	s.give(s.next)
 }
 
-func (s *slot) replaced(err error) {
-	s.replacing.result <- err
-	s.replacing = nil
+func (s *slot) succeedReady() {
+	s.succeed()
+	s.answer(nil)
 }
 
-// dueC fires once when the worker has handled its share of messages.
-func (s *slot) dueC() <-chan struct{} {
-	if s.overdue {
-		return nil
-	}
-	return s.cur.orNobody().due
+func (s *slot) succeedDetached() {
+	next := s.next
+	s.setAside()
+	s.give(next)
 }
 
-// cutLoose: the worker is detached. Its place is free at once; it still hears of
-// the pool's stop.
-func (s *slot) cutLoose() {
+func (s *slot) succeedDetachedReady() {
+	s.succeedDetached()
+	s.answer(nil)
+}
+
+// setAside takes a detached worker from its place, which is free at once. The
+// worker still hears of the pool's stop.
+func (s *slot) setAside() {
 	w := s.cur
 	s.mu.Lock()
 	s.cur, s.record.idleFrom = nil, time.Now()
-	s.loose = append(s.loose, w)
+	s.detached = append(s.detached, w)
 	s.mu.Unlock()
 	s.pool.lives.Go(func() { // ends with w; life listens as long as there is one
 		<-w.gone
-		s.looseGone <- w
+		s.goneC <- w
 	})
 	s.stopCounting()
-	switch r := s.replacing; {
-	case s.stopping == nil:
-	case s.next != nil:
-		s.successorTakesOver()
-	case r == nil || r.old == w:
-		if r != nil {
-			r.old = nil
-		}
-		s.startAfterDetach(w)
-	case w.wasReady(): // a select with both ready chooses at random
-		s.replaced(nil)
-		s.startAfterDetach(w)
-	default:
-		s.replacementFailed(errLoose)
-		s.startAfterDetach(w)
-	}
 }
 
-// startAfterDetach fills the place at once, unless the worker had hardly begun:
-// a command that closes what it inherits would else be a fork bomb.
-func (s *slot) startAfterDetach(w *worker) {
-	if s.replacing == nil && time.Since(w.began) < shortLife {
-		delay := s.pool.cfg.backoff(len(s.loose))
-		s.startAt = time.After(delay)
-		s.noteNextStart(delay)
-		return
+// detach sets the worker aside. The replacement that waited for it to be ready
+// has failed, unless that was just not heard yet.
+func (s *slot) detach() {
+	if s.cur.hasBeenReady() {
+		s.answer(nil)
+	} else {
+		s.answer(errDetached)
 	}
-	s.start()
+	s.setAside()
 }
 
-func (s *slot) looseEnded(w *worker) {
+func (s *slot) detachYoung() {
+	s.detach()
+	s.backOff(s.pool.cfg.backoff(len(s.detached)))
+}
+
+func (s *slot) forgetDetached() {
 	s.mu.Lock()
-	s.loose = slices.DeleteFunc(s.loose, func(o *worker) bool { return o == w })
+	s.detached = slices.DeleteFunc(s.detached, func(w *worker) bool { return w == s.event.gone })
 	s.mu.Unlock()
-	s.logEnd(w.end).Msg("detached worker ended")
-	s.tellPool(w.end)
+	s.logEnd(s.event.gone.end).Msg("detached worker ended")
+	s.tellPool(s.event.gone.end)
 }

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"time"
@@ -13,136 +14,166 @@ type slot struct {
 	id   int
 	pool *Pool
 	log  zerolog.Logger
+	none *worker // stands for a worker that is not there: nothing is ever heard of it
 
-	replaceC chan *replacement // from the reload
-	hastenC  chan struct{}     // 1: from the pool's drain, which never waits
+	reloadC chan *replacement // from the pool's reload, which waits until the slot takes it
+	skipC   chan struct{}     // 1: from the pool's drain, which never waits
+	goneC   chan *worker      // detached workers that are gone
 
 	// What follows belongs to life.
-	started   bool             // it has tried to start a worker at least once
-	replacing *replacement     // under way, or nil
-	failures  int              // in a row
-	tries     int              // successors of this worker that failed
-	owed      Cause            // why this worker is due to be replaced; "": it is not
-	retryAt   <-chan time.Time // when to try that again
-	startAt   <-chan time.Time // the next start; nil: none is due
-	healthyAt <-chan time.Time
-	oldAt     <-chan time.Time // the end of its lifetime
-	measure   *time.Ticker     // of its memory
-	limit     uint64           // bytes of RSS, this process's own
-	overdue   bool             // the worker's due was heard
-	looseGone chan *worker     // from who waits for a detached worker
-	stopping  <-chan struct{}  // nil once it was heard
+	event       slotNews         // what came with the event at hand
+	replacement *replacement     // under way, or nil
+	tried       bool             // to start a worker, at least once
+	nextTries   int              // successors of this worker that failed
+	replaceFor  Cause            // why this worker is due to be replaced; "": it is not
+	dueHeard    bool             // the worker's share of messages is over, and that was heard
+	memoryLimit uint64           // bytes of RSS, drawn for this worker
+	skipped     bool             // it has skipped a backoff in the drain
+	startAt     <-chan time.Time // the next start
+	retryAt     <-chan time.Time // when to try again to replace the worker
+	healthyAt   <-chan time.Time // HealthyAfter
+	lifetimeAt  <-chan time.Time // MaxLifetime
+	memoryAt    <-chan time.Time // the next look at the worker's memory
 
-	mu     sync.Mutex // guards what follows for readers outside of life
-	cur    *worker    // whose place this is, or nil
-	next   *worker    // its successor while both run (start-first), or nil
-	loose  []*worker  // detached ones that still live
-	idle   State      // what the slot is without a worker
-	record record     // for Stats
-
-	hastened bool // it has skipped a backoff in the drain
+	mu       sync.Mutex // guards what follows for readers outside of life
+	state    slotState
+	cur      *worker   // has the place, or nil
+	next     *worker   // its successor while both run (start-first), or nil
+	detached []*worker // those that still live
+	record   record    // for Stats
 }
 
-var errStopping = errors.New("the pool stops")
+// slotNews is what comes with a slotEvent.
+type slotNews struct {
+	asked   *replacement // by a reload, or because the worker is due
+	started *worker
+	end     ending
+	broken  bool // the very first start failed, and will never succeed
+	verdict verdict
+	gone    *worker // a detached one
+}
+
+// A verdict says what follows when a place has become empty.
+type verdict struct {
+	failures int // in a row, with the end at hand
+	restart  bool
+	delay    time.Duration // before that
+}
 
 func newSlot(p *Pool, id int) *slot {
 	return &slot{
-		id: id, pool: p, idle: Backoff,
-		log:       p.log.With().Int("worker", id).Logger(),
-		replaceC:  make(chan *replacement),
-		hastenC:   make(chan struct{}, 1),
-		looseGone: make(chan *worker),
-		stopping:  p.stopping,
-		measure:   new(time.Ticker),
+		id: id, pool: p, none: new(worker), state: slotLaunching, record: record{idle: Backoff},
+		log:     p.log.With().Int("worker", id).Logger(),
+		reloadC: make(chan *replacement),
+		skipC:   make(chan struct{}, 1),
+		goneC:   make(chan *worker),
 	}
 }
 
-// life is a slot's life: start, ready, serve, stop, back off, again. It
-// returns when the pool stops and the slot's workers are gone.
+// life is a slot's life: each event is looked up in slotRules. It returns when
+// the pool stops and the slot's workers are gone.
 func (s *slot) life() {
-	s.start()
-	for s.cur != nil || s.next != nil || len(s.loose) > 0 || s.stopping != nil {
-		select {
-		case <-s.startAt:
-			s.start()
-		case <-s.hastenC:
-			s.skipBackoff()
-		case <-s.cur.orNobody().gone:
-			s.ended()
-		case <-s.healthyAt:
-			s.provedHealthy()
-		case <-s.oldAt:
-			s.oldAt = nil
-			s.replaceItself(Lifetime)
-		case <-s.dueC():
-			s.overdue = true
-			s.replaceItself(Messages)
-		case <-s.retryAt:
-			s.retryAt = nil
-			s.replaceItself(s.owed)
-		case <-s.measure.C:
-			s.measured()
-		case r := <-s.replaceable():
-			s.replace(r)
-		case <-s.replacementReady():
-			s.replacementBecameReady()
-		case <-s.next.orNobody().gone:
-			s.successorEnded()
-		case <-s.successorLoose():
-			s.successorDetached()
-		case <-s.cur.orNobody().loose:
-			s.cutLoose()
-		case w := <-s.looseGone:
-			s.looseEnded(w)
-		case <-s.stopping:
-			s.poolStops()
-		}
+	for s.state != slotHalted || len(s.workers()) > 0 {
+		s.apply(s.wait())
 	}
 }
 
-// start puts a worker into the empty slot, or backs off if that fails. If the
-// very first start fails for good, the pool has to hear of it, since no
-// patience will help.
-func (s *slot) start() {
-	s.startAt = nil
-	w, err := s.launch()
-	first := !s.started
-	s.started = true
-	switch {
-	case err == nil:
-		s.take(w)
-	case first && !temporary(err):
-		s.pool.say(event{slot: s.id, kind: commandBroken, end: s.noStart(err)})
-		s.retire()
-	default:
-		s.replacementFailed(err)
-		s.comeBack(s.noStart(err))
+func (s *slot) apply(e slotEvent) { s.pool.slotTable.apply(s, s.state, e, s.enter) }
+
+func (s *slot) handles(e slotEvent) bool { return s.pool.slotTable.handles(s.state, e) }
+
+func (s *slot) enter(state slotState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = state
+	s.record.entered(state)
+}
+
+// wait returns the next event, with what belongs to it in s.event.
+func (s *slot) wait() slotEvent {
+	if s.state == slotLaunching || s.state == slotLaunchingNext {
+		return s.launch()
+	}
+	cur, next := cmp.Or(s.cur, s.none), cmp.Or(s.next, s.none)
+	select {
+	case <-listen(s.handles(backoffElapsed), s.startAt):
+		return backoffElapsed
+	case <-s.skipC:
+		return skipAsked
+	case r := <-listen(s.handles(reloadAsked), s.reloadC):
+		return s.hear(reloadAsked, slotNews{asked: r})
+	case <-listen(s.handles(workerBecameReady), cur.ready):
+		return workerBecameReady
+	case <-listen(s.handles(workerWasDetached), cur.detached):
+		return workerWasDetached
+	case <-listen(s.handles(workerEnded), cur.gone):
+		return s.hear(workerEnded, slotNews{end: cur.end, verdict: s.judge(cur.end)})
+	case <-listen(s.handles(nextBecameReady), next.ready):
+		return nextBecameReady
+	case <-listen(s.handles(nextWasDetached), next.detached):
+		return nextWasDetached
+	case <-listen(s.handles(nextEnded), next.gone):
+		return s.hear(nextEnded, slotNews{end: next.end})
+	case w := <-s.goneC:
+		return s.hear(detachedEnded, slotNews{gone: w})
+	case <-s.healthyAt:
+		return livedLong
+	case <-s.lifetimeAt:
+		return s.due(Lifetime)
+	case <-listen(!s.dueHeard && s.handles(workerFellDue), cur.due):
+		s.dueHeard = true
+		return s.due(Messages)
+	case <-s.retryAt:
+		s.retryAt = nil
+		return s.due(s.replaceFor)
+	case <-listen(s.looksAtMemory(), s.memoryAt):
+		return s.lookAtMemory()
+	case <-listen(s.handles(stopAsked), s.pool.stopping):
+		return stopAsked
 	}
 }
 
-// launch starts a process and its life. It does so on a stack that is given back: a slot keeps its
-// own for as long as there is a pool, and to start a process takes a deep one.
-func (s *slot) launch() (w *worker, err error) {
+func (s *slot) hear(e slotEvent, news slotNews) slotEvent {
+	s.event = news
+	return e
+}
+
+func (s *slot) due(cause Cause) slotEvent {
+	return s.hear(workerFellDue, slotNews{asked: newReplacement(cause)})
+}
+
+// launch starts a process and its life. It does so on a stack that is given
+// back: a slot keeps its own for as long as there is a pool, and to start a
+// process takes a deep one.
+func (s *slot) launch() slotEvent {
+	var w *worker
+	var err error
 	launched := make(chan struct{})
-	go func() {
+	go func() { // ends at once; launch waits for it
 		defer close(launched)
-		w, err = s.launchHere()
+		w, err = s.launchWorker()
 	}()
 	<-launched
-	return w, err
+	first := !s.tried
+	s.tried = true
+	if err != nil {
+		end := s.noStart(err)
+		return s.hear(startFailed, slotNews{end: end, verdict: s.judge(end), broken: first && !temporary(err)})
+	}
+	return s.hear(workerStarted, slotNews{started: w})
 }
 
-func (s *slot) launchHere() (*worker, error) {
+func (s *slot) launchWorker() (*worker, error) {
 	id := Identity{ID: s.id, Workers: len(s.pool.slots), Generation: s.pool.Generation()}
 	proc, err := s.pool.launch(id)
 	if err != nil {
 		return nil, err
 	}
-	w := newWorker(&s.pool.cfg, proc, s.log, s.pool.hurry)
-	w.end.generation = id.Generation
-	w.end.reloaded = s.replacing != nil && s.replacing.cause == Reloaded
+	w := newWorker(s.pool, proc, s.log)
+	w.generation = id.Generation
+	w.end.reloaded = s.replacement != nil && s.replacement.cause == Reloaded
 	w.log.Info().Int("generation", id.Generation).Msg("worker started")
-	s.noteStart()
+	s.note(func(r *record) { r.starts++ })
 	s.pool.lives.Go(w.live)
 	return w, nil
 }
@@ -151,35 +182,217 @@ func (s *slot) noStart(err error) ending {
 	return ending{cause: NoStart, err: err, generation: s.pool.Generation()}
 }
 
-// take makes w the slot's worker, and sets what is counted from its start.
-func (s *slot) take(w *worker) {
+// judge says whether another worker follows after an end, and when.
+func (s *slot) judge(end ending) verdict {
+	cfg := &s.pool.cfg
+	failed := end.cause.failure()
+	v := verdict{failures: s.record.failures}
+	switch {
+	case end.cause == Done, failed && end.healthy:
+		v.failures = 0
+	case failed:
+		v.failures++
+	}
+	switch own := failed || end.cause == Done; {
+	case cfg.Interactive && end.interrupted():
+	case own && (cfg.Restart == RestartNever || cfg.Restart == RestartOnFailure && !failed):
+	case failed && v.failures > 0:
+		v.restart, v.delay = true, cfg.backoff(v.failures)
+	case end.cause == Done && end.uptime < shortLife:
+		v.restart, v.delay = true, jitter(cfg.RestartDelay, 0.2)
+	default:
+		v.restart = true
+	}
+	return v
+}
+
+// What follows are the conditions of slotRules.
+
+func (s *slot) isReplacing() bool  { return s.replacement != nil }
+func (s *slot) isBroken() bool     { return s.event.broken }
+func (s *slot) restarts() bool     { return s.event.verdict.restart }
+func (s *slot) startsAtOnce() bool { return s.event.verdict.restart && s.event.verdict.delay == 0 }
+func (s *slot) startsFirst() bool  { return s.pool.cfg.StartFirst }
+func (s *slot) nextIsReady() bool  { return s.next.hasBeenReady() }
+
+// maySkip: one backoff of a slot in a drain, so that a worker that dies again
+// keeps to its backoff.
+func (s *slot) maySkip() bool { return !s.skipped }
+
+// isYoung reports whether the worker had hardly begun: a command that closes
+// what it inherits must not become a fork bomb.
+func (s *slot) isYoung() bool { return time.Since(s.cur.began) < shortLife }
+
+// What follows are the actions of slotRules.
+
+// occupy gives the place to the worker that was started.
+func (s *slot) occupy() { s.give(s.event.started) }
+
+// give makes w the slot's worker, and sets what is counted from its start.
+func (s *slot) give(w *worker) {
 	s.set(w, nil)
-	s.overdue, s.tries, s.owed, s.retryAt = false, 0, "", nil
+	s.stopCounting()
+	s.dueHeard, s.nextTries = false, 0
 	cfg, age := &s.pool.cfg, time.Since(w.began)
 	s.healthyAt = time.After(cfg.HealthyAfter - age)
 	if cfg.MaxLifetime > 0 {
-		s.oldAt = time.After(jitter(cfg.MaxLifetime, 0.1) - age)
+		s.lifetimeAt = time.After(jitter(cfg.MaxLifetime, 0.1) - age)
 	}
 	if cfg.MaxMemory > 0 {
-		s.limit = uint64(jitter(time.Duration(cfg.MaxMemory), 0.1))
-		s.measure = time.NewTicker(memoryTick)
+		s.memoryLimit = uint64(jitter(time.Duration(cfg.MaxMemory), 0.1))
+		s.memoryAt = time.After(memoryTick)
 	}
 }
 
 // vacate leaves the slot without a worker.
 func (s *slot) vacate() {
 	s.set(nil, s.next)
-	s.noteEmpty()
+	s.note((*record).emptied)
 	s.stopCounting()
 }
 
 func (s *slot) stopCounting() {
-	s.healthyAt, s.oldAt, s.retryAt, s.owed = nil, nil, nil, ""
-	s.measure.Stop()
-	s.measure = new(time.Ticker) // its channel is nil
+	s.healthyAt, s.lifetimeAt, s.memoryAt, s.retryAt, s.replaceFor = nil, nil, nil, nil, ""
 }
 
-// workers returns the processes in the slot; any goroutine may ask.
+func (s *slot) set(cur, next *worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cur, s.next = cur, next
+}
+
+// reportBroken: the very first start failed for good, so that patience will not
+// help. The pool has to hear of it.
+func (s *slot) reportBroken() {
+	s.pool.say(poolEvent{slot: s.id, kind: commandBroken, end: s.event.end})
+	s.pool.say(poolEvent{slot: s.id, kind: slotRetired})
+}
+
+// comeBack empties the slot after a worker that ended, or could not start, and
+// sets when the next one starts. Without a next one the place stays empty for
+// good, unless a reload fills it again.
+func (s *slot) comeBack() {
+	end, v := s.event.end, s.event.verdict
+	s.answer(errors.New(end.String()))
+	s.vacate()
+	s.note(func(r *record) { r.failures = v.failures })
+	line := s.logEnd(end)
+	if v.restart {
+		line = line.Str("restart_in", round(v.delay))
+	}
+	line.Msg(end.what())
+	s.tellPool(end)
+	switch {
+	case !v.restart:
+		s.pool.say(poolEvent{slot: s.id, kind: slotRetired})
+	case v.delay > 0:
+		s.backOff(v.delay)
+	}
+}
+
+func (s *slot) backOff(delay time.Duration) {
+	s.startAt = time.After(delay)
+	s.note(func(r *record) { r.startAt = time.Now().Add(delay) })
+}
+
+func (s *slot) noteSkip() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skipped, s.record.startAt = true, time.Time{}
+}
+
+// proveHealthy: the worker has lived long enough. A worker that is not even
+// ready has proved nothing yet.
+func (s *slot) proveHealthy() {
+	s.healthyAt = nil
+	switch {
+	case !s.cur.hasBeenReady():
+		s.healthyAt = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
+	case s.record.failures > 0:
+		s.note(func(r *record) { r.failures = 0 })
+		s.pool.say(poolEvent{slot: s.id, kind: workerHealthy})
+	}
+}
+
+// looksAtMemory: not at that of a worker that is on its way out, or soon tried
+// again.
+func (s *slot) looksAtMemory() bool { return s.state == slotOccupied && s.replaceFor == "" }
+
+func (s *slot) lookAtMemory() slotEvent {
+	s.memoryAt = time.After(memoryTick)
+	rss, err := s.pool.cfg.Memory(s.cur.proc.Info().PID)
+	if err != nil || rss <= s.memoryLimit {
+		return "" // an error: it is just exiting
+	}
+	s.cur.log.Info().Str("memory", size(rss)).Str("limit", size(s.memoryLimit)).Msg("worker is above its memory limit")
+	return s.due(Memory)
+}
+
+// halt: the time has come to send the stop signal.
+func (s *slot) halt() {
+	s.answer(errStopping)
+	s.stopCounting()
+	o := order{cause: Stop, signal: s.pool.cfg.StopSignal, deadline: s.pool.deadline}
+	for _, w := range s.workers() {
+		w.stop(o)
+	}
+}
+
+func (s *slot) noteStopped() {
+	s.logEnded(s.event.end)
+	s.vacate()
+	s.tellPool(s.event.end)
+}
+
+func (s *slot) noteNextStopped() {
+	s.set(s.cur, nil)
+	s.logEnded(s.event.end)
+	s.tellPool(s.event.end)
+}
+
+func (s *slot) tellPool(end ending) {
+	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: end, failures: s.record.failures})
+}
+
+func (s *slot) logEnded(end ending) { s.logEnd(end).Msg("worker ended") }
+
+// logEnd counts an end, and begins the log line that tells of it.
+func (s *slot) logEnd(end ending) *zerolog.Event {
+	s.note(func(r *record) { r.ended(end) })
+	s.pool.show(func(p *public) { p.exits[end.cause]++ })
+	if end.cause.failure() {
+		return end.log(s.log.Warn())
+	}
+	return end.log(s.log.Info())
+}
+
+// note changes the record. Life itself may read it without the mutex.
+func (s *slot) note(change func(*record)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.record)
+}
+
+// What follows may be called from any goroutine.
+
+// askToSkip asks a slot that backs off to start its worker now. It does not wait
+// for life, which may be waiting for Run.
+func (s *slot) askToSkip() {
+	select {
+	case s.skipC <- struct{}{}:
+	default:
+	}
+}
+
+// isLost reports whether the slot has no worker and gets none before the given
+// time. One that may still skip its backoff is not lost.
+func (s *slot) isLost(before time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == slotStopped || s.state == slotBackoff && s.skipped && s.record.startAt.After(before)
+}
+
+// workers returns the processes in the slot.
 func (s *slot) workers() []*worker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,48 +402,27 @@ func (s *slot) workers() []*worker {
 			ws = append(ws, w)
 		}
 	}
-	return append(ws, s.loose...)
+	return append(ws, s.detached...)
 }
 
-func (s *slot) set(cur, next *worker) {
+// stats returns a picture of the slot, and whether it has had a ready worker.
+func (s *slot) stats() (WorkerStats, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cur, s.next = cur, next
-}
-
-// provedHealthy: the worker has lived long enough. If it is not even ready, it
-// has proved nothing yet.
-func (s *slot) provedHealthy() {
-	s.healthyAt = nil
-	switch {
-	case !s.cur.wasReady():
-		s.healthyAt = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
-	case s.failures > 0:
-		s.setFailures(0)
-		s.pool.say(event{slot: s.id, kind: workerHealthy})
+	st := s.record.stats(s.id)
+	complete := s.record.complete
+	if w := s.cur; w != nil {
+		info := w.proc.Info()
+		st.PID, st.Generation, st.Started, st.NextStart = info.PID, w.generation, w.began, time.Time{}
+		st.State, st.Since, st.Status = w.shows()
+		st.Ended.CPU += info.CPU
+		complete = complete || w.hasBeenReady()
 	}
-}
-
-// measured: it is time to look at the worker's memory.
-func (s *slot) measured() {
-	if s.replacing != nil || s.owed != "" {
-		return // it is on its way out, or soon tried again
+	if s.next != nil {
+		st.Successor = s.next.proc.Info().PID
 	}
-	rss, err := s.pool.cfg.Memory(s.cur.proc.Info().PID)
-	if err != nil || rss <= s.limit {
-		return // an error: it is just exiting
+	for _, w := range s.detached {
+		st.Detached = append(st.Detached, w.proc.Info().PID)
 	}
-	s.cur.log.Info().Str("memory", size(rss)).Str("limit", size(s.limit)).Msg("worker is above its memory limit")
-	s.replaceItself(Memory)
-}
-
-// poolStops: the time has come to send the stop signal.
-func (s *slot) poolStops() {
-	s.stopping, s.startAt = nil, nil
-	s.replacementFailed(errStopping)
-	s.stopCounting()
-	o := order{cause: Stopped, signal: s.pool.cfg.StopSignal, deadline: s.pool.deadline}
-	for _, w := range s.workers() {
-		w.stop(o)
-	}
+	return st, complete
 }

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"maps"
 	"syscall"
 	"time"
 
@@ -63,150 +62,115 @@ func (e *Exit) SignalName() string {
 	return signals.Name(e.Signal)
 }
 
-// Ready reports whether the pool does what it is there for, or why not: it is
-// not stopping, every slot has had a ready worker, and one is ready now.
+// Ready reports whether the pool does its work, or why not: it is not stopping,
+// every slot has had a ready worker, and one is ready now.
 func (s *Stats) Ready() (ok bool, why string) {
-	ready := 0
-	for _, w := range s.Workers {
-		if w.State == Ready {
-			ready++
-		}
-	}
 	switch {
 	case s.Stopping != "":
 		return false, "the pool stops: " + s.Stopping
 	case !s.Complete:
 		return false, "not every worker has been ready yet"
-	case ready == 0:
+	case s.countReady() == 0:
 		return false, "no worker is ready"
 	}
 	return true, ""
 }
 
-// Stats returns a picture of the pool. It may be called from any goroutine, and
-// waits for nobody.
-func (p *Pool) Stats() Stats {
-	s := Stats{Generation: p.Generation(), Complete: true, Workers: make([]WorkerStats, len(p.slots))}
-	for i, slot := range p.slots {
-		var complete bool
-		s.Workers[i], complete = slot.stats()
-		s.Complete = s.Complete && complete
+func (s *Stats) countReady() (n int) {
+	for _, w := range s.Workers {
+		if w.State == Ready {
+			n++
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.Began, s.Stopping, s.StopBegan = p.public.began, p.public.stopping, p.public.stopBegan
-	s.Exits = maps.Clone(p.public.exits)
-	s.Reload = p.public.reload
-	s.Reload.Results = maps.Clone(s.Reload.Results)
-	return s
+	return n
 }
 
-// public is what a pool shows.
-type public struct {
-	began     time.Time
-	stopping  string
-	stopBegan time.Time
-	exits     map[Cause]uint64
-	reload    ReloadStats
+// ReloadStats is a picture of a pool's reloads.
+type ReloadStats struct {
+	Running    bool
+	Queued     bool // another one follows
+	Generation int  // of the last one that began; 0: none has
+	Began      time.Time
+	Replaced   int // workers, in the last one that began
+	Last       *ReloadResult
+	Results    map[Outcome]uint64
+}
+
+func (r *ReloadStats) ended(result ReloadResult) {
+	r.Running = false
+	r.Last = &result
+	r.Results[result.Outcome]++
+}
+
+// An Outcome is how a reload ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Complete    Outcome = "done"
+	Failed      Outcome = "failed"      // a new worker did not get ready, or died; the rest of the old ones stay
+	Interrupted Outcome = "interrupted" // by the stop of the pool
+)
+
+// Outcomes returns every Outcome.
+func Outcomes() []Outcome { return []Outcome{Complete, Failed, Interrupted} }
+
+// A ReloadResult is how one reload ended.
+type ReloadResult struct {
+	Outcome    Outcome
+	Reason     string // but for Complete
+	Generation int    // 0: it never began
+	Began      time.Time
+	Took       time.Duration
 }
 
 // Causes returns every Cause.
 func Causes() []Cause {
 	return []Cause{
-		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detached, Messages, Reloaded, Lifetime, Memory, Stopped, NoStart,
+		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detach, Messages, Reloaded, Lifetime, Memory, Stop, NoStart,
 	}
 }
 
-// States returns every State.
-func States() []State { return []State{Starting, Ready, Loose, Stopping, Backoff, Ended} }
-
-// record is what a slot knows of its workers so far.
+// A record is what a slot knows of its workers so far.
 type record struct {
 	starts   uint64
-	ended    Usage
+	failures int // in a row
+	used     Usage
 	last     *Exit
 	complete bool      // a worker was ready
+	idle     State     // what the slot shows without a worker: Backoff or Stopped
 	idleFrom time.Time // when the slot became empty
 	startAt  time.Time // the next start
 }
 
-// stats returns a picture of the slot, and whether it has had a ready worker.
-func (s *slot) stats() (WorkerStats, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := WorkerStats{
-		ID: s.id, State: s.idle, Since: s.record.idleFrom, NextStart: s.record.startAt,
-		Starts: s.record.starts, Failures: s.failures, Ended: s.record.ended, LastExit: s.record.last,
+func (r *record) stats(id int) WorkerStats {
+	return WorkerStats{
+		ID: id, State: r.idle, Since: r.idleFrom, NextStart: r.startAt,
+		Starts: r.starts, Failures: r.failures, Ended: r.used, LastExit: r.last,
 	}
-	complete := s.record.complete
-	if w := s.cur; w != nil {
-		info := w.proc.Info()
-		st.PID, st.Generation, st.Started, st.NextStart = info.PID, w.end.generation, w.began, time.Time{}
-		st.State, st.Since, st.Status = w.show()
-		st.Ended.CPU += info.CPU
-		complete = complete || w.wasReady()
-	}
-	if s.next != nil {
-		st.Successor = s.next.proc.Info().PID
-	}
-	for _, w := range s.loose {
-		st.Detached = append(st.Detached, w.proc.Info().PID)
-	}
-	return st, complete
 }
 
-// show returns what others may see of a worker's own state.
-func (w *worker) show() (State, time.Time, string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.state, w.since, w.text
-}
-
-// note keeps how a worker ended, for who asks.
-func (s *slot) note(end ending) {
-	exit := &Exit{
+// ended keeps how a worker ended.
+func (r *record) ended(end ending) {
+	r.last = &Exit{
 		Cause: end.cause, PID: end.pid, Code: end.exit.Code, Signal: end.exit.Signal, At: time.Now(), Uptime: end.uptime,
 		Peak: uint64(end.exit.Rusage.Maxrss) << 10, Text: end.String(),
 	}
-	s.mu.Lock()
-	s.record.last = exit
-	s.record.complete = s.record.complete || end.wasReady
-	s.record.ended.CPU += end.used
-	s.mu.Unlock()
-	s.pool.show(func(p *public) { p.exits[end.cause]++ })
+	r.complete = r.complete || end.wasReady
+	r.used.CPU += end.used
 }
 
-// noteStart, noteEmpty and noteNextStart keep the rest of the record.
-func (s *slot) noteStart() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.record.starts++
-}
+func (r *record) emptied() { r.idleFrom, r.startAt = time.Now(), time.Time{} }
 
-func (s *slot) noteEmpty() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.record.idleFrom, s.record.startAt = time.Now(), time.Time{}
-}
-
-func (s *slot) noteNextStart(delay time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.record.startAt = time.Now().Add(delay)
-}
-
-// setFailures is how life changes them; it may read them without the mutex.
-func (s *slot) setFailures(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failures = n
-}
-
-// show changes what Stats shows.
-func (p *Pool) show(change func(*public)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(&p.public)
+// entered keeps whether the slot is empty for good. A slot that the pool's stop
+// halts shows what it did before.
+func (r *record) entered(state slotState) {
+	switch {
+	case state == slotStopped:
+		r.idle, r.idleFrom = Stopped, time.Now()
+	case state != slotHalted && r.idle == Stopped:
+		r.idle, r.idleFrom = Backoff, time.Now()
+	}
 }
 
 func cpu(r *syscall.Rusage) time.Duration {

@@ -67,7 +67,7 @@ func TestStatsOfALife(t *testing.T) {
 		}
 		w.wait(time.Minute)
 		s = w.pool.Stats()
-		w.want("cause", s.Workers[0].LastExit.Cause, Stopped)
+		w.want("cause", s.Workers[0].LastExit.Cause, Stop)
 		w.want("signal", s.Workers[0].LastExit.SignalName(), "SIGTERM")
 	})
 }

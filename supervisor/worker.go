@@ -6,29 +6,50 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
 // A worker is one process in a slot, from its start until nothing is left of
-// it. Its slot gives it orders, and hears of it by two channels.
+// it. Its slot gives it orders, and hears of it by channels that are closed
+// once.
 type worker struct {
-	cfg    *Config
-	proc   Process
-	events Events
-	log    zerolog.Logger
-	began  time.Time
-	hurry  <-chan struct{} // closed when everybody is to be killed at once
-	orders chan order
+	cfg        *Config
+	rules      table[workerState, workerEvent, *worker]
+	proc       Process
+	log        zerolog.Logger
+	began      time.Time
+	generation int
+	orders     chan order
 
-	ready chan struct{} // closed when it counts as ready
-	due   chan struct{} // closed when it has handled its share of messages
-	loose chan struct{} // closed when it is detached
-	gone  chan struct{} // closed when it and its group are gone
-	end   ending        // whole when gone is closed
+	ready    chan struct{} // closed when it counts as ready
+	due      chan struct{} // closed when it has handled its share of messages
+	detached chan struct{} // closed when it is detached
+	gone     chan struct{} // closed when it and its group are gone
+	end      ending        // whole when gone is closed
 
-	mu    sync.Mutex
-	state State
-	since time.Time
-	text  string // the last STATUS=
+	// What follows belongs to live. A nil channel is off.
+	events      Events
+	killAll     <-chan struct{} // closed when the pool kills all workers; nil once that was heard
+	order       order           // why it has to stop; without a cause: it has ended by itself
+	newOrder    order           // what orderedToStop is about
+	answered    <-chan struct{} // closed when it has answered what it had in hand
+	settleAt    <-chan time.Time
+	lateAt      <-chan time.Time
+	lastAt      <-chan time.Time // when lastPart begins
+	graceAt     <-chan time.Time
+	killAt      <-chan time.Time // when killGrace elapses
+	wasDetached bool
+	halting     bool // the pool stops, and wants to end
+	watchdog    watchdog
+
+	mu       sync.Mutex // guards what follows for readers outside of live
+	state    workerState
+	shown    State
+	since    time.Time // when shown began
+	text     string    // the last STATUS=
+	wasReady bool
 }
 
 // An order asks a worker to stop.
@@ -38,118 +59,348 @@ type order struct {
 	deadline time.Time // SIGKILL then
 }
 
-// A State is where a slot or worker is in its life.
-type State string
-
-// The states.
-const (
-	Starting State = "starting" // the process runs, but does not count as ready yet
-	Ready    State = "ready"
-	Loose    State = "detached" // it closed its channel, and lives on
-	Stopping State = "stopping" // it was asked to stop, or said that it stops
-	Backoff  State = "backoff"  // no process: it waits for the next start
-	Ended    State = "stopped"  // no process, and none to come
-)
-
-func newWorker(cfg *Config, proc Process, log zerolog.Logger, hurry <-chan struct{}) *worker {
+func newWorker(p *Pool, proc Process, log zerolog.Logger) *worker {
 	w := &worker{
-		cfg: cfg, proc: proc, events: proc.Events(), hurry: hurry,
-		log:    log.With().Int("pid", proc.Info().PID).Logger(),
-		began:  time.Now(),
-		orders: make(chan order),
-		ready:  make(chan struct{}),
-		due:    make(chan struct{}),
-		loose:  make(chan struct{}),
-		gone:   make(chan struct{}),
+		cfg: &p.cfg, rules: p.workerTable, proc: proc, events: proc.Events(), killAll: p.killing,
+		log:      log.With().Int("pid", proc.Info().PID).Logger(),
+		began:    time.Now(),
+		orders:   make(chan order),
+		ready:    make(chan struct{}),
+		due:      make(chan struct{}),
+		detached: make(chan struct{}),
+		gone:     make(chan struct{}),
+		watchdog: watchdog{interval: p.cfg.Watchdog},
 	}
-	w.enter(Starting)
+	if w.cfg.ReadyTimeout > 0 {
+		w.lateAt = time.After(w.cfg.ReadyTimeout)
+	}
+	w.enter(workerStarting)
 	return w
 }
 
-// live is the worker's life. Everything that happens to it happens here.
+// live is the worker's life: each event is looked up in workerRules.
 func (w *worker) live() {
-	o := w.serve()
-	w.enter(Stopping)
-	o = w.finish(o)
-	w.reaped(o)
-	w.sweep(o)
-	close(w.gone)
+	if !w.cfg.ReadyNotify {
+		w.apply(startedUp)
+	}
+	for w.state != workerGone {
+		w.apply(w.wait())
+	}
 }
 
-// serve waits until the process exits, or there is a reason to stop it. The
-// order is the zero one if it exited by itself.
-func (w *worker) serve() order {
-	t := w.newTimers()
-	for {
-		select {
-		case <-w.events.Exited:
-			return order{}
-		case o := <-w.orders:
-			return o
-		case <-w.hurry:
-			return order{cause: Stopped}
-		case m, ok := <-w.events.Notices:
-			if !ok {
-				w.events.Notices = nil
-				continue
-			}
-			w.noticed(m, t)
-		case what := <-w.events.Asks:
-			if o := w.asked(what, t); o.cause != "" {
-				return o
-			}
-		case <-t.settled:
-			t.settled, t.late = nil, nil
-			w.becameReady()
-		case <-t.late:
-			w.log.Warn().Str("timeout", w.cfg.ReadyTimeout.String()).Msg("worker is not ready in time: stopping it")
-			return w.orderNow(NotReady, w.cfg.StopSignal, w.cfg.StopTimeout)
-		case <-t.watchdog.C:
-			w.log.Warn().Str("silent_for", t.interval.String()).Msg("worker sent no WATCHDOG=1 in time: stopping it")
-			return w.orderNow(Hung, syscall.SIGABRT, killGrace) // ABRT as systemd does: runtimes print a stack
-		}
+func (w *worker) apply(e workerEvent) { w.rules.apply(w, w.state, e, w.enter) }
+
+func (w *worker) handles(e workerEvent) bool { return w.rules.handles(w.state, e) }
+
+func (w *worker) enter(s workerState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = s
+	if shown := s.shows(); shown != w.shown {
+		w.shown, w.since = shown, time.Now()
 	}
+	w.wasReady = w.wasReady || s == workerReady
+}
+
+// wait returns the next event.
+func (w *worker) wait() workerEvent {
+	if w.state == workerReaping {
+		return w.reap()
+	}
+	select {
+	case <-listen(w.handles(exited), w.events.Exited):
+		return exited
+	case <-listen(w.handles(groupGone), w.events.Gone):
+		return groupGone
+	case w.newOrder = <-w.orders:
+		w.halting = w.halting || w.newOrder.cause == Stop
+		return orderedToStop
+	case <-w.killAll:
+		w.killAll, w.halting = nil, true
+		return orderedToDie
+	case m, ok := <-w.events.Notices: // read to the end: `poolinit notify` waits for that
+		if !ok {
+			w.events.Notices = nil
+		}
+		w.heed(m)
+		return "" // heed has applied what it says
+	case ask := <-w.events.Asks:
+		return ask.event()
+	case <-listen(w.handles(answeredAll), w.answered):
+		return answeredAll
+	case <-listen(w.handles(stayedUp), w.settleAt):
+		return stayedUp
+	case <-listen(w.handles(becameLate), w.lateAt):
+		return becameLate
+	case <-listen(w.handles(missedWatchdog), w.watchdog.elapsed()):
+		return missedWatchdog
+	case <-listen(w.handles(lastPartBegan), w.lastAt):
+		return lastPartBegan
+	case <-listen(w.handles(graceElapsed), w.graceAt):
+		return graceElapsed
+	case <-listen(w.handles(killGraceElapsed), w.killAt):
+		return killGraceElapsed
+	}
+}
+
+// event returns what an ask means to a worker.
+func (a Ask) event() workerEvent {
+	switch a {
+	case AskRecycle:
+		return handledShare
+	case AskTimeout:
+		return heldTooLong
+	case AskDetach:
+		return closedChannel
+	}
+	return brokeProtocol
+}
+
+// heed acts on what the worker said by sd_notify.
+func (w *worker) heed(m notify.Message) {
+	if m.Ready && w.cfg.ReadyNotify {
+		w.apply(startedUp)
+	}
+	if m.Stopping {
+		w.apply(announcedStop)
+	}
+	w.noteStatus(m.Status)
+	if w.handles(missedWatchdog) {
+		w.watchdog.heed(m)
+	}
+}
+
+// noteStatus keeps a STATUS=, if there is one.
+func (w *worker) noteStatus(status string) {
+	if status == "" {
+		return
+	}
+	w.mu.Lock()
+	w.text = status
+	w.mu.Unlock()
+	w.log.Info().Str("status", status).Msg("worker says")
+}
+
+// mustSettle reports whether the worker has to stay up before it is ready. Its
+// start is over in any case, which wakes the watchdog.
+func (w *worker) mustSettle() bool { return w.cfg.MinReady > 0 }
+
+func (w *worker) settle() {
+	w.watchdog.wake()
+	w.settleAt = time.After(w.cfg.MinReady)
+}
+
+func (w *worker) becomeReady() {
+	w.watchdog.wake()
+	w.lateAt = nil
+	w.proc.Feed()
+	close(w.ready)
+}
+
+func (w *worker) stopFeeding() { w.proc.Finish() }
+
+func (w *worker) becomeDue() { close(w.due) }
+
+// detach: the worker wants no more messages, and lives on. It may finish what it
+// does, and nothing watches it any more.
+func (w *worker) detach() {
+	w.log.Info().Msg("worker closed its channel and is detached")
+	w.lateAt = nil
+	w.watchdog, w.wasDetached = watchdog{}, true
+	close(w.detached)
+}
+
+func (w *worker) stopForReadyTimeout() {
+	w.log.Warn().Str("timeout", w.cfg.ReadyTimeout.String()).Msg("worker is not ready in time: stopping it")
+	w.newOrder = w.orderNow(NotReady, w.cfg.StopSignal, w.cfg.StopTimeout)
+	w.finish()
+}
+
+// finish tells a worker to stop by the end of its input. It is signalled only
+// when it has answered what it has in hand, or when only the last part of its
+// time is left: signals interrupt what user code is waiting for.
+func (w *worker) finish() {
+	w.setOrder(w.newOrder)
+	w.answered = w.proc.Finish()
+}
+
+func (w *worker) stopForWatchdog() {
+	w.log.Warn().Str("silent_for", w.watchdog.interval.String()).Msg("worker sent no WATCHDOG=1 in time: stopping it")
+	w.signalNow(Hung, syscall.SIGABRT, killGrace) // ABRT as systemd does: runtimes print a stack
+}
+
+func (w *worker) stopForTimeout() {
+	w.log.Warn().Msg("worker holds a message for too long: stopping it")
+	w.signalForTimeout()
+}
+
+func (w *worker) signalForTimeout() { w.signalNow(Timeout, w.cfg.TimeoutSignal, killGrace) }
+
+func (w *worker) stopForProtocol() { w.signalNow(Protocol, w.cfg.StopSignal, w.cfg.StopTimeout) }
+
+// signalNow stops a worker that has no time to answer what it has in hand.
+func (w *worker) signalNow(cause Cause, sig syscall.Signal, grace time.Duration) {
+	w.setOrder(w.orderNow(cause, sig, grace))
+	w.proc.Finish()
+	w.signalOrder()
 }
 
 func (w *worker) orderNow(cause Cause, sig syscall.Signal, grace time.Duration) order {
 	return order{cause: cause, signal: sig, deadline: time.Now().Add(grace)}
 }
 
-func (w *worker) enter(s State) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.state, w.since = s, time.Now()
+func (w *worker) setOrder(o order) {
+	w.order = o
+	w.setDeadline(o.deadline)
 }
 
-func (w *worker) current() State {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.state
+func (w *worker) setDeadline(deadline time.Time) {
+	w.order.deadline = deadline
+	left := time.Until(deadline)
+	w.graceAt, w.lastAt = time.After(left), time.After(left-w.cfg.lastPart())
 }
 
-// nobody is for the slot's select: none of its channels ever fires.
-var nobody = new(worker)
-
-// orNobody returns w, or nobody.
-func (w *worker) orNobody() *worker {
-	if w == nil {
-		return nobody
+// signalOrder sends the signal of the order.
+func (w *worker) signalOrder() {
+	if w.order.signal != 0 {
+		w.signalGroup(w.order.signal)
 	}
-	return w
 }
 
-func isClosed(c <-chan struct{}) bool {
+// signalGroup signals the worker's group, and also wakes it if it was stopped:
+// a stopped process would sit out its whole grace period.
+func (w *worker) signalGroup(sig syscall.Signal) {
+	if w.proc.Signal(Group, sig) == nil && sig != syscall.SIGKILL {
+		_ = w.proc.Signal(Group, syscall.SIGCONT) // ended between the two: fine
+	}
+}
+
+// shortenGrace: another order can only make a worker stop sooner.
+func (w *worker) shortenGrace() {
+	if w.newOrder.deadline.Before(w.order.deadline) {
+		w.setDeadline(w.newOrder.deadline)
+	}
+}
+
+func (w *worker) killUnasked() {
+	w.order.cause = Stop
+	w.proc.Finish()
+	w.kill()
+}
+
+func (w *worker) killLate() {
+	w.log.Warn().Msg("worker does not stop in time: killing it")
+	w.kill()
+}
+
+// kill sends SIGKILL. Only once the pool stops is there a limit to how long the
+// process may take to die of it. Before that its slot waits, because another
+// process must not run beside it.
+func (w *worker) kill() {
+	w.end.killed = true
+	w.signalGroup(syscall.SIGKILL)
+	if w.halting {
+		w.awaitDeath()
+	}
+}
+
+func (w *worker) awaitDeath() { w.killAt = time.After(killGrace) }
+
+// awaitDeathInStop: the pool stops while a killed worker is waited for.
+func (w *worker) awaitDeathInStop() {
+	if w.killAt == nil {
+		w.killAt = time.After(time.Until(w.newOrder.deadline) + killGrace)
+	}
+}
+
+// leaveBehind: the process survives SIGKILL, hanging in the kernel. The pool
+// ends without it.
+func (w *worker) leaveBehind() {
+	w.noteEnd(ProcessInfo{PID: w.proc.Info().PID, Exit: reaper.Exit{Signal: syscall.SIGKILL}})
+	w.leaveRest()
+}
+
+// reap notes how the process ended. What it had in hand goes to other workers
+// before its group is swept.
+func (w *worker) reap() workerEvent {
+	w.noteEnd(w.proc.Info())
 	select {
-	case <-c:
-		return true
+	case <-w.events.Gone:
+		return groupGone
 	default:
-		return false
+		return groupLeft
 	}
 }
 
-// closedChan is closed.
-var closedChan = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
+func (w *worker) noteEnd(info ProcessInfo) {
+	w.end.generation = w.generation
+	w.end.pid, w.end.exit, w.end.uptime = info.PID, info.Exit, time.Since(w.began)
+	if w.end.used = info.CPU; w.end.used == 0 {
+		w.end.used = cpu(&w.end.exit.Rusage)
+	}
+	w.end.wasReady = w.wasReady
+	w.end.healthy = w.wasReady && w.end.uptime >= w.cfg.HealthyAfter
+	switch {
+	case w.order.cause != "":
+		w.end.cause = w.order.cause
+	case w.wasDetached:
+		w.end.cause = Detach
+	default:
+		w.end.cause = ownDoing(w.end.exit, w.cfg.OOMKilled)
+	}
+	w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
+}
+
+func (w *worker) endedByItself() bool { return w.order.cause == "" }
+
+// sweepOwn ends what a worker that ended by itself has left of its group, so
+// that nothing holds its output or its port when the next one starts.
+func (w *worker) sweepOwn() {
+	w.log.Info().Msg("worker left processes behind: stopping them first")
+	w.signalGroup(w.cfg.StopSignal)
+	w.sweep()
+}
+
+// sweep gives what is left of the group the time that the worker had.
+func (w *worker) sweep() {
+	if w.order.deadline.IsZero() {
+		w.setDeadline(time.Now().Add(w.cfg.StopTimeout))
+	}
+}
+
+func (w *worker) killRest() {
+	w.log.Warn().Msg("processes that the worker left in its group do not stop: killing them")
+	w.signalGroup(syscall.SIGKILL)
+	w.awaitDeath()
+}
+
+// leaveRest: what is left of the group hangs in the kernel, or is a zombie whose
+// parent does not wait for it. The slot goes on without it.
+func (w *worker) leaveRest() {
+	w.log.Warn().Msg("processes of the worker's group survive SIGKILL: going on without them")
+	w.sayGone()
+}
+
+func (w *worker) sayGone() { close(w.gone) }
+
+// stop asks the worker to stop. It returns at once; gone tells when it did.
+func (w *worker) stop(o order) {
+	select {
+	case w.orders <- o:
+	case <-w.gone:
+	}
+}
+
+// hasBeenReady and shows are for other goroutines.
+func (w *worker) hasBeenReady() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wasReady
+}
+
+// shows returns the worker's state, when it began, and its STATUS=.
+func (w *worker) shows() (State, time.Time, string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.shown, w.since, w.text
+}

@@ -58,7 +58,7 @@ func TestReady(t *testing.T) {
 		{"sources closed", true, false, func(*supervisor.Stats) {}, "messages are not taken yet"},
 		{"at the start", true, true, func(s *supervisor.Stats) { s.Complete = false }, "not every worker has been ready yet"},
 		{"none", true, true, func(s *supervisor.Stats) {
-			s.Workers[0].State, s.Workers[1].State = supervisor.Starting, supervisor.Loose
+			s.Workers[0].State, s.Workers[1].State = supervisor.Starting, supervisor.Detached
 		}, "no worker is ready"},
 		{"stopping", true, true, func(s *supervisor.Stats) { s.Stopping = "SIGTERM" }, "the pool stops: SIGTERM"},
 		{"stopping without anything", true, false, func(s *supervisor.Stats) { *s = supervisor.Stats{Stopping: "SIGTERM"} }, "the pool stops: SIGTERM"},

@@ -1,0 +1,56 @@
+package supervisor
+
+// A rule is one line of a table of states and events: in one of the states `in`,
+// the event `on` leads to the state `to`.
+type rule[S, E ~string, T any] struct {
+	in   []S
+	on   E
+	when func(T) bool // the rule is skipped if this is false; nil: it always holds
+	to   S            // "": the state stays
+	do   func(T)      // called after the change of state; may be nil
+}
+
+// A table has the rules of one kind of object. Of the rules for one state and
+// one event the first that holds is applied. An event without a rule is ignored.
+type table[S, E ~string, T any] map[S]map[E][]rule[S, E, T]
+
+func newTable[S, E ~string, T any](rules []rule[S, E, T]) table[S, E, T] {
+	t := make(table[S, E, T])
+	for _, r := range rules {
+		for _, in := range r.in {
+			if t[in] == nil {
+				t[in] = make(map[E][]rule[S, E, T])
+			}
+			t[in][r.on] = append(t[in][r.on], r)
+		}
+	}
+	return t
+}
+
+func (t table[S, E, T]) handles(in S, on E) bool { return len(t[in][on]) > 0 }
+
+// apply finds the rule for an event, changes the state by enter, and acts.
+func (t table[S, E, T]) apply(object T, in S, on E, enter func(S)) {
+	for _, r := range t[in][on] {
+		if r.when != nil && !r.when(object) {
+			continue
+		}
+		if r.to != "" {
+			enter(r.to)
+		}
+		if r.do != nil {
+			r.do(object)
+		}
+		return
+	}
+}
+
+// listen returns c if a state handles what c tells, and otherwise nil: then c
+// keeps it for a later state. It is for channels that are closed once and for
+// senders that wait.
+func listen[T any](handles bool, c <-chan T) <-chan T {
+	if !handles {
+		return nil
+	}
+	return c
+}
