@@ -75,7 +75,7 @@ func inWorld(t *testing.T, change func(*Config), f func(w *world)) {
 		cfg := sane(change)
 		cfg.OOMKilled = func() (yes bool) { w.set(func() { yes = w.oom }); return }
 		cfg.Memory = func(int) (rss uint64, _ error) { w.set(func() { rss = w.rss }); return }
-		w.pool = New(cfg, w.launch, zerolog.New(&w.log))
+		w.pool = newPool(cfg, w.launch, zerolog.New(&w.log), applied.slotTable, applied.workerTable)
 		f(w)
 		if len(w.result) == 0 {
 			w.run()
@@ -234,6 +234,9 @@ type fakeProc struct {
 	exited  chan struct{}
 	gone    chan struct{}
 
+	saidReady, saidDue bool        // for trials
+	finished           atomic.Bool // it was told that no more messages come
+
 	mu       sync.Mutex
 	exit     reaper.Exit
 	signals  []syscall.Signal // to the group, CONT left out
@@ -259,6 +262,7 @@ func (p *fakeProc) Feed() { p.fed.Store(true) }
 
 func (p *fakeProc) Finish() <-chan struct{} {
 	p.fed.Store(false)
+	p.finished.Store(true)
 	if p.inHand != nil {
 		return p.inHand
 	}
@@ -297,10 +301,17 @@ func (p *fakeProc) Signal(target Target, sig syscall.Signal) error {
 	if sig != syscall.SIGCONT {
 		p.mu.Lock()
 		p.signals = append(p.signals, sig)
+		obey := p.obey
 		p.mu.Unlock()
-		p.obey(p, sig)
+		obey(p, sig)
 	}
 	return nil
+}
+
+func (p *fakeProc) setObey(obey func(*fakeProc, syscall.Signal)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.obey = obey
 }
 
 func (p *fakeProc) got() string {

@@ -23,8 +23,8 @@ type Pool struct {
 	launch      Launch
 	log         zerolog.Logger
 	slots       []*slot
-	slotTable   table[slotState, slotEvent, *slot]
-	workerTable table[workerState, workerEvent, *worker]
+	slotTable   slotTable
+	workerTable workerTable
 	shutdown    *shutdown
 
 	requests chan func()    // for Run
@@ -101,10 +101,14 @@ type Result struct {
 
 // New returns a pool that has not started anything yet.
 func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
+	return newPool(cfg, launch, log, newTable(slotRules()), newTable(workerRules()))
+}
+
+func newPool(cfg Config, launch Launch, log zerolog.Logger, slots slotTable, workers workerTable) *Pool {
 	p := &Pool{
 		cfg: cfg, launch: launch, log: log,
-		slotTable:   newTable(slotRules()),
-		workerTable: newTable(workerRules()),
+		slotTable:   slots,
+		workerTable: workers,
 		requests:    make(chan func()),
 		events:      make(chan poolEvent),
 		over:        make(chan Over, 1),

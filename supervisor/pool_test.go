@@ -359,6 +359,15 @@ func TestTemporaryStartFailureIsRetried(t *testing.T) {
 	})
 }
 
+// With never, no other start follows.
+func TestTemporaryStartFailureOfAJob(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Restart = RestartNever }, func(w *world) {
+		w.set(func() { w.refuse = func(Identity) error { return errNoProcess } })
+		w.run()
+		w.want("code", w.wait(time.Second).Code, reaper.ExitCode(errNoProcess))
+	})
+}
+
 // A command that goes away later is no reason to end the pool.
 func TestLaterStartFailureIsRetried(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
@@ -612,6 +621,40 @@ func TestGroupThatSurvivesKill(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A process that survives SIGKILL hangs in the kernel. Its slot waits for it, so
+// that no other process runs beside it, but a stop does not.
+func TestProcessSurvivesSIGKILL(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before func(*world) // the stop
+		stops  int
+		took   time.Duration
+	}{
+		"stop":                          {func(*world) {}, 1, 8*time.Second + killGrace},
+		"second stop":                   {func(*world) {}, 2, killGrace},
+		"stop while it reloads":         {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(2 * time.Second) }, 1, 6*time.Second + killGrace},
+		"stop when it is killed":        {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(time.Hour) }, 1, 8*time.Second + killGrace},
+		"second stop when it is killed": {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(time.Hour) }, 2, killGrace},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+				w.obey = func(*fakeProc, syscall.Signal) {}
+				w.run()
+				tt.before(w)
+				w.want("processes", w.procsCount(), 1)
+				for range tt.stops {
+					w.pool.Stop("SIGTERM")
+				}
+				r := w.wait(time.Minute)
+				w.want("took", r.Took, tt.took)
+				w.want("killed", r.Killed, 1)
+				w.want("released", w.last(0).released, true)
+				w.want("logged", w.logged("processes of the worker's group survive SIGKILL"), true)
+				w.last(0).die(0, syscall.SIGKILL) // for inWorld
+			})
+		})
+	}
 }
 
 func TestForward(t *testing.T) {

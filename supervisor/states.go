@@ -71,7 +71,10 @@ const (
 	groupGone        workerEvent = "group gone"
 )
 
-type workerRule = rule[workerState, workerEvent, *worker]
+type (
+	workerRule  = rule[workerState, workerEvent, *worker]
+	workerTable = table[workerState, workerEvent, *worker]
+)
 
 // workerRules is the whole life of a worker. Causes that can wait for messages
 // in hand lead to finishing, the others to signalled.
@@ -84,7 +87,7 @@ func workerRules() []workerRule {
 		{in: one(workerStarting), on: startedUp, when: (*worker).mustSettle, to: workerSettling, do: (*worker).settle},
 		{in: one(workerStarting), on: startedUp, to: workerReady, do: (*worker).becomeReady},
 		{in: one(workerSettling), on: stayedUp, to: workerReady, do: (*worker).becomeReady},
-		{in: alive, on: announcedStop, to: workerLeaving, do: (*worker).stopFeeding},
+		{in: attached, on: announcedStop, to: workerLeaving, do: (*worker).stopFeeding},
 		{in: alive, on: handledShare, do: (*worker).becomeDue},
 		{in: attached, on: closedChannel, to: workerDetached, do: (*worker).detach},
 
@@ -104,7 +107,7 @@ func workerRules() []workerRule {
 		{in: obeying, on: graceElapsed, to: workerKilled, do: (*worker).killLate},
 		{in: obeying, on: exited, to: workerReaping},
 
-		{in: one(workerKilled), on: orderedToStop, do: (*worker).awaitDeathInStop},
+		{in: one(workerKilled), on: orderedToStop, when: (*worker).isHalting, do: (*worker).awaitDeathInStop},
 		{in: one(workerKilled), on: orderedToDie, do: (*worker).awaitDeath},
 		{in: one(workerKilled), on: killGraceElapsed, to: workerGone, do: (*worker).leaveBehind},
 		{in: one(workerKilled), on: exited, to: workerReaping},
@@ -160,7 +163,10 @@ const (
 	stopAsked         slotEvent = "stop asked"     // the pool sends the stop signal
 )
 
-type slotRule = rule[slotState, slotEvent, *slot]
+type (
+	slotRule  = rule[slotState, slotEvent, *slot]
+	slotTable = table[slotState, slotEvent, *slot]
+)
 
 // slotRules is the whole life of a slot. What a state has no rule for it
 // ignores; what is asked by a channel that waits is heard in a later state.
@@ -169,6 +175,7 @@ func slotRules() []slotRule {
 	waiting := one(slotBackoff, slotStopped, slotOccupied, slotProving, slotReplacing, slotAwaitingNext, slotDiscarding, slotHandingOver)
 	all := append(one(slotHalted), waiting...)
 	holds := one(slotOccupied, slotProving)
+	staffed := append(one(slotReplacing, slotAwaitingNext, slotDiscarding, slotHandingOver), holds...)
 	gettingNext := one(slotAwaitingNext, slotDiscarding)
 	return []slotRule{
 		{in: one(slotLaunching), on: workerStarted, when: (*slot).isReplacing, to: slotProving, do: (*slot).occupy},
@@ -211,7 +218,7 @@ func slotRules() []slotRule {
 		{in: one(slotHandingOver), on: workerWasDetached, to: slotOccupied, do: (*slot).succeedDetachedReady},
 		{in: one(slotHandingOver), on: nextEnded, to: slotOccupied, do: (*slot).nextFailed},
 
-		{in: all, on: livedLong, do: (*slot).proveHealthy},
+		{in: staffed, on: livedLong, do: (*slot).proveHealthy},
 		{in: all, on: detachedEnded, do: (*slot).forgetDetached},
 		{in: waiting, on: stopAsked, to: slotHalted, do: (*slot).halt},
 		{in: one(slotHalted), on: workerEnded, do: (*slot).noteStopped},

@@ -16,7 +16,7 @@ import (
 // once.
 type worker struct {
 	cfg        *Config
-	rules      table[workerState, workerEvent, *worker]
+	rules      workerTable
 	proc       Process
 	log        zerolog.Logger
 	began      time.Time
@@ -303,6 +303,8 @@ func (w *worker) kill() {
 		w.awaitDeath()
 	}
 }
+
+func (w *worker) isHalting() bool { return w.halting }
 
 func (w *worker) awaitDeath() { w.killAt = time.After(killGrace) }
 

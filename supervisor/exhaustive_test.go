@@ -1,0 +1,333 @@
+package supervisor
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/supervisor/notify"
+)
+
+// All sequences of events up to a depth, for one slot and for a pool of two.
+
+// A trial is a pool that one sequence of events happens to.
+type trial struct {
+	*world
+	first    bool      // start-first
+	stops    int       // how often it was asked to stop
+	stopBy   time.Time // the pool has to end until then
+	ended    time.Time // when it has
+	reloads  []<-chan ReloadResult
+	problems []string
+	immortal map[*fakeProc]bool
+	apart    map[*fakeProc]bool // detached
+	refused  bool
+	passed   int // how often passTime happened
+}
+
+// A letter is one event of a sequence.
+type letter struct {
+	name string
+	can  func(*trial) bool // reports whether it can happen now
+	do   func(*trial)
+}
+
+// A pick returns a slot's process, or nil.
+type pick func(tr *trial, slot int) *fakeProc
+
+// holder picks the process that has the place, next its successor, either only
+// while it lives.
+func holder(tr *trial, slot int) *fakeProc { return tr.procOf(tr.pool.slots[slot].cur) }
+func next(tr *trial, slot int) *fakeProc   { return tr.procOf(tr.pool.slots[slot].next) }
+
+func (tr *trial) procOf(w *worker) *fakeProc {
+	if w == nil || !w.proc.(*fakeProc).alive() {
+		return nil
+	}
+	return w.proc.(*fakeProc)
+}
+
+// of makes a letter of what happens to a slot's process, once if can is nil.
+func of(name string, slot int, who pick, can func(*trial, *fakeProc) bool, do func(*trial, *fakeProc)) letter {
+	return letter{name, func(tr *trial) bool {
+		p := who(tr, slot)
+		return p != nil && can(tr, p)
+	}, func(tr *trial) { do(tr, who(tr, slot)) }}
+}
+
+func dies(name string, code, slot int, who pick) letter {
+	return of(name, slot, who, func(tr *trial, _ *fakeProc) bool { return code != 0 || tr.codeMatters(slot) },
+		func(_ *trial, p *fakeProc) { p.die(code, 0) })
+}
+
+// codeMatters reports whether the slot's next start depends on its worker's end.
+func (tr *trial) codeMatters(slot int) bool {
+	state := tr.pool.slots[slot].state
+	return state == slotOccupied || state == slotProving
+}
+
+func becomesReady(name string, slot int, who pick) letter {
+	return of(name, slot, who, func(tr *trial, p *fakeProc) bool { return !p.saidReady && !tr.apart[p] && !p.finished.Load() }, func(_ *trial, p *fakeProc) {
+		p.saidReady = true
+		p.notices <- notify.Message{Ready: true}
+	})
+}
+
+// detaches: a process that was told to stop does not.
+func detaches(name string, slot int, who pick) letter {
+	return of(name, slot, who, func(tr *trial, p *fakeProc) bool { return !tr.apart[p] && !p.finished.Load() }, func(tr *trial, p *fakeProc) {
+		tr.apart[p] = true
+		p.asks <- AskDetach
+	})
+}
+
+func fallsDue(slot int) letter {
+	return of("due", slot, holder, func(_ *trial, p *fakeProc) bool { return !p.saidDue && !p.finished.Load() }, func(_ *trial, p *fakeProc) {
+		p.saidDue = true
+		p.asks <- AskRecycle
+	})
+}
+
+// refusesToDie: even SIGKILL has no effect any more.
+func refusesToDie(slot int) letter {
+	return of("refuses to die", slot, holder, func(tr *trial, p *fakeProc) bool { return !tr.immortal[p] }, func(tr *trial, p *fakeProc) {
+		tr.immortal[p] = true
+		p.setObey(func(*fakeProc, syscall.Signal) {})
+	})
+}
+
+// askReload: a third request that waits would only be answered with the second.
+func askReload() letter {
+	return letter{"reload", func(tr *trial) bool {
+		return tr.unanswered() < 2 && !(tr.stops > 0 && tr.unanswered() < len(tr.reloads))
+	}, func(tr *trial) {
+		tr.reloads = append(tr.reloads, tr.pool.ReloadWait("test"))
+	}}
+}
+
+func (tr *trial) unanswered() (n int) {
+	for _, c := range tr.reloads {
+		if len(c) == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func askStop() letter {
+	return letter{"stop", func(tr *trial) bool { return tr.stops < 2 }, (*trial).stop}
+}
+
+func startsFail() letter {
+	return letter{"starts fail", func(tr *trial) bool { return !tr.refused && tr.stops == 0 }, func(tr *trial) {
+		tr.refused = true
+		tr.set(func() { tr.refuse = func(Identity) error { return errNoProcess } })
+	}}
+}
+
+// passTime is longer than every timeout of trialConfig.
+func passTime() letter {
+	return letter{"time", func(tr *trial) bool { return tr.passed < 3 }, func(tr *trial) {
+		tr.passed++
+		time.Sleep(6 * time.Second)
+	}}
+}
+
+func (tr *trial) stop() {
+	tr.stops++
+	grace := trialConfig(1, false).StopTimeout
+	if tr.stops > 1 {
+		grace = 0
+	}
+	if by := time.Now().Add(grace + killGrace); tr.stopBy.IsZero() || by.Before(tr.stopBy) {
+		tr.stopBy = by
+	}
+	tr.pool.Stop("test")
+}
+
+func trialConfig(workers int, first bool) Config {
+	return Config{
+		Workers: workers, Restart: RestartAlways, RestartDelay: time.Second, RestartDelayMax: 4 * time.Second, HealthyAfter: 10 * time.Second,
+		StopSignal: syscall.SIGTERM, StopTimeout: 4 * time.Second, ReadyNotify: true, ReadyTimeout: 5 * time.Second, StartFirst: first,
+	}
+}
+
+func (tr *trial) problem(format string, args ...any) {
+	tr.problems = append(tr.problems, fmt.Sprintf(format, args...))
+}
+
+// start is the pool's Launch. It looks whether a process may be started now.
+func (tr *trial) start(id Identity) (Process, error) {
+	select {
+	case <-tr.pool.stopping:
+		tr.problem("a start after the stop signal")
+	default:
+	}
+	p, err := tr.launch(id)
+	if err != nil {
+		return nil, err
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	others := 0
+	for _, o := range tr.procs {
+		if o != p && o.id.ID == id.ID && o.alive() && !tr.apart[o] {
+			others++
+		}
+	}
+	if tr.first && others > 1 || !tr.first && others > 0 {
+		tr.problem("a start beside %d other processes of the slot", others)
+	}
+	return p, nil
+}
+
+// settle waits until nothing more happens by itself, and looks at the pool.
+func (tr *trial) settle() {
+	synctest.Wait()
+	down := 0
+	for _, s := range tr.pool.slots {
+		switch s.state {
+		case slotReplacing, slotLaunching, slotProving:
+			if s.replacement != nil && s.replacement.cause == Reloaded {
+				down++
+			}
+		}
+	}
+	if down > 1 {
+		tr.problem("a reload has %d slots down", down)
+	}
+}
+
+// end stops the pool, and looks how that ends.
+func (tr *trial) end() {
+	if tr.stops == 0 && len(tr.result) == 0 {
+		tr.stop()
+	}
+	select {
+	case <-tr.result:
+	case <-time.After(time.Until(tr.stopBy) + time.Minute):
+		tr.problem("the pool does not end")
+		tr.set(func() {
+			for _, p := range tr.procs {
+				p.die(0, syscall.SIGKILL)
+			}
+		})
+		<-tr.result
+	}
+	if tr.ended.After(tr.stopBy) {
+		tr.problem("the stop ended %s after its deadline", tr.ended.Sub(tr.stopBy))
+	}
+	for i, c := range tr.reloads {
+		if len(c) != 1 {
+			tr.problem("reload %d has %d results", i, len(c))
+		}
+	}
+	for _, p := range tr.procs {
+		if !p.released {
+			tr.problem("process %d was not released", p.pid)
+		}
+		if p.alive() && !tr.immortal[p] {
+			tr.problem("process %d lives", p.pid)
+		}
+	}
+}
+
+// play has a sequence happen, and returns what could follow.
+func play(t *testing.T, workers int, first bool, alphabet, sequence []letter) (follow []letter) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trial{
+			world: &world{t: t, result: make(chan Result, 1), obey: obedient}, first: first,
+			immortal: make(map[*fakeProc]bool), apart: make(map[*fakeProc]bool),
+		}
+		tr.pool = newPool(trialConfig(workers, first), tr.start, zerolog.Nop(), applied.slotTable, applied.workerTable)
+		go func() { // ends with the pool; end waits for it
+			r := tr.pool.Run()
+			tr.ended = time.Now()
+			tr.result <- r
+		}()
+		tr.settle()
+		for _, l := range sequence {
+			if l.can(tr) { // as when it was chosen, but for chance
+				l.do(tr)
+				tr.settle()
+			}
+		}
+		for _, l := range alphabet {
+			if len(tr.result) == 0 && l.can(tr) {
+				follow = append(follow, l)
+			}
+		}
+		tr.end()
+		if len(tr.problems) > 0 {
+			t.Errorf("%s:\n\t%s", names(sequence), strings.Join(tr.problems, "\n\t"))
+		}
+	})
+	return follow
+}
+
+func names(sequence []letter) string {
+	var words []string
+	for _, l := range sequence {
+		words = append(words, l.name)
+	}
+	return strings.Join(words, ", ")
+}
+
+// playAll plays a sequence and all that begin with it and are no longer than
+// depth. It returns how many there were. An event that cannot happen is left
+// out, because the sequence is the same as one without it.
+func playAll(t *testing.T, workers, depth int, first bool, alphabet, sequence []letter) (count int) {
+	follow := play(t, workers, first, alphabet, sequence)
+	count = 1
+	if len(sequence) == depth || t.Failed() {
+		return count
+	}
+	for _, l := range follow {
+		count += playAll(t, workers, depth, first, alphabet, append(sequence[:len(sequence):len(sequence)], l))
+	}
+	return count
+}
+
+var full = flag.Bool("full", false, "play all sequences of all events, which takes a minute")
+
+// Each kind of pool is tried with the events that change most to the full depth,
+// and with all of them to a lesser one.
+func TestAllSequences(t *testing.T) {
+	usual := []letter{
+		dies("exit 1", 1, 0, holder), becomesReady("ready", 0, holder), detaches("detach", 0, holder),
+		askReload(), askStop(), passTime(),
+		dies("next exits", 1, 0, next), becomesReady("next ready", 0, next), // start-first only
+	}
+	all := append(usual[:len(usual):len(usual)],
+		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), startsFail(), detaches("next detaches", 0, next))
+	two := []letter{askReload(), askStop(), passTime(), startsFail(), refusesToDie(0)}
+	for slot := range 2 {
+		two = append(two, dies(fmt.Sprint("exit 1 of ", slot), 1, slot, holder), becomesReady(fmt.Sprint("ready ", slot), slot, holder),
+			detaches(fmt.Sprint("detach ", slot), slot, holder),
+			dies(fmt.Sprint("next exits ", slot), 1, slot, next), becomesReady(fmt.Sprint("next ready ", slot), slot, next))
+	}
+	trials := []struct {
+		name           string
+		workers, depth int
+		alphabet       []letter
+	}{{"one slot", 1, 6, usual}, {"one slot, all events", 1, 4, all}, {"two slots", 2, 4, two}}
+	if *full {
+		trials[0].alphabet = all
+	}
+	for _, tt := range trials {
+		for _, first := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, start-first=%v", tt.name, first), func(t *testing.T) {
+				t.Parallel()
+				began := time.Now()
+				n := playAll(t, tt.workers, tt.depth, first, tt.alphabet, nil)
+				t.Logf("%d sequences of up to %d of %d events in %s", n, tt.depth, len(tt.alphabet), round(time.Since(began)))
+			})
+		}
+	}
+}
