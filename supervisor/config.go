@@ -1,11 +1,3 @@
-// Package supervisor keeps a fixed number of worker processes alive.
-//
-// A Pool has slots, numbered from 0. One function is a slot's life (slot.go),
-// another the life of one process in it (worker.go); the pool itself decides
-// only what concerns all of them: reload, stop, giving up (pool.go). Each of
-// the three is a goroutine that owns its state and hears of everything by
-// channels. Processes come from a Launch function, so that all of it runs in a
-// synctest bubble with fake ones.
 package supervisor
 
 import (
@@ -40,7 +32,7 @@ type Config struct {
 	DrainDelay  time.Duration // from the pool's stop request to the stop signal
 
 	ReadyNotify  bool          // ready by READY=1, not by having been started
-	MinReady     time.Duration // ready only after it stayed up so long
+	MinReady     time.Duration // ready only after it stayed up this long
 	ReadyTimeout time.Duration // not ready by then: a failed start
 	Watchdog     time.Duration // longest silence between two WATCHDOG=1
 
@@ -50,12 +42,12 @@ type Config struct {
 	// The workers are asked to stop when the channel that it returns is closed:
 	// when no message is left, or at the latest at the given time.
 	Drain func(until time.Time) <-chan struct{}
-	// Waiting says whether a message waits for a worker, so that a drain does not
-	// wait for who backs off. May be nil. It must not block.
+	// Waiting reports whether a message waits for a worker: then a drain starts
+	// workers that back off. It may be nil, and must not block.
 	Waiting func() bool
 
-	// Interactive says that the only worker has a terminal's foreground: if it
-	// dies of SIGINT or SIGQUIT, somebody pressed Ctrl-C and wants the end.
+	// Interactive says that the only worker has the foreground of a terminal: if
+	// it dies of SIGINT or SIGQUIT, the user pressed Ctrl-C and wants the end.
 	Interactive bool
 
 	StartFirst  bool // replace by starting the new worker before the old one stops
@@ -73,7 +65,7 @@ type Config struct {
 }
 
 // killGrace is how long a process may take to die of SIGKILL, or of the signal
-// for a hung worker, before the pool stops waiting for it.
+// for a hung worker. A stop does not wait longer for it.
 const killGrace = time.Second
 
 // lastPart is the part of StopTimeout that is kept for the workers to stop when
@@ -93,10 +85,10 @@ const shortLife = time.Second
 // memoryTick is how often the RSS of each worker is read, if there is a limit.
 const memoryTick = time.Second
 
-// backoff returns how long to wait before the next start after so many
+// backoff returns how long to wait before the next start after a number of
 // failures in a row (1 or more): RestartDelay, twice that, and so on, up to
-// RestartDelayMax, each +-20 % so that workers that crash together come back
-// apart.
+// RestartDelayMax, each +-20 % so that workers that crash together come back at
+// different times.
 func (c *Config) backoff(failures int) time.Duration {
 	d := c.RestartDelay
 	for i := 1; i < failures && d < c.RestartDelayMax; i++ {

@@ -23,8 +23,8 @@ type Pool struct {
 	launch      Launch
 	log         zerolog.Logger
 	slots       []*slot
-	slotTable   slotTable
-	workerTable workerTable
+	slotTable   *slotTable
+	workerTable *workerTable
 	shutdown    *shutdown
 
 	requests chan func()    // for Run
@@ -104,7 +104,7 @@ func New(cfg Config, launch Launch, log zerolog.Logger) *Pool {
 	return newPool(cfg, launch, log, newTable(slotRules()), newTable(workerRules()))
 }
 
-func newPool(cfg Config, launch Launch, log zerolog.Logger, slots slotTable, workers workerTable) *Pool {
+func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, workers *workerTable) *Pool {
 	p := &Pool{
 		cfg: cfg, launch: launch, log: log,
 		slotTable:   slots,

@@ -111,7 +111,7 @@ func (s *slot) proveReady() {
 // tryLater sets when a worker that is due is replaced.
 func (s *slot) tryLater() {
 	if s.replaceFor != "" {
-		s.retryAt = time.After(s.pool.cfg.backoff(max(s.nextTries, 1)))
+		s.at.retry = time.After(s.pool.cfg.backoff(max(s.nextTries, 1)))
 	}
 }
 

@@ -21,26 +21,31 @@ type slot struct {
 	goneC   chan *worker      // detached workers that are gone
 
 	// What follows belongs to life.
-	event       slotNews         // what came with the event at hand
-	replacement *replacement     // under way, or nil
-	tried       bool             // to start a worker, at least once
-	nextTries   int              // successors of this worker that failed
-	replaceFor  Cause            // why this worker is due to be replaced; "": it is not
-	dueHeard    bool             // the worker's share of messages is over, and that was heard
-	memoryLimit uint64           // bytes of RSS, drawn for this worker
-	skipped     bool             // it has skipped a backoff in the drain
-	startAt     <-chan time.Time // the next start
-	retryAt     <-chan time.Time // when to try again to replace the worker
-	healthyAt   <-chan time.Time // HealthyAfter
-	lifetimeAt  <-chan time.Time // MaxLifetime
-	memoryAt    <-chan time.Time // the next look at the worker's memory
+	event       slotNews     // what came with the event at hand
+	replacement *replacement // under way, or nil
+	tried       bool         // to start a worker, at least once
+	nextTries   int          // successors of this worker that failed
+	replaceFor  Cause        // why this worker is due to be replaced; "": it is not
+	dueHeard    bool         // the worker's share of messages is over, and that was heard
+	memoryLimit uint64       // bytes of RSS, drawn for this worker
+	at          slotTimers
 
 	mu       sync.Mutex // guards what follows for readers outside of life
 	state    slotState
 	cur      *worker   // has the place, or nil
 	next     *worker   // its successor while both run (start-first), or nil
 	detached []*worker // those that still live
+	skipped  bool      // it has skipped a backoff in the drain
 	record   record    // for Stats
+}
+
+// slotTimers are what a slot waits for. A nil channel is off.
+type slotTimers struct {
+	start    <-chan time.Time // of the next worker
+	retry    <-chan time.Time // when to try again to replace the worker
+	healthy  <-chan time.Time // HealthyAfter
+	lifetime <-chan time.Time // MaxLifetime
+	memory   <-chan time.Time // the next look at the worker's memory
 }
 
 // slotNews is what comes with a slotEvent.
@@ -96,7 +101,7 @@ func (s *slot) wait() slotEvent {
 	}
 	cur, next := cmp.Or(s.cur, s.none), cmp.Or(s.next, s.none)
 	select {
-	case <-listen(s.handles(backoffElapsed), s.startAt):
+	case <-listen(s.handles(backoffElapsed), s.at.start):
 		return backoffElapsed
 	case <-s.skipC:
 		return skipAsked
@@ -116,17 +121,17 @@ func (s *slot) wait() slotEvent {
 		return s.hear(nextEnded, slotNews{end: next.end})
 	case w := <-s.goneC:
 		return s.hear(detachedEnded, slotNews{gone: w})
-	case <-s.healthyAt:
+	case <-s.at.healthy:
 		return livedLong
-	case <-s.lifetimeAt:
+	case <-s.at.lifetime:
 		return s.due(Lifetime)
 	case <-listen(!s.dueHeard && s.handles(workerFellDue), cur.due):
 		s.dueHeard = true
 		return s.due(Messages)
-	case <-s.retryAt:
-		s.retryAt = nil
+	case <-s.at.retry:
+		s.at.retry = nil
 		return s.due(s.replaceFor)
-	case <-listen(s.looksAtMemory(), s.memoryAt):
+	case <-listen(s.looksAtMemory(), s.at.memory):
 		return s.lookAtMemory()
 	case <-listen(s.handles(stopAsked), s.pool.stopping):
 		return stopAsked
@@ -234,13 +239,13 @@ func (s *slot) give(w *worker) {
 	s.stopCounting()
 	s.dueHeard, s.nextTries = false, 0
 	cfg, age := &s.pool.cfg, time.Since(w.began)
-	s.healthyAt = time.After(cfg.HealthyAfter - age)
+	s.at.healthy = time.After(cfg.HealthyAfter - age)
 	if cfg.MaxLifetime > 0 {
-		s.lifetimeAt = time.After(jitter(cfg.MaxLifetime, 0.1) - age)
+		s.at.lifetime = time.After(jitter(cfg.MaxLifetime, 0.1) - age)
 	}
 	if cfg.MaxMemory > 0 {
 		s.memoryLimit = uint64(jitter(time.Duration(cfg.MaxMemory), 0.1))
-		s.memoryAt = time.After(memoryTick)
+		s.at.memory = time.After(memoryTick)
 	}
 }
 
@@ -252,7 +257,7 @@ func (s *slot) vacate() {
 }
 
 func (s *slot) stopCounting() {
-	s.healthyAt, s.lifetimeAt, s.memoryAt, s.retryAt, s.replaceFor = nil, nil, nil, nil, ""
+	s.at, s.replaceFor = slotTimers{}, ""
 }
 
 func (s *slot) set(cur, next *worker) {
@@ -291,7 +296,7 @@ func (s *slot) comeBack() {
 }
 
 func (s *slot) backOff(delay time.Duration) {
-	s.startAt = time.After(delay)
+	s.at.start = time.After(delay)
 	s.note(func(r *record) { r.startAt = time.Now().Add(delay) })
 }
 
@@ -304,10 +309,10 @@ func (s *slot) noteSkip() {
 // proveHealthy: the worker has lived long enough. A worker that is not even
 // ready has proved nothing yet.
 func (s *slot) proveHealthy() {
-	s.healthyAt = nil
+	s.at.healthy = nil
 	switch {
 	case !s.cur.hasBeenReady():
-		s.healthyAt = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
+		s.at.healthy = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
 	case s.record.failures > 0:
 		s.note(func(r *record) { r.failures = 0 })
 		s.pool.say(poolEvent{slot: s.id, kind: workerHealthy})
@@ -319,7 +324,7 @@ func (s *slot) proveHealthy() {
 func (s *slot) looksAtMemory() bool { return s.state == slotOccupied && s.replaceFor == "" }
 
 func (s *slot) lookAtMemory() slotEvent {
-	s.memoryAt = time.After(memoryTick)
+	s.at.memory = time.After(memoryTick)
 	rss, err := s.pool.cfg.Memory(s.cur.proc.Info().PID)
 	if err != nil || rss <= s.memoryLimit {
 		return "" // an error: it is just exiting

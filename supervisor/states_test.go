@@ -349,8 +349,8 @@ var applied = newCountingTables()
 // countingTables count how often each of their rules is applied.
 type countingTables struct {
 	slots, workers []atomic.Uint64
-	slotTable      slotTable
-	workerTable    workerTable
+	slotTable      *slotTable
+	workerTable    *workerTable
 }
 
 func newCountingTables() *countingTables {

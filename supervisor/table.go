@@ -12,26 +12,33 @@ type rule[S, E ~string, T any] struct {
 
 // A table has the rules of one kind of object. Of the rules for one state and
 // one event the first that holds is applied. An event without a rule is ignored.
-type table[S, E ~string, T any] map[S]map[E][]rule[S, E, T]
+type table[S, E ~string, T any] struct {
+	rules []rule[S, E, T]
+	index map[cell[S, E]][]int // of rules
+}
 
-func newTable[S, E ~string, T any](rules []rule[S, E, T]) table[S, E, T] {
-	t := make(table[S, E, T])
-	for _, r := range rules {
+type cell[S, E ~string] struct {
+	in S
+	on E
+}
+
+func newTable[S, E ~string, T any](rules []rule[S, E, T]) *table[S, E, T] {
+	t := &table[S, E, T]{rules, make(map[cell[S, E]][]int, 4*len(rules))}
+	for i, r := range rules {
 		for _, in := range r.in {
-			if t[in] == nil {
-				t[in] = make(map[E][]rule[S, E, T])
-			}
-			t[in][r.on] = append(t[in][r.on], r)
+			c := cell[S, E]{in, r.on}
+			t.index[c] = append(t.index[c], i)
 		}
 	}
 	return t
 }
 
-func (t table[S, E, T]) handles(in S, on E) bool { return len(t[in][on]) > 0 }
+func (t *table[S, E, T]) handles(in S, on E) bool { return len(t.index[cell[S, E]{in, on}]) > 0 }
 
 // apply finds the rule for an event, changes the state by enter, and acts.
-func (t table[S, E, T]) apply(object T, in S, on E, enter func(S)) {
-	for _, r := range t[in][on] {
+func (t *table[S, E, T]) apply(object T, in S, on E, enter func(S)) {
+	for _, i := range t.index[cell[S, E]{in, on}] {
+		r := &t.rules[i]
 		if r.when != nil && !r.when(object) {
 			continue
 		}

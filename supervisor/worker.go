@@ -16,7 +16,7 @@ import (
 // once.
 type worker struct {
 	cfg        *Config
-	rules      workerTable
+	rules      *workerTable
 	proc       Process
 	log        zerolog.Logger
 	began      time.Time

@@ -22,7 +22,7 @@ const DeliverExec = "exec"
 // pool it looks like a process that never fails by itself, unless the command
 // cannot be started.
 type execWorker struct {
-	l    *Launcher
+	cfg  *Config
 	id   supervisor.Identity
 	feed *feed
 	sock net.Conn
@@ -38,11 +38,11 @@ type execWorker struct {
 	order     syscall.Signal // what the group was sent since; 0: nothing
 }
 
-func (l *Launcher) launchExec(id supervisor.Identity) (supervisor.Process, error) {
-	if err := reaper.Look(l.cfg.Args, l.cfg.Env); err != nil { // it runs only once there is a message
+func newExecWorker(cfg *Config, id supervisor.Identity) (supervisor.Process, error) {
+	if err := reaper.Look(cfg.Args, cfg.Env); err != nil { // it runs only once there is a message
 		return nil, err
 	}
-	channel, theirs, err := l.cfg.Queue.NewChannel(id.ID)
+	channel, theirs, err := cfg.Queue.NewChannel(id.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (l *Launcher) launchExec(id supervisor.Identity) (supervisor.Process, error
 		channel.Close("it could not be started")
 		return nil, err
 	}
-	w := &execWorker{l: l, id: id, feed: newFeed(channel), sock: sock, in: bufio.NewReader(sock), exited: make(chan struct{})}
+	w := &execWorker{cfg: cfg, id: id, feed: newFeed(channel), sock: sock, in: bufio.NewReader(sock), exited: make(chan struct{})}
 	w.feed.relay(w.exited, func() bool { return false }) // a worker that is not a process cannot detach
 	go w.live()                                          // ends when Finish or SIGKILL says so, and closes exited, for which the pool waits
 	return w, nil
@@ -85,7 +85,7 @@ func (w *execWorker) handle(body []byte) bool {
 	}
 	j, err := w.start(body, held)
 	if err != nil {
-		w.l.cfg.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("the command cannot be started")
+		w.cfg.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("the command cannot be started")
 		w.exit.Code = reaper.ExitCode(err)
 		w.feed.channel.HandBack()
 		return false
@@ -104,7 +104,7 @@ func (w *execWorker) handle(body []byte) bool {
 
 // ranOutOfMemory asks about a command that the pool did not want to end.
 func (w *execWorker) ranOutOfMemory(j *job) bool {
-	exit, ask := j.proc.Exit(), w.l.cfg.CommandKilled
+	exit, ask := j.proc.Exit(), w.cfg.CommandKilled
 	if exit.Signal != syscall.SIGKILL || j.tooLong || ask == nil {
 		return false
 	}
@@ -113,7 +113,7 @@ func (w *execWorker) ranOutOfMemory(j *job) bool {
 
 // start starts the command. The order to die may have come at any time.
 func (w *execWorker) start(body []byte, held ipc.Holding) (*job, error) {
-	j, err := w.l.startJob(w.id, body, held)
+	j, err := startJob(w.cfg, w.id, body, held)
 	if err != nil {
 		return nil, err
 	}

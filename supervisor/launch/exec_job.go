@@ -18,9 +18,9 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// A job is the command at one message.
+// A job is one run of the command, for one message.
 type job struct {
-	l      *Launcher
+	cfg    *Config
 	proc   *reaper.Process
 	began  time.Time
 	stdout *os.File // what it prints
@@ -33,14 +33,14 @@ type job struct {
 // restGrace is how long processes that the command has left in its group may
 // take to end by themselves (the parts of a pipeline do not end all at once), and
 // how long after its end what it printed may take to arrive. Then they are
-// stopped, and what somebody outside of the group may still print is nobody's.
+// stopped, and what a process outside of the group may still print is dropped.
 const restGrace = 100 * time.Millisecond
 
 // stopGrace is how long they have from SIGTERM to SIGKILL, and then to be gone.
 const stopGrace = time.Second
 
 // startJob starts the command for a message.
-func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holding) (*job, error) {
+func startJob(cfg *Config, id supervisor.Identity, body []byte, held ipc.Holding) (*job, error) {
 	stdin, err := fileOf(body)
 	if err != nil {
 		return nil, err
@@ -51,8 +51,8 @@ func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holdin
 		return nil, err
 	}
 	defer theirs.Close()
-	j := &job{l: l, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize)}
-	if j.proc, err = l.startCommand(id, held, stdin, theirs); err != nil {
+	j := &job{cfg: cfg, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize)}
+	if j.proc, err = startCommand(cfg, id, held, stdin, theirs); err != nil {
 		stdout.Close()
 		return nil, err
 	}
@@ -60,20 +60,20 @@ func (l *Launcher) startJob(id supervisor.Identity, body []byte, held ipc.Holdin
 	return j, nil
 }
 
-func (l *Launcher) startCommand(id supervisor.Identity, held ipc.Holding, stdin, stdout *os.File) (*reaper.Process, error) {
-	pipes, err := l.cfg.Relay.Open(id.ID) // its stdout is not needed, and ends at once
+func startCommand(cfg *Config, id supervisor.Identity, held ipc.Holding, stdin, stdout *os.File) (*reaper.Process, error) {
+	pipes, err := cfg.Relay.Open(id.ID) // its stdout is not needed, and ends at once
 	if err != nil {
 		return nil, err
 	}
 	defer pipes.CloseChild()
-	p, err := l.cfg.Reaper.Start(&reaper.Spec{
-		Args: l.cfg.Args,
-		Env: append(l.identity(id), "POOLINIT_DELIVER="+l.cfg.Deliver, "POOLINIT_SOURCE="+held.Source,
+	p, err := cfg.Reaper.Start(&reaper.Spec{
+		Args: cfg.Args,
+		Env: append(cfg.identity(id), "POOLINIT_DELIVER="+cfg.Deliver, "POOLINIT_SOURCE="+held.Source,
 			"POOLINIT_MESSAGE_ID="+strconv.FormatUint(held.ID, 10), "POOLINIT_ATTEMPT="+strconv.Itoa(held.Attempt)),
 		Files:       []uintptr{stdin.Fd(), stdout.Fd(), pipes.Stderr.Fd()},
 		NewGroup:    true,
 		DeathSignal: syscall.SIGKILL,
-		Credential:  l.cfg.Credential,
+		Credential:  cfg.Credential,
 	})
 	if err == nil {
 		pipes.SetPID(p.PID())
@@ -139,12 +139,12 @@ func (j *job) read() {
 	}
 }
 
-// wait returns when the command has ended, nobody is left in its group, and
-// what it printed has been read.
+// wait returns when the command has ended, its group is empty, and what it
+// printed has been read.
 func (j *job) wait() {
 	<-j.proc.Exited()
 	if !j.isGone(restGrace) {
-		j.l.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
+		j.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 			_ = j.proc.SignalGroup(sig) // gone meanwhile: fine
 			_ = j.proc.SignalGroup(syscall.SIGCONT)

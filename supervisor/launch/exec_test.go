@@ -156,6 +156,7 @@ func TestExecResults(t *testing.T) {
 		"stdin can be read again": {`cat; cat <&0`, "a", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // one of them takes stopGrace
 			b := execBench(t, tt.script, nil)
 			b.want(tt.body, tt.want)
 			b.end(syscall.SIGTERM)

@@ -1,6 +1,3 @@
-// Package launch starts the processes of a pool's workers: their environment,
-// their descriptors, their output, and the socket on which they say that they
-// are ready.
 package launch
 
 import (
@@ -50,7 +47,7 @@ func New(cfg Config) *Launcher { return &Launcher{cfg} }
 // Launch starts a worker. It may be called from any goroutine.
 func (l *Launcher) Launch(id supervisor.Identity) (p supervisor.Process, err error) {
 	if l.cfg.Deliver == DeliverExec {
-		p, err = l.launchExec(id)
+		p, err = newExecWorker(&l.cfg, id)
 	} else {
 		p, err = l.launchProcess(id)
 	}
@@ -159,7 +156,7 @@ func (l *Launcher) spec(id supervisor.Identity, socket string) *reaper.Spec {
 // start starts the process with the output that its kind of pool has.
 func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Process, error) {
 	if l.cfg.Relay == nil {
-		return l.begin(spec)
+		return shares(l.cfg.Shares).start(l.cfg.Reaper, spec)
 	}
 	pipes, err := l.cfg.Relay.Open(id.ID)
 	if err != nil {
@@ -167,7 +164,7 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 	}
 	defer pipes.CloseChild()
 	spec.Files[1], spec.Files[2] = pipes.Stdout.Fd(), pipes.Stderr.Fd()
-	p, err := l.begin(spec)
+	p, err := shares(l.cfg.Shares).start(l.cfg.Reaper, spec)
 	if err == nil {
 		pipes.SetPID(p.PID())
 	}
@@ -175,9 +172,9 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 }
 
 // identity is what all workers inherit, and the identity of this one.
-func (l *Launcher) identity(id supervisor.Identity) []string {
-	env := make([]string, 0, len(l.cfg.Env)+10)
-	env = append(env, l.cfg.Env...)
+func (c *Config) identity(id supervisor.Identity) []string {
+	env := make([]string, 0, len(c.Env)+10)
+	env = append(env, c.Env...)
 	return append(env,
 		"POOLINIT_WORKER_ID="+strconv.Itoa(id.ID),
 		"POOLINIT_WORKERS="+strconv.Itoa(id.Workers),
@@ -186,8 +183,8 @@ func (l *Launcher) identity(id supervisor.Identity) []string {
 
 // environ is the environment of a worker's process.
 func (l *Launcher) environ(id supervisor.Identity, socket string) []string {
-	env := append(l.identity(id), "NOTIFY_SOCKET="+socket)
-	env = append(env, l.shareEnviron()...)
+	env := append(l.cfg.identity(id), "NOTIFY_SOCKET="+socket)
+	env = append(env, shares(l.cfg.Shares).environ()...)
 	if l.cfg.Queue != nil { // its descriptor comes after the shared ones
 		env = append(env, "POOLINIT_DELIVER="+l.cfg.Deliver, "POOLINIT_FD="+strconv.Itoa(firstFD+len(l.cfg.Shares)))
 	}

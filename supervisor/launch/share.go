@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
 )
 
@@ -24,25 +25,28 @@ const ownProgram = "/proc/self/exe"
 // with shared sockets.
 const shareWord = "share-exec"
 
-// shareEnviron says by systemd's protocol which sockets a worker has. What is
-// missing is LISTEN_PID, which only the process itself knows.
-func (l *Launcher) shareEnviron() []string {
-	if len(l.cfg.Shares) == 0 {
+// shares are the open sockets that all workers get.
+type shares []*stream.Share
+
+// environ says by systemd's protocol which sockets a worker has. What is missing
+// is LISTEN_PID, which only the process itself knows.
+func (list shares) environ() []string {
+	if len(list) == 0 {
 		return nil
 	}
-	names := make([]string, len(l.cfg.Shares))
-	for i, s := range l.cfg.Shares {
+	names := make([]string, len(list))
+	for i, s := range list {
 		names[i] = s.Name
 	}
 	return []string{"LISTEN_FDS=" + strconv.Itoa(len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":")}
 }
 
-// begin starts a worker's process. With shared sockets it is this program again,
-// which sets LISTEN_PID and becomes the worker; begin waits until it has, so that
+// start starts a worker's process. With shared sockets it is this program again,
+// which sets LISTEN_PID and becomes the worker; start waits until it has, so that
 // an exec that fails is the same error as without, and no signal gets lost.
-func (l *Launcher) begin(spec *reaper.Spec) (*reaper.Process, error) {
-	if len(l.cfg.Shares) == 0 {
-		return l.cfg.Reaper.Start(spec)
+func (list shares) start(r *reaper.Reaper, spec *reaper.Spec) (*reaper.Process, error) {
+	if len(list) == 0 {
+		return r.Start(spec)
 	}
 	report, theirs, err := readablePipe()
 	if err != nil {
@@ -52,7 +56,7 @@ func (l *Launcher) begin(spec *reaper.Spec) (*reaper.Process, error) {
 	again := *spec
 	again.Args = append([]string{ownProgram, shareWord, strconv.Itoa(len(spec.Files))}, spec.Args...)
 	again.Files = append(spec.Files[:len(spec.Files):len(spec.Files)], theirs.Fd())
-	p, err := l.cfg.Reaper.Start(&again)
+	p, err := r.Start(&again)
 	theirs.Close()
 	if err != nil {
 		return nil, fmt.Errorf("running poolinit itself, which --share needs: %w", err)
@@ -101,6 +105,6 @@ func ShareExec(args []string) int {
 		env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
 		err = reaper.Exec(args[3:], env)
 	}
-	_, _ = unix.Write(report, fmt.Appendf(nil, "%d %v", int(reaper.Errno(err)), err)) // nobody there: nobody to tell
+	_, _ = unix.Write(report, fmt.Appendf(nil, "%d %v", int(reaper.Errno(err)), err)) // without a reader the report is lost
 	return reaper.ExitCode(err)
 }

@@ -63,7 +63,7 @@ func TestDrainDoesNotBackOff(t *testing.T) {
 }
 
 // Nor does it when the worker dies, or the message arrives, while it drains.
-func TestDrainHastensLater(t *testing.T) {
+func TestDrainSkipsBackoffLater(t *testing.T) {
 	dies := func(w *world, _ *backlog) { w.last(0).crash(1) }
 	arrives := func(_ *world, b *backlog) { b.waits.Store(true) }
 	for name, tt := range map[string]struct{ before, later func(*world, *backlog) }{
@@ -86,7 +86,7 @@ func TestDrainHastensLater(t *testing.T) {
 }
 
 // No worker is started for nothing, and what is in hand elsewhere is waited for.
-func TestDrainWithoutBacklogStartsNobody(t *testing.T) {
+func TestDrainWithoutBacklogStartsNoWorker(t *testing.T) {
 	inBacklog(t, nil, func(w *world, b *backlog) {
 		w.run()
 		w.last(0).crash(1)
@@ -97,9 +97,9 @@ func TestDrainWithoutBacklogStartsNobody(t *testing.T) {
 	})
 }
 
-// A slot skips one backoff. When all have, and nobody comes back in time, nothing
-// is waited for any longer.
-func TestDrainEndsWhenNobodyComesBack(t *testing.T) {
+// A slot skips one backoff. When all have, and no worker comes back in time, the
+// drain ends.
+func TestDrainEndsWhenNoWorkerComesBack(t *testing.T) {
 	inBacklog(t, func(c *Config) { c.Workers = 2 }, func(w *world, b *backlog) {
 		w.run()
 		b.waits.Store(true)
@@ -141,7 +141,7 @@ func TestDrainWaitsForASlowStart(t *testing.T) {
 		w.last(0).crash(1)
 		w.set(func() {
 			w.refuse = func(Identity) error {
-				w.mu.Unlock() // in the bubble nobody may wait for it while time goes by
+				w.mu.Unlock() // a goroutine that waits for it would stop the time of the bubble
 				defer w.mu.Lock()
 				time.Sleep(time.Second)
 				return nil
@@ -155,7 +155,7 @@ func TestDrainWaitsForASlowStart(t *testing.T) {
 }
 
 // A place that is empty for good stays so.
-func TestDrainRevivesNobody(t *testing.T) {
+func TestDrainRevivesNoWorker(t *testing.T) {
 	inBacklog(t, func(c *Config) { c.Workers, c.Restart = 2, RestartNever }, func(w *world, b *backlog) {
 		w.run()
 		b.waits.Store(true)
