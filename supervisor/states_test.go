@@ -231,8 +231,21 @@ var happens = []struct {
 	{"stop timeout", nil, func(w *world, _ *fakeProc) { time.Sleep(8 * time.Second) }},
 }
 
-func holderOf(s *slot) *worker { return s.cur }
-func nextOf(s *slot) *worker   { return s.next }
+func holderOf(s *slot) *worker {
+	_, cur, _ := s.look()
+	return cur
+}
+
+func nextOf(s *slot) *worker {
+	_, _, next := s.look()
+	return next
+}
+
+func (s *slot) look() (state slotState, cur, next *worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.cur, s.next
+}
 
 // What each event leads to in each state. The slot may pass through others on
 // its way; a state that does not change is left out.
@@ -321,7 +334,8 @@ func TestWalk(t *testing.T) {
 				from.enter(w)
 				synctest.Wait()
 				s := w.pool.slots[0]
-				w.want("state", s.state, from.state)
+				state, _, _ := s.look()
+				w.want("state", state, from.state)
 				var p *fakeProc
 				if event.to != nil {
 					worker := event.to(s)
@@ -332,8 +346,8 @@ func TestWalk(t *testing.T) {
 				}
 				event.do(w, p)
 				synctest.Wait()
-				if s.state != from.state {
-					fmt.Fprintf(&b, "    %-20s %s\n", event.name, s.state)
+				if state, _, _ = s.look(); state != from.state {
+					fmt.Fprintf(&b, "    %-20s %s\n", event.name, state)
 				}
 			})
 		}
