@@ -110,6 +110,20 @@ func refusesToDie(slot int) step {
 	})
 }
 
+// getsChildren: others are in its group, which survive even SIGKILL. It dies of
+// nothing less.
+func getsChildren(slot int) step {
+	return of("gets children", slot, holder, func(tr *trial, p *fakeProc) bool { return !p.hasChildren() && !tr.immortal[p] },
+		func(_ *trial, p *fakeProc) {
+			p.getChildren()
+			p.setObey(func(p *fakeProc, sig syscall.Signal) {
+				if sig == syscall.SIGKILL {
+					p.die(0, sig)
+				}
+			})
+		})
+}
+
 // askReload: a third request that waits would only be answered with the second.
 func askReload() step {
 	return step{"reload", func(tr *trial) bool {
@@ -310,7 +324,7 @@ func TestAllSequences(t *testing.T) {
 		dies("next exits", 1, 0, next), becomesReady("next ready", 0, next), // start-first only
 	}
 	all := append(usual[:len(usual):len(usual)],
-		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), startsFail(), detaches("next detaches", 0, next))
+		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), getsChildren(0), startsFail(), detaches("next detaches", 0, next))
 	two := []step{askReload(), askStop(), passTime(), startsFail(), refusesToDie(0)}
 	for slot := range 2 {
 		two = append(two, dies(fmt.Sprint("exit 1 of ", slot), 1, slot, holder), becomesReady(fmt.Sprint("ready ", slot), slot, holder),

@@ -350,6 +350,12 @@ func (p *fakeProc) getChildren() {
 	p.children = true
 }
 
+func (p *fakeProc) hasChildren() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.children
+}
+
 // childrenGo ends what is left of the group.
 func (p *fakeProc) childrenGo() {
 	p.mu.Lock()

@@ -623,6 +623,35 @@ func TestGroupThatSurvivesKill(t *testing.T) {
 	})
 }
 
+// What survives SIGKILL in the group of a killed worker does not hold its slot
+// either, nor the stop.
+func TestGroupOfAKilledWorkerSurvives(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stops int
+		took  time.Duration
+	}{
+		"stop":        {1, 8*time.Second + killGrace},
+		"second stop": {2, killGrace},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+				w.obey = func(p *fakeProc, sig syscall.Signal) {
+					if sig == syscall.SIGKILL {
+						p.die(0, sig) // but not its children
+					}
+				}
+				w.run()
+				w.last(0).getChildren()
+				for range tt.stops {
+					w.pool.Stop("SIGTERM")
+				}
+				w.want("took", w.wait(time.Hour).Took, tt.took)
+				w.want("killed", strings.Count(w.last(0).got(), "killed"), 2)
+			})
+		})
+	}
+}
+
 // A process that survives SIGKILL hangs in the kernel. Its slot waits for it, so
 // that no other process runs beside it, but a stop does not.
 func TestProcessSurvivesSIGKILL(t *testing.T) {

@@ -113,6 +113,7 @@ func workerRules() []workerRule {
 		{in: one(workerKilled), on: exited, to: workerReaping},
 
 		{in: one(workerReaping), on: groupGone, to: workerGone, do: (*worker).sayGone},
+		{in: one(workerReaping), on: groupLeft, when: (*worker).wasKilled, to: workerSwept, do: (*worker).killRest},
 		{in: one(workerReaping), on: groupLeft, when: (*worker).endedByItself, to: workerSweeping, do: (*worker).sweepOwn},
 		{in: one(workerReaping), on: groupLeft, to: workerSweeping, do: (*worker).sweep},
 		{in: one(workerSweeping), on: orderedToStop, do: (*worker).shortenGrace},

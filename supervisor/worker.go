@@ -353,6 +353,8 @@ func (w *worker) noteEnd(info ProcessInfo) {
 	w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
 }
 
+func (w *worker) wasKilled() bool { return w.end.killed }
+
 func (w *worker) endedByItself() bool { return w.order.cause == "" }
 
 // sweepOwn ends what a worker that ended by itself has left of its group, so
