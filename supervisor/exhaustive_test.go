@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -20,10 +21,13 @@ import (
 // A trial is a pool that one sequence of events happens to.
 type trial struct {
 	*world
-	first    bool      // start-first
-	stops    int       // how often it was asked to stop
-	stopBy   time.Time // the pool has to end until then
-	ended    time.Time // when it has
+	first  bool      // start-first
+	stops  int       // how often it was asked to stop
+	stopBy time.Time // the pool has to end until then
+	ended  time.Time // when it has
+
+	signalled atomic.Pointer[time.Time] // when the workers were told to stop
+
 	reloads  []<-chan ReloadResult
 	problems []string
 	immortal map[*fakeProc]bool
@@ -186,10 +190,8 @@ func (tr *trial) problem(format string, args ...any) {
 
 // start is the pool's Launch. It looks whether a process may be started now.
 func (tr *trial) start(id Identity) (Process, error) {
-	select {
-	case <-tr.pool.stopping:
+	if at := tr.signalled.Load(); at != nil && time.Now().After(*at) { // at the same moment the start may have been first
 		tr.problem("a start after the stop signal")
-	default:
 	}
 	p, err := tr.launch(id)
 	if err != nil {
@@ -223,8 +225,19 @@ func (tr *trial) settle() {
 	}
 }
 
-// end stops the pool, and looks how that ends.
+// end stops the pool, and looks how that ends. A reload has a result before,
+// unless a process that refuses to die holds it up.
 func (tr *trial) end() {
+	if tr.stops == 0 && len(tr.immortal) == 0 {
+		for range 6 { // until two reloads must be over
+			if tr.unanswered() > 0 {
+				time.Sleep(10 * time.Second)
+			}
+		}
+		if n := tr.unanswered(); n > 0 {
+			tr.problem("%d reloads have no result", n)
+		}
+	}
 	if tr.stops == 0 && len(tr.result) == 0 {
 		tr.stop()
 	}
@@ -269,6 +282,11 @@ func play(t *testing.T, cfg Config, steps, sequence []step) (follow []step) {
 			r := tr.pool.Run()
 			tr.ended = time.Now()
 			tr.result <- r
+		}()
+		go func() { // ends with the pool
+			<-tr.pool.stopping
+			now := time.Now()
+			tr.signalled.Store(&now)
 		}()
 		tr.settle()
 		for _, s := range sequence {

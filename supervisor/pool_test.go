@@ -623,6 +623,20 @@ func TestGroupThatSurvivesKill(t *testing.T) {
 	})
 }
 
+// Before the stop its slot waits for it, whatever is asked for.
+func TestNoProcessBesideOneThatSurvivesSIGKILL(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify = 1, true }, func(w *world) {
+		w.obey = func(*fakeProc, syscall.Signal) {}
+		w.run()
+		w.pass(time.Hour) // the times to get ready and to stop are over
+		w.want("signals", w.last(0).got(), "[terminated killed]")
+		w.pool.Reload("SIGHUP")
+		w.pass(time.Hour)
+		w.want("processes", w.procsCount(), 1)
+		w.last(0).die(0, syscall.SIGKILL)
+	})
+}
+
 // What survives SIGKILL in the group of a killed worker does not hold its slot
 // either, nor the stop.
 func TestGroupOfAKilledWorkerSurvives(t *testing.T) {

@@ -96,6 +96,12 @@ func (s *slot) enter(state slotState) {
 
 // wait returns the next event, with what belongs to it in s.event.
 func (s *slot) wait() slotEvent {
+	stop := listen(s.handles(stopAsked), s.pool.stopping)
+	select {
+	case <-stop: // first: whatever else has happened, no worker is started after it
+		return stopAsked
+	default:
+	}
 	if s.state == slotLaunching || s.state == slotLaunchingNext {
 		return s.launch()
 	}
@@ -133,7 +139,7 @@ func (s *slot) wait() slotEvent {
 		return s.due(s.replaceFor)
 	case <-listen(s.looksAtMemory(), s.at.memory):
 		return s.lookAtMemory()
-	case <-listen(s.handles(stopAsked), s.pool.stopping):
+	case <-stop:
 		return stopAsked
 	}
 }

@@ -221,7 +221,7 @@ func slotRules() []slotRule {
 
 		{in: staffed, on: livedLong, do: (*slot).proveHealthy},
 		{in: all, on: detachedEnded, do: (*slot).forgetDetached},
-		{in: waiting, on: stopAsked, to: slotHalted, do: (*slot).halt},
+		{in: append(one(slotLaunching, slotLaunchingNext), waiting...), on: stopAsked, to: slotHalted, do: (*slot).halt},
 		{in: one(slotHalted), on: workerEnded, do: (*slot).noteStopped},
 		{in: one(slotHalted), on: nextEnded, do: (*slot).noteNextStopped},
 		{in: one(slotHalted), on: workerWasDetached, do: (*slot).setAside},

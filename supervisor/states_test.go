@@ -454,3 +454,19 @@ func TestHeardLate(t *testing.T) {
 		})
 	}
 }
+
+// When the pool stops at the very moment at which a start is due, nothing is
+// started.
+func TestStopComesBeforeAStart(t *testing.T) {
+	for _, state := range []slotState{slotBackoff, slotLaunching, slotLaunchingNext} {
+		p := New(sane(nil), nil, zerolog.Nop())
+		close(p.stopping)
+		for range 50 { // a select with both ready would choose at random
+			s := newSlot(p, 0)
+			s.state, s.at.start = state, time.After(0)
+			if e := s.wait(); e != stopAsked {
+				t.Fatalf("%s: hears %s", state, e)
+			}
+		}
+	}
+}
