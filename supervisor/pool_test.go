@@ -633,7 +633,9 @@ func TestNoProcessBesideOneThatSurvivesSIGKILL(t *testing.T) {
 		w.pool.Reload("SIGHUP")
 		w.pass(time.Hour)
 		w.want("processes", w.procsCount(), 1)
-		w.last(0).die(0, syscall.SIGKILL)
+		w.obey = obedient
+		w.last(0).crash(1) // at last
+		w.want("processes", w.procsCount(), 2)
 	})
 }
 
