@@ -35,11 +35,7 @@ type worker struct {
 	order       order           // why it has to stop; without a cause: it has ended by itself
 	newOrder    order           // what orderedToStop is about
 	answered    <-chan struct{} // closed when it has answered what it had in hand
-	settleAt    <-chan time.Time
-	lateAt      <-chan time.Time
-	lastAt      <-chan time.Time // when lastPart begins
-	graceAt     <-chan time.Time
-	killAt      <-chan time.Time // when killGrace elapses
+	at          workerTimers
 	wasDetached bool
 	halting     bool // the pool stops, and wants to end
 	watchdog    watchdog
@@ -50,6 +46,15 @@ type worker struct {
 	since    time.Time // when shown began
 	text     string    // the last STATUS=
 	wasReady bool
+}
+
+// workerTimers are what a worker is watched by. A nil channel is off.
+type workerTimers struct {
+	settled  <-chan time.Time // it has stayed up for MinReady
+	late     <-chan time.Time // it should be ready by now
+	lastPart <-chan time.Time // lastPart begins
+	grace    <-chan time.Time // SIGKILL is due
+	kill     <-chan time.Time // killGrace elapses
 }
 
 // An order asks a worker to stop.
@@ -72,7 +77,7 @@ func newWorker(p *Pool, proc Process, log zerolog.Logger) *worker {
 		watchdog: watchdog{interval: p.cfg.Watchdog},
 	}
 	if w.cfg.ReadyTimeout > 0 {
-		w.lateAt = time.After(w.cfg.ReadyTimeout)
+		w.at.late = time.After(w.cfg.ReadyTimeout)
 	}
 	w.enter(workerStarting)
 	return w
@@ -128,17 +133,17 @@ func (w *worker) wait() workerEvent {
 		return ask.event()
 	case <-listen(w.handles(answeredAll), w.answered):
 		return answeredAll
-	case <-listen(w.handles(stayedUp), w.settleAt):
+	case <-listen(w.handles(stayedUp), w.at.settled):
 		return stayedUp
-	case <-listen(w.handles(becameLate), w.lateAt):
+	case <-listen(w.handles(becameLate), w.at.late):
 		return becameLate
 	case <-listen(w.handles(missedWatchdog), w.watchdog.elapsed()):
 		return missedWatchdog
-	case <-listen(w.handles(lastPartBegan), w.lastAt):
+	case <-listen(w.handles(lastPartBegan), w.at.lastPart):
 		return lastPartBegan
-	case <-listen(w.handles(graceElapsed), w.graceAt):
+	case <-listen(w.handles(graceElapsed), w.at.grace):
 		return graceElapsed
-	case <-listen(w.handles(killGraceElapsed), w.killAt):
+	case <-listen(w.handles(killGraceElapsed), w.at.kill):
 		return killGraceElapsed
 	}
 }
@@ -187,12 +192,12 @@ func (w *worker) mustSettle() bool { return w.cfg.MinReady > 0 }
 
 func (w *worker) settle() {
 	w.watchdog.wake()
-	w.settleAt = time.After(w.cfg.MinReady)
+	w.at.settled = time.After(w.cfg.MinReady)
 }
 
 func (w *worker) becomeReady() {
 	w.watchdog.wake()
-	w.lateAt = nil
+	w.at.late = nil
 	w.proc.Feed()
 	close(w.ready)
 }
@@ -205,7 +210,7 @@ func (w *worker) becomeDue() { close(w.due) }
 // does, and nothing watches it any more.
 func (w *worker) detach() {
 	w.log.Info().Msg("worker closed its channel and is detached")
-	w.lateAt = nil
+	w.at.late = nil
 	w.watchdog, w.wasDetached = watchdog{}, true
 	close(w.detached)
 }
@@ -257,7 +262,7 @@ func (w *worker) setOrder(o order) {
 func (w *worker) setDeadline(deadline time.Time) {
 	w.order.deadline = deadline
 	left := time.Until(deadline)
-	w.graceAt, w.lastAt = time.After(left), time.After(left-w.cfg.lastPart())
+	w.at.grace, w.at.lastPart = time.After(left), time.After(left-w.cfg.lastPart())
 }
 
 // signalOrder sends the signal of the order.
@@ -306,12 +311,12 @@ func (w *worker) kill() {
 
 func (w *worker) isHalting() bool { return w.halting }
 
-func (w *worker) awaitDeath() { w.killAt = time.After(killGrace) }
+func (w *worker) awaitDeath() { w.at.kill = time.After(killGrace) }
 
 // awaitDeathInStop: the pool stops while a killed worker is waited for.
 func (w *worker) awaitDeathInStop() {
-	if w.killAt == nil {
-		w.killAt = time.After(time.Until(w.newOrder.deadline) + killGrace)
+	if w.at.kill == nil {
+		w.at.kill = time.After(time.Until(w.newOrder.deadline) + killGrace)
 	}
 }
 

@@ -36,21 +36,23 @@ func (f *feed) relay(exited <-chan struct{}, exiting func() bool) {
 	f.relaying.Go(func() {
 		for {
 			select {
+			case what := <-f.channel.Asks():
+				f.tell(translate(what), exited, exiting)
 			case <-f.released.Done():
 				return
-			case what := <-f.channel.Asks():
-				ask := translate(what)
-				if ask == supervisor.AskDetach && !f.livesOn(exited, exiting) {
-					continue
-				}
-				select {
-				case f.asks <- ask:
-				case <-f.released.Done():
-					return
-				}
 			}
 		}
 	})
+}
+
+func (f *feed) tell(ask supervisor.Ask, exited <-chan struct{}, exiting func() bool) {
+	if ask == supervisor.AskDetach && !f.livesOn(exited, exiting) {
+		return
+	}
+	select {
+	case f.asks <- ask:
+	case <-f.released.Done():
+	}
 }
 
 // livesOn reports whether a process that has closed its channel is still not
