@@ -100,10 +100,11 @@ func (w *worker) handles(e workerEvent) bool { return w.rules.handles(w.state, e
 func (w *worker) enter(s workerState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.state = s
-	if shown := s.shows(); shown != w.shown {
+	// A worker that announced its stop, and is then told to, begins to stop anew.
+	if shown := s.shows(); shown != w.shown || w.state == workerLeaving {
 		w.shown, w.since = shown, time.Now()
 	}
+	w.state = s
 	w.wasReady = w.wasReady || s == workerReady
 }
 
