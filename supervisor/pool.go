@@ -233,7 +233,7 @@ func (p *Pool) IsLost(before time.Time) bool {
 
 // StopWorkers tells every worker to stop: the end of its input, the stop signal
 // when it has answered what it has in hand, and SIGKILL at the deadline. No
-// worker is started any more. The pool ends when they are gone, at the latest
+// worker is started any more. Halt comes before. The pool ends when they are gone, at the latest
 // killGrace after the deadline.
 func (p *Pool) StopWorkers(deadline time.Time) { p.request(func() { p.stopWorkers(deadline) }) }
 

@@ -35,9 +35,10 @@ type Process interface {
 	Feed()
 	Finish() <-chan struct{}
 	// Release frees what else belongs to the process. It is called once, when the
-	// process has been reaped. What it has not answered goes to other workers; why
-	// is for the records of these messages. With byPool the pool has ended the
-	// process, and that is not an attempt of any message.
+	// process has been reaped, or when a stop does not wait any longer for one that
+	// survives SIGKILL. What it has not answered goes to other workers; why is for
+	// the records of these messages. With byPool the pool has ended the process, and
+	// that is not an attempt of any message.
 	Release(why string, byPool bool)
 }
 
