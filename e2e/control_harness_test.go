@@ -1,11 +1,10 @@
 package e2e
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -122,7 +121,7 @@ func (c *container) awaitAnswer(command ...string) (got sent) {
 }
 
 // bareName is an image with /poolinit and no other file, and its own health check.
-var bareName = imageName + "-bare"
+var bareName = fmt.Sprintf("poolinit-e2e:%d-bare", os.Getpid())
 
 var importBare = sync.OnceValue(func() error {
 	binary, err := built()
@@ -130,9 +129,9 @@ var importBare = sync.OnceValue(func() error {
 		return err
 	}
 	var rootfs bytes.Buffer
-	w := &imageWriter{tar: tar.NewWriter(&rootfs), done: map[string]bool{}}
+	w := newImageWriter(&rootfs)
 	w.file("/poolinit", binary)
-	if err := errors.Join(w.err, w.tar.Close()); err != nil {
+	if err := w.close(); err != nil {
 		return err
 	}
 	cmd := exec.Command("docker", "import", "--change", `HEALTHCHECK CMD ["/poolinit", "health", "--ready"]`, "-", bareName)
@@ -140,7 +139,7 @@ var importBare = sync.OnceValue(func() error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("docker import: %w\n%s", err, out)
 	}
-	atEnd.add(func() { _ = exec.Command("docker", "rmi", "-f", bareName).Run() })
+	atTheEnd(func() { _ = exec.Command("docker", "rmi", "-f", bareName).Run() })
 	return nil
 })
 

@@ -97,6 +97,9 @@ type container struct {
 	name string
 }
 
+// containerOf is a container that runs already.
+func containerOf(t testing.TB, name string) *container { return &container{t, name} }
+
 // dockerRun starts a container: docker run -d, the options, the image, the command.
 func dockerRun(t testing.TB, options []string, command ...string) *container {
 	t.Helper()
@@ -106,7 +109,7 @@ func dockerRun(t testing.TB, options []string, command ...string) *container {
 // dockerRunImage is dockerRun with another image.
 func dockerRunImage(t testing.TB, image string, options []string, command ...string) *container {
 	t.Helper()
-	c := &container{t, containerName(t)}
+	c := containerOf(t, containerName(t))
 	args := append([]string{"run", "-d", "--name", c.name}, options...)
 	docker(t, append(append(args, image), command...)...)
 	return c
@@ -141,7 +144,7 @@ func (c *container) wait() string { c.t.Helper(); return docker(c.t, "wait", c.n
 // packImage makes the root file system.
 func packImage(poolinit, self string) ([]byte, error) {
 	var out bytes.Buffer
-	w := &imageWriter{tar: tar.NewWriter(&out), done: map[string]bool{}}
+	w := newImageWriter(&out)
 	w.program("/poolinit", poolinit)
 	w.program("/e2e.test", self)
 	for _, tool := range imageTools {
@@ -153,7 +156,7 @@ func packImage(poolinit, self string) ([]byte, error) {
 	w.text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nworker:x:1000:1000::/:/bin/sh\n")
 	w.text("/etc/group", "root:x:0:\nworker:x:1000:\n")
 	w.dir("/tmp", 0o1777)
-	return out.Bytes(), errors.Join(w.err, w.tar.Close())
+	return out.Bytes(), w.close()
 }
 
 // An imageWriter writes files into the archive, with what they need to run.
@@ -163,6 +166,19 @@ type imageWriter struct {
 	time time.Time // of the files
 	err  error     // the first one
 }
+
+func newImageWriter(to io.Writer) *imageWriter {
+	return &imageWriter{tar: tar.NewWriter(to), done: map[string]bool{}}
+}
+
+// close ends the archive, and returns the first error there was.
+func (w *imageWriter) close() error { return errors.Join(w.err, w.tar.Close()) }
+
+// fail keeps an error for close.
+func (w *imageWriter) fail(err error) { w.err = errors.Join(w.err, err) }
+
+// setTime sets the time of the files that follow.
+func (w *imageWriter) setTime(at time.Time) { w.time = at }
 
 // program adds an executable and the libraries that ldd finds for it.
 func (w *imageWriter) program(path, source string) {

@@ -55,7 +55,9 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// atEnd is what to tidy up after the last test.
+// atTheEnd has something tidied up after the last test.
+func atTheEnd(do func()) { atEnd.add(do) }
+
 var atEnd cleanups
 
 type cleanups struct {

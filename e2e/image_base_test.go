@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"archive/tar"
 	"bytes"
 	"crypto/sha256"
 	"errors"
@@ -55,9 +54,9 @@ func (s *standIn) image(t testing.TB) string {
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w := &imageWriter{tar: tar.NewWriter(in), done: map[string]bool{}}
+	w := newImageWriter(in)
 	w.dir("/tmp", 0o1777)
-	err = errors.Join(s.pack(w), w.err, w.tar.Close(), in.Close(), load.Wait())
+	err = errors.Join(s.pack(w), w.close(), in.Close(), load.Wait())
 	if err != nil {
 		_ = exec.Command("docker", "rmi", name).Run() // half of one
 		t.Fatalf("cannot make %s: %v\n%s", name, err, out.String())
@@ -129,7 +128,7 @@ func goBase(t testing.TB) *standIn {
 			if err != nil {
 				return err
 			}
-			w.time = time.Now().AddDate(50, 0, 0) // what is old the go command removes
+			w.setTime(time.Now().AddDate(50, 0, 0)) // what is old the go command removes
 			w.tree("/stand-in/cache", cache, func(string, fs.DirEntry) bool { return false })
 			return w.modules(t)
 		},
@@ -167,7 +166,7 @@ func (w *imageWriter) packages(t testing.TB, goroot string) {
 		list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 		out, err := list.Output()
 		if err != nil {
-			w.err = errors.Join(w.err, fmt.Errorf("go list: %w", err))
+			w.fail(fmt.Errorf("go list: %w", err))
 			return
 		}
 		for dir := range strings.FieldsSeq(string(out)) {

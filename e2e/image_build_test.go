@@ -53,7 +53,7 @@ func buildOnce(t testing.TB, dockerfile string, tags func() []tag) string {
 	}
 	if images.name == nil {
 		images.name = map[string]string{}
-		atEnd.add(pruneImages)
+		atTheEnd(pruneImages)
 	}
 	images.name[dockerfile] = name
 	return name

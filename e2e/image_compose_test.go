@@ -86,13 +86,13 @@ func TestImageCompose(t *testing.T) {
 		run("up", "-d", "--build", "pool")
 		return nil
 	})
-	pool := &container{t, run("ps", "-q", "pool")}
+	pool := containerOf(t, run("ps", "-q", "pool"))
 	pool.expectLog("taking messages", 1)
 	address := regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`).FindString(pool.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"))
 	for n, message := range []string{"one", "two"} { // one after the other: two workers may change places
 		send(t, strings.NewReader(message), "tcp://"+address+":8089?reply=always").want(t, fmt.Sprintln(n+1), 0)
 	}
-	redis := &container{t, run("ps", "-q", "redis")}
+	redis := containerOf(t, run("ps", "-q", "redis"))
 	if list := redis.exec("redis-cli", "lrange", "messages", "0", "-1"); list != "one\ntwo" {
 		t.Errorf("Redis has %q", list)
 	}

@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,7 +23,7 @@ func phpImage(t *testing.T, program string) string {
 	words := strings.Fields(string(out))
 	libraries, _ := filepath.Glob(filepath.Join(words[1], "*.so"))
 	var rootfs bytes.Buffer
-	w := &imageWriter{tar: tar.NewWriter(&rootfs), done: map[string]bool{}}
+	w := newImageWriter(&rootfs)
 	w.program("/usr/bin/php", words[0])
 	for _, lib := range libraries {
 		w.program(lib, lib)
@@ -41,7 +39,7 @@ func phpImage(t *testing.T, program string) string {
 		w.file("/app/"+name, seedProgram(t, name))
 	}
 	w.dir("/tmp", 0o1777)
-	if err := errors.Join(w.err, w.tar.Close()); err != nil {
+	if err := w.close(); err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("poolinit-e2e-php:%d-%s", os.Getpid(), strings.TrimSuffix(program, ".php"))
@@ -58,7 +56,7 @@ func phpImage(t *testing.T, program string) string {
 // startPHPImage is docker run -d.
 func startPHPImage(t *testing.T, image string, options ...string) *container {
 	t.Helper()
-	c := &container{t, containerName(t)}
+	c := containerOf(t, containerName(t))
 	docker(t, append(append([]string{"run", "-d", "--name", c.name}, options...), image)...)
 	return c
 }

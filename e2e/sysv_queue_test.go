@@ -14,11 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/strict"
-	"github.com/poolinit/poolinit/ipc/sysv"
 )
 
 // A notebook is a directory in which workers note what they have handled. While
@@ -274,9 +274,7 @@ func TestSysVFaults(t *testing.T) {
 			t.Fatalf("php: exit code %d", code)
 		}
 		for _, body := range []string{"toolong", strings.Repeat("x", 8192)} {
-			if err := sysv.Send(uint32(q), []byte(body)); err != nil {
-				t.Fatal(err)
-			}
+			q.send(t, body)
 		}
 		notes.expectAll(t, 10*(round+1))
 		eventually(t, "the oversized ones are put away", func() (any, bool) {
@@ -310,10 +308,20 @@ func TestSysVRemovedWhileHung(t *testing.T) {
 	p.expectExit(0)
 }
 
+// send puts a message of type 1 into the queue. It waits while that is full.
 func (q sysvQueue) send(t testing.TB, body string) {
 	t.Helper()
-	if err := sysv.Send(uint32(q), []byte(body)); err != nil {
-		t.Fatal(err)
+	id, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(q), 0o200, 0)
+	if errno != 0 {
+		t.Fatalf("msgget %#x: %v", uint32(q), errno)
+	}
+	message := append(binary.NativeEndian.AppendUint64(nil, 1), body...)
+	errno = unix.EINTR
+	for errno == unix.EINTR {
+		_, _, errno = unix.Syscall6(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message[0])), uintptr(len(body)), 0, 0, 0)
+	}
+	if errno != 0 {
+		t.Fatalf("msgsnd %#x: %v", uint32(q), errno)
 	}
 }
 

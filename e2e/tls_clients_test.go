@@ -22,13 +22,19 @@ func issue(t *testing.T, prefix, name string) {
 	}
 }
 
+// A tlsPool is a pool that takes messages by TCP.
+type tlsPool struct {
+	runPool
+	addr string
+}
+
 // startTLS runs a pool that answers each message with itself, over TLS with
 // DIR/server.crt.
-func startTLS(t *testing.T, params string) (p *execPool, dir string) {
+func startTLS(t *testing.T, params string) (p *tlsPool, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	issue(t, filepath.Join(dir, "server"), "first")
-	p = &execPool{addr: freePort(t)}
+	p = &tlsPool{addr: freePort(t)}
 	p.runPool = runPool{start(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen",
 		"tcp://" + p.addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
 	p.expectLog("taking messages", nil)
@@ -36,7 +42,7 @@ func startTLS(t *testing.T, params string) (p *execPool, dir string) {
 }
 
 // sClient sends a frame by openssl s_client, and returns what comes back.
-func sClient(t *testing.T, p *execPool, dir, frame string, flags ...string) (out string, err error) {
+func sClient(t *testing.T, p *tlsPool, dir, frame string, flags ...string) (out string, err error) {
 	t.Helper()
 	args := append([]string{"s_client", "-quiet", "-connect", p.addr, "-CAfile", dir + "/server.crt", "-verify_return_error"}, flags...)
 	cmd := exec.Command("openssl", args...)
@@ -77,7 +83,7 @@ with context.wrap_socket(socket.create_connection((host, port), 10), server_host
         print(size, f.read(size)[:5].decode())
 `
 
-func python(t *testing.T, p *execPool, ca, cert string) string {
+func python(t *testing.T, p *tlsPool, ca, cert string) string {
 	t.Helper()
 	need(t, "python3")
 	host, port, _ := strings.Cut(p.addr, ":")
