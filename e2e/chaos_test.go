@@ -33,7 +33,7 @@ func chaosTime(t *testing.T) time.Duration {
 
 // chaosWorker notes each message in a file before it answers with the same
 // body. Some messages make it hang, some make it refuse or fail.
-var chaosWorker = child("chaosWorker", func(args []string) int {
+var chaosWorker = Child("chaosWorker", func(args []string) int {
 	book, err := os.OpenFile(args[0], os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -42,7 +42,7 @@ var chaosWorker = child("chaosWorker", func(args []string) int {
 	messages := os.NewFile(3, "messages")
 	in := bufio.NewReader(messages)
 	for {
-		body, _, err := readFrame(in)
+		body, _, err := ReadFrame(in)
 		if err != nil {
 			return 0
 		}
@@ -86,7 +86,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 		return
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(chaosTime(t) + 2*patience))
+	_ = nc.SetDeadline(time.Now().Add(chaosTime(t) + 2*Patience))
 	flight := make(chan string, 16) // as many as are on the way at a time
 	var stopped, silent atomic.Bool
 	var writer sync.WaitGroup
@@ -103,7 +103,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 				silent.Store(true)
 			}
 			last = time.Now()
-			if writeFrame(nc, body) != nil {
+			if WriteFrame(nc, body) != nil {
 				return
 			}
 		}
@@ -111,7 +111,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 	})
 	in := bufio.NewReader(nc)
 	for want := range flight {
-		body, failed, err := readFrame(in)
+		body, failed, err := ReadFrame(in)
 		if err != nil {
 			stopped.Store(true)
 			if silent.Load() {
@@ -125,7 +125,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 		y.answered(want, string(body), failed, &stopped)
 	}
 	writer.Wait()
-	if _, _, err := readFrame(in); !errors.Is(err, io.EOF) && !silent.Load() {
+	if _, _, err := ReadFrame(in); !errors.Is(err, io.EOF) && !silent.Load() {
 		y.complain("client %d: after the last answer: %v", id, err)
 	}
 }
@@ -167,17 +167,17 @@ func TestChaos(t *testing.T) {
 }
 
 func chaos(t *testing.T, attempts int) {
-	addr, book := freePort(t), filepath.Join(t.TempDir(), "book")
-	p := start(t, program{child: chaosWorker, args: []string{
-		poolinit(t), "-n", "4", "--listen", "tcp://" + addr + "?reply=always&idle=0s", "--attempts", fmt.Sprint(attempts),
-		"--message-timeout", "200ms", "--restart-delay", "1ms", "--restart-delay-max", "20ms", "--give-up", "0", "--", self(t), book,
+	addr, book := FreePort(t), filepath.Join(t.TempDir(), "book")
+	p := Start(t, Program{Child: chaosWorker, Args: []string{
+		Binary(t), "-n", "4", "--listen", "tcp://" + addr + "?reply=always&idle=0s", "--attempts", fmt.Sprint(attempts),
+		"--message-timeout", "200ms", "--restart-delay", "1ms", "--restart-delay-max", "20ms", "--give-up", "0", "--", Self(t), book,
 	}})
-	eventually(t, "the port is open", func() (any, bool) {
+	Eventually(t, "the port is open", func() (any, bool) {
 		nc, err := net.Dial("tcp", addr)
 		if err == nil {
 			nc.Close()
 		}
-		return p.stderr.String(), err == nil
+		return p.Stderr.String(), err == nil
 	})
 	y := &tally{good: make(map[string]bool)}
 	var clients sync.WaitGroup
@@ -185,17 +185,17 @@ func chaos(t *testing.T, attempts int) {
 		clients.Go(func() { y.client(t, addr, id) })
 	}
 	torment(t, p, chaosTime(t))
-	eventually(t, "a hundred replies", func() (any, bool) { return y.replied.Load(), y.replied.Load() >= 100 })
+	Eventually(t, "a hundred replies", func() (any, bool) { return y.replied.Load(), y.replied.Load() >= 100 })
 	y.stop.Store(true)
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	clients.Wait()
-	code := p.wait()
+	code := p.Wait()
 	y.judge(t, p, code, readBook(t, book), attempts)
 }
 
 // torment kills a worker every now and then, and reloads the pool.
-func torment(t *testing.T, p *process, long time.Duration) {
-	self := p.self()
+func torment(t *testing.T, p *Process, long time.Duration) {
+	self := p.Self()
 	end := time.After(long)
 	kill, reload := time.NewTicker(15*time.Millisecond), time.NewTicker(400*time.Millisecond)
 	defer kill.Stop()
@@ -207,7 +207,7 @@ func torment(t *testing.T, p *process, long time.Duration) {
 		case <-reload.C:
 			_ = syscall.Kill(self, syscall.SIGUSR1)
 		case <-kill.C:
-			if workers := p.list(); len(workers) > 0 {
+			if workers := p.List(); len(workers) > 0 {
 				if w := workers[rand.IntN(len(workers))]; w.PID != self {
 					_ = syscall.Kill(w.PID, syscall.SIGKILL) // gone already: the next one
 				}
@@ -229,7 +229,7 @@ func readBook(t *testing.T, path string) map[string]int {
 	return book
 }
 
-func (y *tally) judge(t *testing.T, p *process, code int, book map[string]int, attempts int) {
+func (y *tally) judge(t *testing.T, p *Process, code int, book map[string]int, attempts int) {
 	t.Logf("sent %d: replied %d, failed %d, stopping %d, unanswered %d, late %d; exit code %d",
 		y.sent.Load(), y.replied.Load(), y.failed.Load(), y.stopping.Load(), y.unanswered.Load(), y.late.Load(), code)
 	for i, wrong := range y.wrong {
@@ -248,29 +248,29 @@ func (y *tally) judge(t *testing.T, p *process, code int, book map[string]int, a
 	}
 	most := attempts
 	if attempts > 1 { // a reload, or the stop, that ends a worker is no attempt
-		most += strings.Count(p.stderr.String(), `"message":"reload begins"`) + 1
+		most += strings.Count(p.Stderr.String(), `"message":"reload begins"`) + 1
 	}
 	for body, n := range book {
 		if n > most {
 			t.Errorf("%q was delivered %d times, and with --attempts %d it may be %d times at most", body, n, attempts, most)
 		}
 	}
-	summary := regexp.MustCompile(`stopped: handled (\d+), `).FindStringSubmatch(p.stderr.String())
+	summary := regexp.MustCompile(`stopped: handled (\d+), `).FindStringSubmatch(p.Stderr.String())
 	if summary == nil || summary[1] != fmt.Sprint(y.replied.Load()) {
 		t.Errorf("the last line says %q, and %d were answered with a reply", summary, y.replied.Load())
 	}
 	if code != 0 && code != 137 {
-		t.Errorf("exit code %d\n%.3000s", code, p.stderr.String())
+		t.Errorf("exit code %d\n%.3000s", code, p.Stderr.String())
 	}
 }
 
 // A second stop signal does not wait for messages.
 func TestSecondStopDoesNotDrain(t *testing.T) {
-	addr, book := freePort(t), filepath.Join(t.TempDir(), "book")
-	p := start(t, program{child: chaosWorker, args: []string{
-		poolinit(t), "--listen", "tcp://" + addr + "?reply=always", "--stop-timeout", "10m", "--", self(t), book,
+	addr, book := FreePort(t), filepath.Join(t.TempDir(), "book")
+	p := Start(t, Program{Child: chaosWorker, Args: []string{
+		Binary(t), "--listen", "tcp://" + addr + "?reply=always", "--stop-timeout", "10m", "--", Self(t), book,
 	}})
-	p.stderr.expect(t, "worker started")
+	p.Stderr.Expect(t, "worker started")
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -280,20 +280,20 @@ func TestSecondStopDoesNotDrain(t *testing.T) {
 	if _, err := io.WriteString(nc, strings.Repeat("\x00\x00\x00\x04hang", 3)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the worker hangs", func() (any, bool) {
+	Eventually(t, "the worker hangs", func() (any, bool) {
 		text, err := os.ReadFile(book)
 		return err, len(text) > 0
 	})
-	p.signal(syscall.SIGTERM)
-	p.stderr.expect(t, `"message":"stopping"`)
-	p.signal(syscall.SIGINT)
-	if code := p.wait(); code != 137 {
-		t.Errorf("exit code %d\n%s", code, p.stderr.String())
+	p.Signal(syscall.SIGTERM)
+	p.Stderr.Expect(t, `"message":"stopping"`)
+	p.Signal(syscall.SIGINT)
+	if code := p.Wait(); code != 137 {
+		t.Errorf("exit code %d\n%s", code, p.Stderr.String())
 	}
-	p.stderr.expect(t, "lost 3, killed 1, ")
-	_ = nc.SetDeadline(time.Now().Add(patience))
+	p.Stderr.Expect(t, "lost 3, killed 1, ")
+	_ = nc.SetDeadline(time.Now().Add(Patience))
 	for range 3 {
-		if body, failed, err := readFrame(nc); !failed {
+		if body, failed, err := ReadFrame(nc); !failed {
 			t.Errorf("answered %q, %v", body, err)
 		}
 	}

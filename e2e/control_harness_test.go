@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// A statusDocument is what the tests read of a document. (The package that has it
+// A Document is what the tests read of a document. (The package that has it
 // whole would have the test binary, which plays workers, catch signals.)
-type statusDocument struct {
+type Document struct {
 	PID              int
 	Ready            bool
 	Reason, Stopping string
@@ -34,88 +34,88 @@ type statusDocument struct {
 	Sources []struct{ Handled int }
 }
 
-// inside runs `poolinit` with arguments in the PID namespace of a program, whose
+// Inside runs `poolinit` with arguments in the PID namespace of a program, whose
 // PID 1 that is.
-func (p *process) inside(args ...string) sent {
-	p.t.Helper()
-	return client(p.t, nil, p.insideArgs(nil, args...)...)
+func (p *Process) Inside(args ...string) Result {
+	p.T.Helper()
+	return RunClient(p.T, nil, p.InsideArgs(nil, args...)...)
 }
 
-// insideAs is inside as another user.
-func (p *process) insideAs(uid int, args ...string) sent {
-	p.t.Helper()
+// InsideAs is inside as another user.
+func (p *Process) InsideAs(uid int, args ...string) Result {
+	p.T.Helper()
 	id := strconv.Itoa(uid)
-	return client(p.t, nil, p.insideArgs([]string{"-S", id, "-G", id}, args...)...)
+	return RunClient(p.T, nil, p.InsideArgs([]string{"-S", id, "-G", id}, args...)...)
 }
 
-func (p *process) insideArgs(options []string, args ...string) []string {
-	p.t.Helper()
-	need(p.t, "nsenter")
-	p.self() // its /proc is mounted then
-	words := append([]string{"nsenter", "-t", strconv.Itoa(p.pid), "-p", "-m"}, options...)
-	return append(append(words, "--", poolinit(p.t)), args...)
+func (p *Process) InsideArgs(options []string, args ...string) []string {
+	p.T.Helper()
+	Need(p.T, "nsenter")
+	p.Self() // its /proc is mounted then
+	words := append([]string{"nsenter", "-t", strconv.Itoa(p.PID), "-p", "-m"}, options...)
+	return append(append(words, "--", Binary(p.T)), args...)
 }
 
-// document is what `poolinit status --json` prints.
-func (p *process) document(args ...string) *statusDocument {
-	p.t.Helper()
-	return parseDocument(p.t, p.inside(append([]string{"status", "--json"}, args...)...).stdout)
+// Document is what `poolinit status --json` prints.
+func (p *Process) Document(args ...string) *Document {
+	p.T.Helper()
+	return ParseDocument(p.T, p.Inside(append([]string{"status", "--json"}, args...)...).Stdout)
 }
 
-func parseDocument(t testing.TB, text string) *statusDocument {
+func ParseDocument(t testing.TB, text string) *Document {
 	t.Helper()
-	d := new(statusDocument)
+	d := new(Document)
 	if err := json.Unmarshal([]byte(text), d); err != nil {
 		t.Fatalf("%v: %q", err, text)
 	}
 	return d
 }
 
-// awaitDocument waits until the document is as wanted, and returns it.
-func (p *process) awaitDocument(what string, wanted func(*statusDocument) bool) (d *statusDocument) {
-	p.t.Helper()
-	eventually(p.t, what, func() (any, bool) {
-		got := p.inside("status", "--json")
-		if got.code != 0 {
+// AwaitDocument waits until the document is as wanted, and returns it.
+func (p *Process) AwaitDocument(what string, wanted func(*Document) bool) (d *Document) {
+	p.T.Helper()
+	Eventually(p.T, what, func() (any, bool) {
+		got := p.Inside("status", "--json")
+		if got.Code != 0 {
 			return got, false
 		}
-		d = parseDocument(p.t, got.stdout)
+		d = ParseDocument(p.T, got.Stdout)
 		return got, wanted(d)
 	})
 	return d
 }
 
-// awaitPool waits until the pool is ready.
-func (p *process) awaitPool() *statusDocument {
-	p.t.Helper()
-	return p.awaitDocument("the pool is ready", func(d *statusDocument) bool { return d.Ready })
+// AwaitPool waits until the pool is ready.
+func (p *Process) AwaitPool() *Document {
+	p.T.Helper()
+	return p.AwaitDocument("the pool is ready", func(d *Document) bool { return d.Ready })
 }
 
-// says checks what a command ended with, and words of its output.
-func (s sent) says(t testing.TB, code int, words ...string) {
+// Says checks what a command ended with, and words of its output.
+func (s Result) Says(t testing.TB, code int, words ...string) {
 	t.Helper()
 	for _, w := range words {
-		if !strings.Contains(s.stdout+s.stderr, w) {
-			t.Errorf("no %q in\nstdout %q\nstderr %q", w, s.stdout, s.stderr)
+		if !strings.Contains(s.Stdout+s.Stderr, w) {
+			t.Errorf("no %q in\nstdout %q\nstderr %q", w, s.Stdout, s.Stderr)
 		}
 	}
-	if s.code != code {
-		t.Errorf("exit code %d, want %d\nstdout %q\nstderr %q", s.code, code, s.stdout, s.stderr)
+	if s.Code != code {
+		t.Errorf("exit code %d, want %d\nstdout %q\nstderr %q", s.Code, code, s.Stdout, s.Stderr)
 	}
 }
 
-// asks is docker exec, with its exit code.
-func (c *container) asks(command ...string) sent {
-	c.t.Helper()
-	return client(c.t, nil, append([]string{"docker", "exec", c.name}, command...)...)
+// Asks is docker exec, with its exit code.
+func (c *Container) Asks(command ...string) Result {
+	c.T.Helper()
+	return RunClient(c.T, nil, append([]string{"docker", "exec", c.Name}, command...)...)
 }
 
-// awaitAnswer waits until docker exec ends with 0.
-func (c *container) awaitAnswer(command ...string) (got sent) {
-	c.t.Helper()
-	eventually(c.t, fmt.Sprintf("%q succeeds", command), func() (any, bool) {
-		got = c.asks(command...)
-		return got, got.code == 0
+// AwaitAnswer waits until docker exec ends with 0.
+func (c *Container) AwaitAnswer(command ...string) (got Result) {
+	c.T.Helper()
+	Eventually(c.T, fmt.Sprintf("%q succeeds", command), func() (any, bool) {
+		got = c.Asks(command...)
+		return got, got.Code == 0
 	})
 	return got
 }
@@ -124,14 +124,14 @@ func (c *container) awaitAnswer(command ...string) (got sent) {
 var bareName = fmt.Sprintf("poolinit-e2e:%d-bare", os.Getpid())
 
 var importBare = sync.OnceValue(func() error {
-	binary, err := built()
+	binary, err := BinaryPath()
 	if err != nil {
 		return err
 	}
 	var rootfs bytes.Buffer
-	w := newImageWriter(&rootfs)
-	w.file("/poolinit", binary)
-	if err := w.close(); err != nil {
+	w := NewImageWriter(&rootfs)
+	w.File("/poolinit", binary)
+	if err := w.Close(); err != nil {
 		return err
 	}
 	cmd := exec.Command("docker", "import", "--change", `HEALTHCHECK CMD ["/poolinit", "health", "--ready"]`, "-", bareName)
@@ -139,21 +139,21 @@ var importBare = sync.OnceValue(func() error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("docker import: %w\n%s", err, out)
 	}
-	atTheEnd(func() { _ = exec.Command("docker", "rmi", "-f", bareName).Run() })
+	AtEnd(func() { _ = exec.Command("docker", "rmi", "-f", bareName).Run() })
 	return nil
 })
 
 // bareRun starts a container of nothing but poolinit. Its workers are poolinit,
 // too: for want of another program they watch the pool.
-func bareRun(t testing.TB, options []string, flags ...string) *container {
+func bareRun(t testing.TB, options []string, flags ...string) *Container {
 	t.Helper()
-	needDocker(t)
-	poolinit(t)
+	NeedDocker(t)
+	Binary(t)
 	if err := importBare(); err != nil {
 		t.Fatal(err)
 	}
 	command := append(append([]string{"/poolinit"}, flags...), "--", "/poolinit", "status", "--watch", "--json")
-	return dockerRunImage(t, bareName, options, command...)
+	return RunContainerOf(t, bareName, options, command...)
 }
 
 // row is the line of a table that begins with a word.

@@ -14,7 +14,7 @@ import (
 
 // An execPool is a pool whose command runs once a message, and a client of it.
 type execPool struct {
-	runPool
+	Pool
 	addr string
 	nc   net.Conn
 	in   *bufio.Reader
@@ -22,58 +22,58 @@ type execPool struct {
 
 func startExec(t *testing.T, flags []string, command ...string) *execPool {
 	t.Helper()
-	need(t, command[0])
-	p := &execPool{addr: freePort(t)}
-	args := append([]string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always", "--stop-timeout", "5m"}, flags...)
-	p.runPool = runPool{start(t, program{args: append(append(args, "--"), command...)})}
-	p.expectLog("taking messages", nil)
+	Need(t, command[0])
+	p := &execPool{addr: FreePort(t)}
+	args := append([]string{Binary(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always", "--stop-timeout", "5m"}, flags...)
+	p.Pool = Pool{Start(t, Program{Args: append(append(args, "--"), command...)})}
+	p.ExpectLog("taking messages", nil)
 	var err error
 	if p.nc, err = net.Dial("tcp", p.addr); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.nc.Close() })
-	_ = p.nc.SetDeadline(time.Now().Add(patience))
+	_ = p.nc.SetDeadline(time.Now().Add(Patience))
 	p.in = bufio.NewReader(p.nc)
 	return p
 }
 
 func (p *execPool) send(bodies ...string) {
-	p.t.Helper()
+	p.T.Helper()
 	for _, body := range bodies {
-		if err := writeFrame(p.nc, body); err != nil {
-			p.t.Fatal(err)
+		if err := WriteFrame(p.nc, body); err != nil {
+			p.T.Fatal(err)
 		}
 	}
 }
 
 // expect reads replies; one with a "!" is a failure.
 func (p *execPool) expect(replies ...string) {
-	p.t.Helper()
+	p.T.Helper()
 	for _, want := range replies {
-		body, failed, err := readFrame(p.in)
+		body, failed, err := ReadFrame(p.in)
 		got := string(body)
 		if failed {
 			got = "!" + got
 		}
 		if err != nil || got != want {
-			p.t.Fatalf("reply %q %v, want %q\n%s", got, err, want, p.stderr.String())
+			p.T.Fatalf("reply %q %v, want %q\n%s", got, err, want, p.Stderr.String())
 		}
 	}
 }
 
 // inHand waits until the command runs for a message, and returns it.
-func (p *execPool) inHand(command string) procInfo {
-	p.t.Helper()
-	return p.waitFor(command, func(q procInfo) bool { return environOf(q.PID)["POOLINIT_MESSAGE_ID"] != "" })
+func (p *execPool) inHand(command string) ProcInfo {
+	p.T.Helper()
+	return p.WaitForProcess(command, func(q ProcInfo) bool { return Environ(q.PID)["POOLINIT_MESSAGE_ID"] != "" })
 }
 
 func TestExecJQ(t *testing.T) {
 	p := startExec(t, []string{"-n", "2", "--attempts", "2"}, "jq", "-c", ".a")
 	p.send(`{"a":1}`, `{"a":{"b":[2]}}`, `{`, `{"a":"last"}`)
 	p.expect("1\n", "{\"b\":[2]}\n", "!given-up: after 2 attempts: the command exited with code 4", "\"last\"\n")
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	if last := p.stderr.lines(); !strings.Contains(last[len(last)-1], "handled 3, spooled 0, lost 0") {
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	if last := p.Stderr.Lines(); !strings.Contains(last[len(last)-1], "handled 3, spooled 0, lost 0") {
 		t.Error(last[len(last)-1])
 	}
 }
@@ -119,7 +119,7 @@ func TestExecMessageTimeout(t *testing.T) {
 	p := startExec(t, []string{"--message-timeout", "100ms", "--attempts", "2", "--restart-delay", "1ms"}, "sh", "-c", `sleep 1000`)
 	p.send("a")
 	p.expect("!given-up: after 2 attempts: no answer within 100ms")
-	p.expectLog("worker ended", func(r record) bool { return r.Why == "message-timeout" })
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Why == "message-timeout" })
 }
 
 // A message in hand is finished at a reload and at a stop.
@@ -133,19 +133,19 @@ func TestExecStopAndReloadFinish(t *testing.T) {
 	}
 	p.send("a")
 	p.inHand("sh")
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload begins", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload begins", nil)
 	release("1")
 	p.expect("1\n")
-	p.expectLog("reload done", nil)
+	p.ExpectLog("reload done", nil)
 	p.send("b")
 	p.inHand("sh")
-	p.signal(syscall.SIGTERM)
-	p.expectLog("stopping", nil)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectLog("stopping", nil)
 	release("2")
 	p.expect("2\n")
 	p.nc.Close()
-	p.expectExit(0)
+	p.ExpectExit(0)
 }
 
 // One that does not end in time is killed, and all that it has started.
@@ -153,27 +153,27 @@ func TestExecStopKills(t *testing.T) {
 	p := startExec(t, []string{"--stop-timeout", "1s"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
 	p.send("a")
 	p.inHand("sh")
-	p.signal(syscall.SIGTERM)
-	body, failed, err := readFrame(p.in)
+	p.Signal(syscall.SIGTERM)
+	body, failed, err := ReadFrame(p.in)
 	if err != nil || !failed || !strings.HasPrefix(string(body), "interrupted: ") {
 		t.Errorf("%q %v %v", body, failed, err)
 	}
-	p.expectExit(137)
+	p.ExpectExit(137)
 }
 
 // A pool whose command can never run takes nothing, and its log is whole all the
 // same.
 func TestExecCannotStart(t *testing.T) {
 	for command, want := range map[string]int{"./no-such-command": 127, "/": 126, "/etc/passwd": 126} {
-		addr := freePort(t)
-		p, code := run(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen", "tcp://" + addr, "--", command}})
+		addr := FreePort(t)
+		p, code := Run(t, Program{Args: []string{Binary(t), "--deliver", "exec", "--listen", "tcp://" + addr, "--", command}})
 		var lines []string
-		for _, r := range (runPool{p}).records() {
+		for _, r := range (Pool{p}).Records() {
 			lines = append(lines, r.Message)
 		}
 		said := strings.Join(lines, "; ")
 		if code != want || said != "poolinit starts; the command cannot be started; stopped: handled 0, spooled 0, lost 0, killed 0, in 0.0s" {
-			t.Errorf("%s: code %d\n%s", command, code, p.stderr.String())
+			t.Errorf("%s: code %d\n%s", command, code, p.Stderr.String())
 		}
 	}
 }
@@ -181,18 +181,18 @@ func TestExecCannotStart(t *testing.T) {
 // What the kernel kills for want of memory is told apart, also where it is no
 // worker's process: to the client, in the log, and where the pool is looked at.
 func TestExecDockerOOM(t *testing.T) {
-	pool := dockerPool(t, []string{"--memory", "64m"}, []string{"--deliver", "exec", "--attempts", "1", "--http", "127.0.0.1:9090",
-		"--listen", "tcp://127.0.0.1:8089?reply=always"}, eatsDeed)
-	pool.expectLog("taking messages", 1)
-	out := pool.exec("sh", "-c", "echo a | /poolinit send --reply tcp://127.0.0.1:8089 2>&1; true")
+	pool := DockerPool(t, []string{"--memory", "64m"}, []string{"--deliver", "exec", "--attempts", "1", "--http", "127.0.0.1:9090",
+		"--listen", "tcp://127.0.0.1:8089?reply=always"}, EatsDeed)
+	pool.ExpectLog("taking messages", 1)
+	out := pool.Exec("sh", "-c", "echo a | /poolinit send --reply tcp://127.0.0.1:8089 2>&1; true")
 	if !strings.Contains(out, "the command was killed by the OOM killer") {
-		t.Errorf("the client hears %q\n%s", out, pool.logs())
+		t.Errorf("the client hears %q\n%s", out, pool.Logs())
 	}
-	pool.expectLog(`"message":"the command was killed by the OOM killer"`, 1)
-	if text := pool.exec("/poolinit", "status", "--json"); !strings.Contains(text, `"why":"oom"`) {
+	pool.ExpectLog(`"message":"the command was killed by the OOM killer"`, 1)
+	if text := pool.Exec("/poolinit", "status", "--json"); !strings.Contains(text, `"why":"oom"`) {
 		t.Errorf("status: %s", text)
 	}
-	metrics := docker(t, "exec", "-e", "E2E_CHILD="+fetchChild, pool.name, "/e2e.test", "http://127.0.0.1:9090/metrics")
+	metrics := Docker(t, "exec", "-e", "E2E_CHILD="+FetchChild, pool.Name, "/e2e.test", "http://127.0.0.1:9090/metrics")
 	if !strings.Contains(metrics, `poolinit_worker_exits_total{reason="oom"} 1`) {
 		t.Errorf("metrics: %s", metrics)
 	}
@@ -214,7 +214,7 @@ func TestExecCommandVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.send("b")
-	p.expectLog("the command cannot be started", nil)
+	p.ExpectLog("the command cannot be started", nil)
 	write()
 	p.expect("1\n")
 }
@@ -227,8 +227,8 @@ func TestExecFlags(t *testing.T) {
 		"--listen tcp://:0 --window 2":       "--window 2",
 		"--listen tcp://:0 --share tcp://:0": "--share",
 	} {
-		args := append([]string{poolinit(t), "--deliver", "exec"}, strings.Fields(flags)...)
-		p, code := run(t, program{args: append(args, "--", "cat")})
-		checkUsage(t, p, code, []string{"--deliver exec", says})
+		args := append([]string{Binary(t), "--deliver", "exec"}, strings.Fields(flags)...)
+		p, code := Run(t, Program{Args: append(args, "--", "cat")})
+		CheckUsage(t, p, code, []string{"--deliver exec", says})
 	}
 }

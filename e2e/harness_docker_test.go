@@ -25,22 +25,22 @@ var imageName = fmt.Sprintf("poolinit-e2e:%d", os.Getpid())
 // one adds it here.
 var imageTools = []string{"bash", "sh", "sleep", "true", "false", "cat", "ls", "ps", "stty", "kill", "id", "env", "tini"}
 
-// needDocker skips the test unless there is a docker daemon.
-func needDocker(t testing.TB) {
+// NeedDocker skips the test unless there is a docker daemon.
+func NeedDocker(t testing.TB) {
 	t.Helper()
-	need(t, "docker", "ldd")
+	Need(t, "docker", "ldd")
 	if out, err := exec.Command("docker", "version").CombinedOutput(); err != nil {
 		strict.Skip(t, "no docker daemon: %s", out)
 	}
 }
 
-// dockerImage returns the name of an image that has poolinit as /poolinit, the
+// Image returns the name of an image that has poolinit as /poolinit, the
 // test binary as /e2e.test, and imageTools where the host has them. Nothing is
 // pulled. It is made once, and removed after the last test.
-func dockerImage(t testing.TB) string {
+func Image(t testing.TB) string {
 	t.Helper()
-	needDocker(t)
-	poolinit(t) // its own failure, if it cannot be built
+	NeedDocker(t)
+	Binary(t) // its own failure, if it cannot be built
 	if err := importImage(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func dockerImage(t testing.TB) string {
 }
 
 var importImage = sync.OnceValue(func() error {
-	binary, err := built()
+	binary, err := BinaryPath()
 	if err != nil {
 		return err
 	}
@@ -69,8 +69,8 @@ var importImage = sync.OnceValue(func() error {
 	return nil
 })
 
-// docker runs the client and returns what it printed.
-func docker(t testing.TB, args ...string) string {
+// Docker runs the client and returns what it printed.
+func Docker(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("docker", args...).Output()
 	if err != nil {
@@ -83,118 +83,118 @@ func docker(t testing.TB, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// containerName returns a new name, and sees to it that no container of that
+// ContainerName returns a new name, and sees to it that no container of that
 // name is left when the test ends.
-func containerName(t testing.TB) string {
+func ContainerName(t testing.TB) string {
 	name := fmt.Sprintf("poolinit-e2e-%d-%08x", os.Getpid(), rand.Uint32())
 	t.Cleanup(func() { _ = exec.Command("docker", "rm", "-f", name).Run() })
 	return name
 }
 
-// A container runs in the background.
-type container struct {
-	t    testing.TB
-	name string
+// A Container runs in the background.
+type Container struct {
+	T    testing.TB
+	Name string
 }
 
-// containerOf is a container that runs already.
-func containerOf(t testing.TB, name string) *container { return &container{t, name} }
+// ContainerOf is a container that runs already.
+func ContainerOf(t testing.TB, name string) *Container { return &Container{t, name} }
 
-// dockerRun starts a container: docker run -d, the options, the image, the command.
-func dockerRun(t testing.TB, options []string, command ...string) *container {
+// RunContainer starts a container: docker run -d, the options, the image, the command.
+func RunContainer(t testing.TB, options []string, command ...string) *Container {
 	t.Helper()
-	return dockerRunImage(t, dockerImage(t), options, command...)
+	return RunContainerOf(t, Image(t), options, command...)
 }
 
-// dockerRunImage is dockerRun with another image.
-func dockerRunImage(t testing.TB, image string, options []string, command ...string) *container {
+// RunContainerOf is dockerRun with another image.
+func RunContainerOf(t testing.TB, image string, options []string, command ...string) *Container {
 	t.Helper()
-	c := containerOf(t, containerName(t))
-	args := append([]string{"run", "-d", "--name", c.name}, options...)
-	docker(t, append(append(args, image), command...)...)
+	c := ContainerOf(t, ContainerName(t))
+	args := append([]string{"run", "-d", "--name", c.Name}, options...)
+	Docker(t, append(append(args, image), command...)...)
 	return c
 }
 
-func (c *container) inspect(format string) string {
-	c.t.Helper()
-	return docker(c.t, "inspect", "-f", format, c.name)
+func (c *Container) Inspect(format string) string {
+	c.T.Helper()
+	return Docker(c.T, "inspect", "-f", format, c.Name)
 }
 
-// logs returns stdout and stderr together.
-func (c *container) logs() string {
-	out, _ := exec.Command("docker", "logs", c.name).CombinedOutput()
+// Logs returns stdout and stderr together.
+func (c *Container) Logs() string {
+	out, _ := exec.Command("docker", "logs", c.Name).CombinedOutput()
 	return string(out)
 }
 
-func (c *container) exec(command ...string) string {
-	c.t.Helper()
-	return docker(c.t, append([]string{"exec", c.name}, command...)...)
+func (c *Container) Exec(command ...string) string {
+	c.T.Helper()
+	return Docker(c.T, append([]string{"exec", c.Name}, command...)...)
 }
 
-func (c *container) kill(signal string) { c.t.Helper(); docker(c.t, "kill", "-s", signal, c.name) }
+func (c *Container) Kill(signal string) { c.T.Helper(); Docker(c.T, "kill", "-s", signal, c.Name) }
 
-func (c *container) stop(seconds int) {
-	c.t.Helper()
-	docker(c.t, "stop", "-t", fmt.Sprint(seconds), c.name)
+func (c *Container) Stop(seconds int) {
+	c.T.Helper()
+	Docker(c.T, "stop", "-t", fmt.Sprint(seconds), c.Name)
 }
 
-// wait returns the exit code.
-func (c *container) wait() string { c.t.Helper(); return docker(c.t, "wait", c.name) }
+// Wait returns the exit code.
+func (c *Container) Wait() string { c.T.Helper(); return Docker(c.T, "wait", c.Name) }
 
 // packImage makes the root file system.
 func packImage(poolinit, self string) ([]byte, error) {
 	var out bytes.Buffer
-	w := newImageWriter(&out)
-	w.program("/poolinit", poolinit)
-	w.program("/e2e.test", self)
+	w := NewImageWriter(&out)
+	w.Program("/poolinit", poolinit)
+	w.Program("/e2e.test", self)
 	for _, tool := range imageTools {
 		if path, err := exec.LookPath(tool); err == nil {
-			w.program(path, path)
-			w.program(filepath.Join("/bin", tool), path)
+			w.Program(path, path)
+			w.Program(filepath.Join("/bin", tool), path)
 		}
 	}
-	w.text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nworker:x:1000:1000::/:/bin/sh\n")
-	w.text("/etc/group", "root:x:0:\nworker:x:1000:\n")
-	w.dir("/tmp", 0o1777)
-	return out.Bytes(), w.close()
+	w.Text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nworker:x:1000:1000::/:/bin/sh\n")
+	w.Text("/etc/group", "root:x:0:\nworker:x:1000:\n")
+	w.Dir("/tmp", 0o1777)
+	return out.Bytes(), w.Close()
 }
 
-// An imageWriter writes files into the archive, with what they need to run.
-type imageWriter struct {
+// An ImageWriter writes files into the archive, with what they need to run.
+type ImageWriter struct {
 	tar  *tar.Writer
 	done map[string]bool
 	time time.Time // of the files
 	err  error     // the first one
 }
 
-func newImageWriter(to io.Writer) *imageWriter {
-	return &imageWriter{tar: tar.NewWriter(to), done: map[string]bool{}}
+func NewImageWriter(to io.Writer) *ImageWriter {
+	return &ImageWriter{tar: tar.NewWriter(to), done: map[string]bool{}}
 }
 
-// close ends the archive, and returns the first error there was.
-func (w *imageWriter) close() error { return errors.Join(w.err, w.tar.Close()) }
+// Close ends the archive, and returns the first error there was.
+func (w *ImageWriter) Close() error { return errors.Join(w.err, w.tar.Close()) }
 
-// fail keeps an error for close.
-func (w *imageWriter) fail(err error) { w.err = errors.Join(w.err, err) }
+// Fail keeps an error for close.
+func (w *ImageWriter) Fail(err error) { w.err = errors.Join(w.err, err) }
 
-// setTime sets the time of the files that follow.
-func (w *imageWriter) setTime(at time.Time) { w.time = at }
+// SetTime sets the time of the files that follow.
+func (w *ImageWriter) SetTime(at time.Time) { w.time = at }
 
-// program adds an executable and the libraries that ldd finds for it.
-func (w *imageWriter) program(path, source string) {
-	w.file(path, source)
+// Program adds an executable and the libraries that ldd finds for it.
+func (w *ImageWriter) Program(path, source string) {
+	w.File(path, source)
 	out, err := exec.Command("ldd", source).Output()
 	if err != nil {
 		return // static
 	}
 	for word := range strings.FieldsSeq(string(out)) {
 		if strings.HasPrefix(word, "/") {
-			w.file(word, word)
+			w.File(word, word)
 		}
 	}
 }
 
-func (w *imageWriter) file(path, source string) {
+func (w *ImageWriter) File(path, source string) {
 	if w.err != nil || w.done[path] {
 		return
 	}
@@ -212,15 +212,15 @@ func (w *imageWriter) file(path, source string) {
 	w.add(&tar.Header{Name: path[1:], Mode: 0o755, Size: fi.Size(), Typeflag: tar.TypeReg}, f)
 }
 
-func (w *imageWriter) text(path, content string) {
+func (w *ImageWriter) Text(path, content string) {
 	w.add(&tar.Header{Name: path[1:], Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}, strings.NewReader(content))
 }
 
-func (w *imageWriter) dir(path string, mode int64) {
+func (w *ImageWriter) Dir(path string, mode int64) {
 	w.add(&tar.Header{Name: path[1:] + "/", Mode: mode, Typeflag: tar.TypeDir}, strings.NewReader(""))
 }
 
-func (w *imageWriter) add(h *tar.Header, content io.Reader) {
+func (w *ImageWriter) add(h *tar.Header, content io.Reader) {
 	if w.err != nil {
 		return
 	}

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func readFrame(r io.Reader) (body []byte, failed bool, err error) {
+func ReadFrame(r io.Reader) (body []byte, failed bool, err error) {
 	var h [4]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return nil, false, err
@@ -21,16 +21,16 @@ func readFrame(r io.Reader) (body []byte, failed bool, err error) {
 	return body, n>>31 == 1, err
 }
 
-func writeFrame(w io.Writer, body string) error {
+func WriteFrame(w io.Writer, body string) error {
 	_, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
 	return err
 }
 
-// freePort returns a port of loopback for a program of the test to listen on.
+// FreePort returns a port of loopback for a program of the test to listen on.
 // Until the test ends the kernel gives it to nobody who asks for any port: a
 // socket holds it, in a way that lets a server bind it that sets SO_REUSEADDR, as
 // all do.
-func freePort(t testing.TB) string {
+func FreePort(t testing.TB) string {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -51,8 +51,8 @@ func freePort(t testing.TB) string {
 	return fmt.Sprintf("127.0.0.1:%d", addr.(*unix.SockaddrInet4).Port)
 }
 
-// get returns the body of an answer.
-func get(client *http.Client, url string) (string, error) {
+// Get returns the body of an answer.
+func Get(client *http.Client, url string) (string, error) {
 	resp, err := client.Get(url)
 	if err != nil {
 		return "", err

@@ -9,22 +9,22 @@ import (
 	"testing"
 )
 
-// A procInfo is what /proc says about a process. All numbers are as the test
+// A ProcInfo is what /proc says about a process. All numbers are as the test
 // sees them, but Inside, which is the PID in its own namespace.
-type procInfo struct {
+type ProcInfo struct {
 	PID, PPID, PGID, SID, Foreground int
 	Inside                           int
 	State                            byte // R S D Z T ...
 	Name                             string
 }
 
-func (p procInfo) String() string {
+func (p ProcInfo) String() string {
 	return fmt.Sprintf("\n%d (inside %d) %s: %c parent %d group %d session %d foreground %d",
 		p.PID, p.Inside, p.Name, p.State, p.PPID, p.PGID, p.SID, p.Foreground)
 }
 
-// readProc reports false if there is no such process.
-func readProc(pid int) (p procInfo, ok bool) {
+// ReadProc reports false if there is no such process.
+func ReadProc(pid int) (p ProcInfo, ok bool) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return p, false
@@ -37,18 +37,18 @@ func readProc(pid int) (p procInfo, ok bool) {
 	name := rest[:end]
 	rest = rest[end+2:]
 	var tty int
-	p = procInfo{PID: pid, Name: name, Inside: pid}
+	p = ProcInfo{PID: pid, Name: name, Inside: pid}
 	if _, err := fmt.Sscanf(rest, "%c %d %d %d %d %d", &p.State, &p.PPID, &p.PGID, &p.SID, &tty, &p.Foreground); err != nil {
 		return p, false
 	}
-	if pids := strings.Fields(statusLine(pid, "NSpid")); len(pids) > 0 {
+	if pids := strings.Fields(StatusLine(pid, "NSpid")); len(pids) > 0 {
 		p.Inside, _ = strconv.Atoi(pids[len(pids)-1])
 	}
 	return p, true
 }
 
-// statusLine returns a line of /proc/PID/status, or "".
-func statusLine(pid int, key string) string {
+// StatusLine returns a line of /proc/PID/status, or "".
+func StatusLine(pid int, key string) string {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return ""
@@ -61,10 +61,10 @@ func statusLine(pid int, key string) string {
 	return ""
 }
 
-// signalSet reads SigPnd, ShdPnd, SigBlk, SigIgn or SigCgt of a process.
-func signalSet(pid int, key string) (set map[syscall.Signal]bool) {
+// SignalSet reads SigPnd, ShdPnd, SigBlk, SigIgn or SigCgt of a process.
+func SignalSet(pid int, key string) (set map[syscall.Signal]bool) {
 	set = map[syscall.Signal]bool{}
-	bits, err := strconv.ParseUint(statusLine(pid, key), 16, 64)
+	bits, err := strconv.ParseUint(StatusLine(pid, key), 16, 64)
 	if err != nil {
 		return set
 	}
@@ -76,14 +76,14 @@ func signalSet(pid int, key string) (set map[syscall.Signal]bool) {
 	return set
 }
 
-func allProcs() (list []procInfo) {
+func allProcs() (list []ProcInfo) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	for _, e := range entries {
 		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if p, ok := readProc(pid); ok {
+			if p, ok := ReadProc(pid); ok {
 				list = append(list, p)
 			}
 		}
@@ -92,7 +92,7 @@ func allProcs() (list []procInfo) {
 }
 
 // procsBelow lists a process and its descendants: for a PID 1 that is its namespace.
-func procsBelow(root int) (list []procInfo) {
+func procsBelow(root int) (list []ProcInfo) {
 	below := map[int]bool{root: true}
 	all := allProcs()
 	for grown := true; grown; {
@@ -111,7 +111,7 @@ func procsBelow(root int) (list []procInfo) {
 	return list
 }
 
-func firstChild(pid int) int {
+func FirstChild(pid int) int {
 	for _, p := range allProcs() {
 		if p.PPID == pid {
 			return p.PID
@@ -120,24 +120,24 @@ func firstChild(pid int) int {
 	return 0
 }
 
-// list returns every process of the program's namespace, itself included.
-func (p *process) list() []procInfo { return procsBelow(p.pid) }
+// List returns every process of the program's namespace, itself included.
+func (p *Process) List() []ProcInfo { return procsBelow(p.PID) }
 
-// zombies returns those that nobody has waited for.
-func (p *process) zombies() (list []procInfo) {
-	for _, q := range p.list() {
-		if q.State == 'Z' && q.PID != p.pid {
+// Zombies returns those that nobody has waited for.
+func (p *Process) Zombies() (list []ProcInfo) {
+	for _, q := range p.List() {
+		if q.State == 'Z' && q.PID != p.PID {
 			list = append(list, q)
 		}
 	}
 	return list
 }
 
-// waitFor waits for a process of the namespace that is as wanted, and returns it.
-func (p *process) waitFor(what string, wanted func(procInfo) bool) (found procInfo) {
-	p.t.Helper()
-	eventually(p.t, what, func() (any, bool) {
-		list := p.list()
+// WaitForProcess waits for a process of the namespace that is as wanted, and returns it.
+func (p *Process) WaitForProcess(what string, wanted func(ProcInfo) bool) (found ProcInfo) {
+	p.T.Helper()
+	Eventually(p.T, what, func() (any, bool) {
+		list := p.List()
 		for _, q := range list {
 			if wanted(q) {
 				found = q
@@ -149,18 +149,18 @@ func (p *process) waitFor(what string, wanted func(procInfo) bool) (found procIn
 	return found
 }
 
-// theChild waits until the program has a child, and returns it.
-func (p *process) theChild() procInfo {
-	p.t.Helper()
-	self := p.self()
-	return p.waitFor("a child of the program", func(q procInfo) bool { return q.PPID == self && q.State != 'Z' })
+// TheChild waits until the program has a child, and returns it.
+func (p *Process) TheChild() ProcInfo {
+	p.T.Helper()
+	self := p.Self()
+	return p.WaitForProcess("a child of the program", func(q ProcInfo) bool { return q.PPID == self && q.State != 'Z' })
 }
 
-// requireSignals fails the test unless the set of a process becomes what is wanted.
-func requireSignals(t testing.TB, pid int, key string, want map[syscall.Signal]bool) {
+// RequireSignals fails the test unless the set of a process becomes what is wanted.
+func RequireSignals(t testing.TB, pid int, key string, want map[syscall.Signal]bool) {
 	t.Helper()
-	eventually(t, key, func() (any, bool) {
-		got := signalSet(pid, key)
+	Eventually(t, key, func() (any, bool) {
+		got := SignalSet(pid, key)
 		return got, fmt.Sprint(got) == fmt.Sprint(want) // maps print sorted
 	})
 }

@@ -19,118 +19,118 @@ import (
 	"github.com/poolinit/poolinit/internal/strict"
 )
 
-// A program is what a test runs, and how. As it is, it runs as PID 1 of a PID
+// A Program is what a test runs, and how. As it is, it runs as PID 1 of a PID
 // namespace of its own with a /proc that belongs to it, so that everything
 // ends with it.
-type program struct {
-	args  []string // the command, looked up in PATH, and its arguments
-	env   []string // in addition to the test's
-	child string   // E2E_CHILD for the program, if it is, or starts, the test binary
-	under bool     // it is a child of the namespace's PID 1, not that itself
-	host  bool     // no namespace at all (docker's client, for one)
+type Program struct {
+	Args  []string // the command, looked up in PATH, and its arguments
+	Env   []string // in addition to the test's
+	Child string   // E2E_CHILD for the program, if it is, or starts, the test binary
+	Under bool     // it is a child of the namespace's PID 1, not that itself
+	Host  bool     // no namespace at all (docker's client, for one)
 
-	stdin  *os.File   // nil: /dev/null
-	stderr *os.File   // nil: process.stderr collects it
-	tty    *pty       // its controlling terminal, and 0, 1 and 2
-	files  []*os.File // its descriptors from 3 on
+	Stdin  *os.File   // nil: /dev/null
+	Stderr *os.File   // nil: process.stderr collects it
+	TTY    *PTY       // its controlling terminal, and 0, 1 and 2
+	Files  []*os.File // its descriptors from 3 on
 
 	// What it finds at its start.
-	closed           []int
-	ignored, blocked []syscall.Signal
-	nofile           uint64 // the soft limit of descriptors, if not 0
+	Closed           []int
+	Ignored, Blocked []syscall.Signal
+	Nofile           uint64 // the soft limit of descriptors, if not 0
 }
 
-// A process is a program that runs.
-type process struct {
-	t      testing.TB
-	cmd    *exec.Cmd
-	pid    int // seen from the test; with under it is that of the PID 1 above it
+// A Process is a program that runs.
+type Process struct {
+	T      testing.TB
+	Cmd    *exec.Cmd
+	PID    int // seen from the test; with under it is that of the PID 1 above it
 	under  bool
-	exited chan struct{}
+	Exited chan struct{}
 
-	stdout, stderr buffer // empty if it has a terminal
+	Stdout, Stderr Buffer // empty if it has a terminal
 }
 
-// start starts a program. It is killed at the end of the test, and with it
+// Start starts a program. It is killed at the end of the test, and with it
 // whatever it started.
-func start(t testing.TB, prog program) *process {
+func Start(t testing.TB, prog Program) *Process {
 	t.Helper()
-	p := &process{t: t, under: prog.under, exited: make(chan struct{})}
-	p.cmd = prog.command(t)
-	if prog.tty != nil {
-		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = prog.tty.slave, prog.tty.slave, prog.tty.slave
-		p.cmd.SysProcAttr.Setsid, p.cmd.SysProcAttr.Setctty = true, true
+	p := &Process{T: t, under: prog.Under, Exited: make(chan struct{})}
+	p.Cmd = prog.command(t)
+	if prog.TTY != nil {
+		p.Cmd.Stdin, p.Cmd.Stdout, p.Cmd.Stderr = prog.TTY.slave, prog.TTY.slave, prog.TTY.slave
+		p.Cmd.SysProcAttr.Setsid, p.Cmd.SysProcAttr.Setctty = true, true
 	} else {
-		p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-		if prog.stdin != nil {
-			p.cmd.Stdin = prog.stdin
+		p.Cmd.Stdout, p.Cmd.Stderr = &p.Stdout, &p.Stderr
+		if prog.Stdin != nil {
+			p.Cmd.Stdin = prog.Stdin
 		}
-		if prog.stderr != nil {
-			p.cmd.Stderr = prog.stderr
+		if prog.Stderr != nil {
+			p.Cmd.Stderr = prog.Stderr
 		}
 	}
-	if err := p.cmd.Start(); err != nil {
-		if !prog.host && errors.Is(err, syscall.EPERM) {
+	if err := p.Cmd.Start(); err != nil {
+		if !prog.Host && errors.Is(err, syscall.EPERM) {
 			strict.Skip(t, "no permission to make a PID namespace: %v", err)
 		}
 		t.Fatal(err)
 	}
-	p.pid = p.cmd.Process.Pid
+	p.PID = p.Cmd.Process.Pid
 	go func() { // ends when the program does, which the cleanup sees to
-		_ = p.cmd.Wait() // the exit code is in ProcessState
-		close(p.exited)
+		_ = p.Cmd.Wait() // the exit code is in ProcessState
+		close(p.Exited)
 	}()
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.exited
+		_ = p.Cmd.Process.Kill()
+		<-p.Exited
 	})
 	return p
 }
 
-func (prog program) command(t testing.TB) *exec.Cmd {
+func (prog Program) command(t testing.TB) *exec.Cmd {
 	t.Helper()
-	path, err := exec.LookPath(prog.args[0])
+	path, err := exec.LookPath(prog.Args[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	env := append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else a child built with -race takes 1 s to exit
-	env = append(env, prog.env...)
-	if prog.host {
-		cmd := exec.Command(path, prog.args[1:]...)
-		cmd.Env, cmd.SysProcAttr = append(env, "E2E_CHILD="+prog.child), &syscall.SysProcAttr{}
+	env = append(env, prog.Env...)
+	if prog.Host {
+		cmd := exec.Command(path, prog.Args[1:]...)
+		cmd.Env, cmd.SysProcAttr = append(env, "E2E_CHILD="+prog.Child), &syscall.SysProcAttr{}
 		return cmd
 	}
-	how, err := json.Marshal(stub{Proc: true, Under: prog.under, Path: path, Child: prog.child, Closed: prog.closed,
-		Ignored: prog.ignored, Blocked: prog.blocked, Nofile: prog.nofile})
+	how, err := json.Marshal(stub{Proc: true, Under: prog.Under, Path: path, Child: prog.Child, Closed: prog.Closed,
+		Ignored: prog.Ignored, Blocked: prog.Blocked, Nofile: prog.Nofile})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self(t), prog.args...)
+	cmd := exec.Command(Self(t), prog.Args...)
 	cmd.Env = append(env, "E2E_CHILD="+stubName, "E2E_STUB="+string(how))
-	cmd.ExtraFiles = prog.files
-	cmd.WaitDelay = patience // for whoever keeps its stdout open; in a namespace nobody can
+	cmd.ExtraFiles = prog.Files
+	cmd.WaitDelay = Patience // for whoever keeps its stdout open; in a namespace nobody can
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 	return cmd
 }
 
-// signal sends a signal to the program.
-func (p *process) signal(sig syscall.Signal) {
-	p.t.Helper()
-	if err := syscall.Kill(p.self(), sig); err != nil {
-		p.t.Fatalf("cannot send %v: %v", sig, err)
+// Signal sends a signal to the program.
+func (p *Process) Signal(sig syscall.Signal) {
+	p.T.Helper()
+	if err := syscall.Kill(p.Self(), sig); err != nil {
+		p.T.Fatalf("cannot send %v: %v", sig, err)
 	}
 }
 
-// self returns the PID of the program itself, seen from the test, once it runs.
-func (p *process) self() (pid int) {
-	p.t.Helper()
-	if p.cmd.Args[0] != self(p.t) { // a program on the host: no stub before it
-		return p.pid
+// Self returns the PID of the program itself, seen from the test, once it runs.
+func (p *Process) Self() (pid int) {
+	p.T.Helper()
+	if p.Cmd.Args[0] != Self(p.T) { // a program on the host: no stub before it
+		return p.PID
 	}
-	eventually(p.t, "the program runs", func() (any, bool) {
-		pid = p.pid
+	Eventually(p.T, "the program runs", func() (any, bool) {
+		pid = p.PID
 		if p.under {
-			pid = firstChild(p.pid)
+			pid = FirstChild(p.PID)
 		}
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		return err, err == nil && len(env) > 0 && !strings.Contains(string(env), "E2E_CHILD="+stubName)
@@ -138,27 +138,27 @@ func (p *process) self() (pid int) {
 	return pid
 }
 
-// wait returns the exit code of the program, 128+n for a signal.
-func (p *process) wait() int {
-	p.t.Helper()
+// Wait returns the exit code of the program, 128+n for a signal.
+func (p *Process) Wait() int {
+	p.T.Helper()
 	select {
-	case <-p.exited:
-	case <-time.After(patience):
-		p.t.Fatalf("%q has not exited within %v\nstdout: %s\nstderr: %s\nprocesses: %v",
-			p.cmd.Args, patience, p.stdout.String(), p.stderr.String(), p.list())
+	case <-p.Exited:
+	case <-time.After(Patience):
+		p.T.Fatalf("%q has not exited within %v\nstdout: %s\nstderr: %s\nprocesses: %v",
+			p.Cmd.Args, Patience, p.Stdout.String(), p.Stderr.String(), p.List())
 	}
-	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status := p.Cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}
 	return status.ExitStatus()
 }
 
-// run is start and wait, for a program that ends by itself.
-func run(t testing.TB, prog program) (p *process, code int) {
+// Run is start and wait, for a program that ends by itself.
+func Run(t testing.TB, prog Program) (p *Process, code int) {
 	t.Helper()
-	p = start(t, prog)
-	return p, p.wait()
+	p = Start(t, prog)
+	return p, p.Wait()
 }
 
 // A stub is what stands between a test and the program: it prepares what
@@ -171,23 +171,23 @@ type stub struct {
 	Nofile           uint64
 }
 
-var stubName = child("stub", func([]string) int {
+var stubName = Child("stub", func([]string) int {
 	var s stub
 	if err := json.Unmarshal([]byte(os.Getenv("E2E_STUB")), &s); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	if s.Proc {
 		if err := mountProc(); err != nil {
-			return stubFailed(err)
+			return Failed(err)
 		}
 	}
 	if s.Under {
 		return s.above()
 	}
-	return stubFailed(s.become())
+	return Failed(s.become())
 })
 
-func stubFailed(err error) int {
+func Failed(err error) int {
 	fmt.Fprintln(os.Stderr, "stub:", err)
 	return 98
 }
@@ -204,7 +204,7 @@ func (s stub) above() int {
 	s.Proc, s.Under = false, false
 	how, err := json.Marshal(s)
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
@@ -221,7 +221,7 @@ func (s stub) above() int {
 		return status.ExitStatus()
 	}
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	return 0
 }
@@ -246,7 +246,7 @@ func (s stub) become() error {
 	for _, fd := range s.Closed {
 		_ = syscall.Close(fd)
 	}
-	for _, sig := range signal1to64 {
+	for _, sig := range AllSignals {
 		setDisposition(sig, false)
 	}
 	for _, sig := range s.Ignored {
@@ -265,7 +265,7 @@ func block(sigs ...syscall.Signal) {
 	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &mask, nil)
 }
 
-var signal1to64 = func() (all []syscall.Signal) {
+var AllSignals = func() (all []syscall.Signal) {
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		all = append(all, sig)
 	}

@@ -12,23 +12,23 @@ import (
 	"github.com/poolinit/poolinit/internal/strict"
 )
 
-// A pty is a terminal with the test at the keyboard.
-type pty struct {
-	t      testing.TB
+// A PTY is a terminal with the test at the keyboard.
+type PTY struct {
+	T      testing.TB
 	master *os.File
 	slave  *os.File
-	screen buffer
+	Screen Buffer
 	read   int // how much of the screen expect has passed
 }
 
-// openPTY makes a terminal of 24 lines and 80 columns.
-func openPTY(t testing.TB) *pty {
+// OpenPTY makes a terminal of 24 lines and 80 columns.
+func OpenPTY(t testing.TB) *PTY {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		strict.Skip(t, "no terminals here: %v", err)
 	}
-	p := &pty{t: t, master: master}
+	p := &PTY{T: t, master: master}
 	n, err := p.ioctlGet(unix.TIOCGPTN)
 	if err == nil {
 		err = p.ioctlSet(unix.TIOCSPTLCK, 0)
@@ -42,20 +42,20 @@ func openPTY(t testing.TB) *pty {
 	ended := make(chan struct{})
 	go func() { // ends when the master is closed, below
 		defer close(ended)
-		_, _ = io.Copy(&p.screen, master)
+		_, _ = io.Copy(&p.Screen, master)
 	}()
 	t.Cleanup(func() {
 		p.slave.Close()
 		p.master.Close()
 		<-ended
 	})
-	p.resize(24, 80)
+	p.Resize(24, 80)
 	return p
 }
 
 // control calls f with the master's descriptor. (Fd() would make it blocking,
 // and Close would wait for the reader for ever.)
-func (p *pty) control(f func(fd int) error) error {
+func (p *PTY) control(f func(fd int) error) error {
 	conn, err := p.master.SyscallConn()
 	if err != nil {
 		return err
@@ -67,27 +67,27 @@ func (p *pty) control(f func(fd int) error) error {
 	return inner
 }
 
-func (p *pty) ioctlGet(req uint) (n int, err error) {
+func (p *PTY) ioctlGet(req uint) (n int, err error) {
 	err = p.control(func(fd int) (err error) { n, err = unix.IoctlGetInt(fd, req); return err })
 	return n, err
 }
 
-func (p *pty) ioctlSet(req uint, n int) error {
+func (p *PTY) ioctlSet(req uint, n int) error {
 	return p.control(func(fd int) error { return unix.IoctlSetPointerInt(fd, req, n) })
 }
 
-// resize changes the window: the foreground gets SIGWINCH.
-func (p *pty) resize(rows, columns uint16) {
-	p.t.Helper()
+// Resize changes the window: the foreground gets SIGWINCH.
+func (p *PTY) Resize(rows, columns uint16) {
+	p.T.Helper()
 	size := &unix.Winsize{Row: rows, Col: columns}
 	err := p.control(func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 	if err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 }
 
-// foreground returns the process group in the foreground.
-func (p *pty) foreground() int {
+// Foreground returns the process group in the foreground.
+func (p *PTY) Foreground() int {
 	n, err := p.ioctlGet(unix.TIOCGPGRP)
 	if err != nil {
 		return -1
@@ -95,19 +95,19 @@ func (p *pty) foreground() int {
 	return n
 }
 
-// send types. "\x03" is Ctrl-C, "\x1a" Ctrl-Z, "\x04" Ctrl-D, "\x1c" Ctrl-\.
-func (p *pty) send(keys string) {
-	p.t.Helper()
+// Send types. "\x03" is Ctrl-C, "\x1a" Ctrl-Z, "\x04" Ctrl-D, "\x1c" Ctrl-\.
+func (p *PTY) Send(keys string) {
+	p.T.Helper()
 	if _, err := io.WriteString(p.master, keys); err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 }
 
-// expect waits until the text is on the screen, after what was expected before.
-func (p *pty) expect(text string) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("%q on the terminal", text), func() (any, bool) {
-		got := p.screen.String()[p.read:]
+// Expect waits until the text is on the screen, after what was expected before.
+func (p *PTY) Expect(text string) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("%q on the terminal", text), func() (any, bool) {
+		got := p.Screen.String()[p.read:]
 		at := strings.Index(got, text)
 		if at < 0 {
 			return fmt.Sprintf("%q", got), false

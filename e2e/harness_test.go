@@ -19,9 +19,9 @@ import (
 	"github.com/poolinit/poolinit/internal/strict"
 )
 
-// patience is how long a test waits for what must happen. It is only ever
+// Patience is how long a test waits for what must happen. It is only ever
 // waited out by a test that fails.
-const patience = 30 * time.Second
+const Patience = 30 * time.Second
 
 // children are the programs that the test binary plays when E2E_CHILD names
 // one: they get the arguments and return the exit code. Files add theirs with
@@ -29,7 +29,7 @@ const patience = 30 * time.Second
 //	var _ = child("name", func(args []string) int { ... })
 var children = map[string]func(args []string) int{}
 
-func child(name string, main func(args []string) int) string {
+func Child(name string, main func(args []string) int) string {
 	if children[name] != nil {
 		panic("two children called " + name)
 	}
@@ -55,8 +55,8 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// atTheEnd has something tidied up after the last test.
-func atTheEnd(do func()) { atEnd.add(do) }
+// AtEnd has something tidied up after the last test.
+func AtEnd(do func()) { atEnd.add(do) }
 
 var atEnd cleanups
 
@@ -79,9 +79,9 @@ func (c *cleanups) run() {
 	}
 }
 
-// built builds the program as it is released, once. E2E_BINARY names one that
+// BinaryPath builds the program as it is released, once. E2E_BINARY names one that
 // is there already.
-var built = sync.OnceValues(func() (string, error) {
+var BinaryPath = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("E2E_BINARY"); path != "" {
 		return filepath.Abs(path)
 	}
@@ -102,28 +102,28 @@ var built = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// poolinit returns the path of the binary.
-func poolinit(t testing.TB) string {
+// Binary returns the path of the binary.
+func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := built()
+	path, err := BinaryPath()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-// named returns the path of a symbolic link to the binary with that name.
-func named(t testing.TB, name string) string {
+// Named returns the path of a symbolic link to the binary with that name.
+func Named(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.Symlink(poolinit(t), path); err != nil {
+	if err := os.Symlink(Binary(t), path); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-// self returns the path of the test binary, for a child.
-func self(t testing.TB) string {
+// Self returns the path of the test binary, for a child.
+func Self(t testing.TB) string {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
@@ -132,8 +132,8 @@ func self(t testing.TB) string {
 	return path
 }
 
-// need skips the test unless the tools are installed.
-func need(t testing.TB, tools ...string) {
+// Need skips the test unless the tools are installed.
+func Need(t testing.TB, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -142,68 +142,68 @@ func need(t testing.TB, tools ...string) {
 	}
 }
 
-// eventually waits until cond says yes. If that takes longer than patience the
+// Eventually waits until cond says yes. If that takes longer than patience the
 // test fails, with what there was instead.
-func eventually(t testing.TB, what string, cond func() (got any, ok bool)) {
+func Eventually(t testing.TB, what string, cond func() (got any, ok bool)) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(Patience)
 	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
 		got, ok := cond()
 		if ok {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v; instead there was: %v", what, patience, got)
+			t.Fatalf("%s: not within %v; instead there was: %v", what, Patience, got)
 		}
 		time.Sleep(wait) // between two looks at what has no event to wait for
 	}
 }
 
-// A buffer collects what a program writes; it may be read while it grows.
-type buffer struct {
+// A Buffer collects what a program writes; it may be read while it grows.
+type Buffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (b *buffer) Write(p []byte) (int, error) {
+func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.Write(p)
 }
 
-func (b *buffer) String() string {
+func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
 }
 
-// size is how much has been written.
-func (b *buffer) size() int {
+// Size is how much has been written.
+func (b *Buffer) Size() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.Len()
 }
 
-// expect waits until the text is there.
-func (b *buffer) expect(t testing.TB, text string) {
+// Expect waits until the text is there.
+func (b *Buffer) Expect(t testing.TB, text string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("output %q", text), func() (any, bool) {
+	Eventually(t, fmt.Sprintf("output %q", text), func() (any, bool) {
 		got := b.String()
 		return fmt.Sprintf("%q", got), strings.Contains(got, text)
 	})
 }
 
-// expectTimes waits until the text is there so often, and not more often.
-func (b *buffer) expectTimes(t testing.TB, text string, times int) {
+// ExpectTimes waits until the text is there so often, and not more often.
+func (b *Buffer) ExpectTimes(t testing.TB, text string, times int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("output %q, %d times", text, times), func() (any, bool) {
+	Eventually(t, fmt.Sprintf("output %q, %d times", text, times), func() (any, bool) {
 		got := b.String()
 		return fmt.Sprintf("%q", got), strings.Count(got, text) == times
 	})
 }
 
-// lines returns the whole lines so far.
-func (b *buffer) lines() []string {
+// Lines returns the whole lines so far.
+func (b *Buffer) Lines() []string {
 	got := b.String()
 	end := strings.LastIndexByte(got, '\n')
 	if end < 0 {

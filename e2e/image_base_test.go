@@ -29,7 +29,7 @@ type standIn struct {
 	name string   // of its repository
 	real []string // what it stands for
 	made string   // what it is made of: with another one it is made anew
-	pack func(w *imageWriter) error
+	pack func(w *ImageWriter) error
 	conf []string // docker import --change
 }
 
@@ -54,14 +54,14 @@ func (s *standIn) image(t testing.TB) string {
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w := newImageWriter(in)
-	w.dir("/tmp", 0o1777)
-	err = errors.Join(s.pack(w), w.close(), in.Close(), load.Wait())
+	w := NewImageWriter(in)
+	w.Dir("/tmp", 0o1777)
+	err = errors.Join(s.pack(w), w.Close(), in.Close(), load.Wait())
 	if err != nil {
 		_ = exec.Command("docker", "rmi", name).Run() // half of one
 		t.Fatalf("cannot make %s: %v\n%s", name, err, out.String())
 	}
-	for other := range strings.FieldsSeq(docker(t, "images", "--format", "{{.Repository}}:{{.Tag}}", "poolinit-e2e/"+s.name)) {
+	for other := range strings.FieldsSeq(Docker(t, "images", "--format", "{{.Repository}}:{{.Tag}}", "poolinit-e2e/"+s.name)) {
 		if other != name {
 			_ = exec.Command("docker", "rmi", other).Run()
 		}
@@ -69,20 +69,20 @@ func (s *standIn) image(t testing.TB) string {
 	return name
 }
 
-// programs adds executables by their names, and their libraries.
-func (w *imageWriter) programs(names ...string) {
+// Programs adds executables by their names, and their libraries.
+func (w *ImageWriter) Programs(names ...string) {
 	for _, name := range names {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			w.err = errors.Join(w.err, err)
 			return
 		}
-		w.program(filepath.Join("/bin", name), path)
+		w.Program(filepath.Join("/bin", name), path)
 	}
 }
 
-// tree adds the files below a directory of the host, but those that skip names.
-func (w *imageWriter) tree(path, source string, skip func(name string, d fs.DirEntry) bool) {
+// Tree adds the files below a directory of the host, but those that skip names.
+func (w *ImageWriter) Tree(path, source string, skip func(name string, d fs.DirEntry) bool) {
 	err := filepath.WalkDir(source, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -92,7 +92,7 @@ func (w *imageWriter) tree(path, source string, skip func(name string, d fs.DirE
 		case skip(name, d) || !d.Type().IsRegular():
 			return nil
 		}
-		w.file(filepath.Join(path, strings.TrimPrefix(name, source)), name)
+		w.File(filepath.Join(path, strings.TrimPrefix(name, source)), name)
 		return w.err
 	})
 	w.err = errors.Join(w.err, err)
@@ -120,16 +120,16 @@ func goBase(t testing.TB) *standIn {
 			"ENV PATH=/usr/local/go/bin:/usr/bin:/bin", "ENV GOPATH=/go", "ENV GOTOOLCHAIN=local",
 			"ENV GOPROXY=file:///stand-in/proxy", "ENV GOCACHE=/stand-in/cache", "WORKDIR /go",
 		},
-		pack: func(w *imageWriter) error {
-			w.programs("sh", "dirname", "realpath", "cat")
-			w.tree("/usr/local/go", goroot, notForBuilding)
+		pack: func(w *ImageWriter) error {
+			w.Programs("sh", "dirname", "realpath", "cat")
+			w.Tree("/usr/local/go", goroot, notForBuilding)
 			w.packages(t, goroot)
 			cache, err := compiled(t)
 			if err != nil {
 				return err
 			}
-			w.setTime(time.Now().AddDate(50, 0, 0)) // what is old the go command removes
-			w.tree("/stand-in/cache", cache, func(string, fs.DirEntry) bool { return false })
+			w.SetTime(time.Now().AddDate(50, 0, 0)) // what is old the go command removes
+			w.Tree("/stand-in/cache", cache, func(string, fs.DirEntry) bool { return false })
 			return w.modules(t)
 		},
 	}
@@ -157,7 +157,7 @@ func notForBuilding(name string, d fs.DirEntry) bool {
 }
 
 // packages adds those of the standard library that are needed.
-func (w *imageWriter) packages(t testing.TB, goroot string) {
+func (w *ImageWriter) packages(t testing.TB, goroot string) {
 	t.Helper()
 	dirs := map[string]bool{}
 	for _, module := range []string{"..", "../deploy/docker/go"} {
@@ -166,7 +166,7 @@ func (w *imageWriter) packages(t testing.TB, goroot string) {
 		list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 		out, err := list.Output()
 		if err != nil {
-			w.fail(fmt.Errorf("go list: %w", err))
+			w.Fail(fmt.Errorf("go list: %w", err))
 			return
 		}
 		for dir := range strings.FieldsSeq(string(out)) {
@@ -174,17 +174,17 @@ func (w *imageWriter) packages(t testing.TB, goroot string) {
 		}
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		w.tree(filepath.Join("/usr/local/go", strings.TrimPrefix(dir, goroot)), dir, func(name string, d fs.DirEntry) bool {
+		w.Tree(filepath.Join("/usr/local/go", strings.TrimPrefix(dir, goroot)), dir, func(name string, d fs.DirEntry) bool {
 			return d.IsDir() && name != dir || strings.HasSuffix(name, "_test.go")
 		})
 	}
 	for _, name := range []string{"go.mod", "go.sum", "vendor/modules.txt"} {
-		w.file("/usr/local/go/src/"+name, filepath.Join(goroot, "src", name))
+		w.File("/usr/local/go/src/"+name, filepath.Join(goroot, "src", name))
 	}
 }
 
 // modules adds a module proxy's directory of what go.sum names.
-func (w *imageWriter) modules(t testing.TB) error {
+func (w *ImageWriter) modules(t testing.TB) error {
 	t.Helper()
 	download := exec.Command("go", "mod", "download")
 	download.Dir = ".."
@@ -203,7 +203,7 @@ func (w *imageWriter) modules(t testing.TB) error {
 		for _, ext := range []string{".info", ".mod", ".zip"} {
 			source := filepath.Join(cache, base+ext)
 			if _, err := os.Stat(source); err == nil && !(modOnly && ext == ".zip") {
-				w.file(filepath.Join("/stand-in/proxy", base+ext), source)
+				w.File(filepath.Join("/stand-in/proxy", base+ext), source)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ const imageVersion = "v0.0.0-test"
 // productImage builds the Dockerfile as it is, once, and returns the image's name.
 func productImage(t testing.TB) string {
 	t.Helper()
-	needDocker(t)
+	NeedDocker(t)
 	return buildOnce(t, "Dockerfile", func() []tag { return standIns(t, goBase(t)) })
 }
 
@@ -53,7 +53,7 @@ func buildOnce(t testing.TB, dockerfile string, tags func() []tag) string {
 	}
 	if images.name == nil {
 		images.name = map[string]string{}
-		atTheEnd(pruneImages)
+		AtEnd(pruneImages)
 	}
 	images.name[dockerfile] = name
 	return name

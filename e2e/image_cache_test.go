@@ -24,7 +24,7 @@ func compiled(t testing.TB) (dir string, err error) {
 	} {
 		build := exec.Command(command[0], command[1:]...)
 		build.Dir = ".."
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOCACHEPROG="+self(t), "E2E_CHILD="+cacheCopier,
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOCACHEPROG="+Self(t), "E2E_CHILD="+cacheCopier,
 			"E2E_CACHE_FROM="+goEnv(t, "GOCACHE"), "E2E_CACHE_TO="+dir)
 		if text, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %w\n%s", err, text)
@@ -37,7 +37,7 @@ func compiled(t testing.TB) (dir string, err error) {
 // it would look up in its cache, and gives it what it would put there. Both go
 // into the second directory, in the form that the go command's own cache has; a
 // form that is not understood counts as absent.
-var cacheCopier = child("cache-copier", func([]string) int {
+var cacheCopier = Child("cache-copier", func([]string) int {
 	c := copier{from: os.Getenv("E2E_CACHE_FROM"), to: os.Getenv("E2E_CACHE_TO")}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	answer := cacheAnswer{KnownCommands: []string{"get", "put", "close"}}

@@ -19,10 +19,10 @@ import (
 // program of its own, in a project of its own.
 func compose(t *testing.T) func(args ...string) string {
 	t.Helper()
-	needDocker(t)
+	NeedDocker(t)
 	command := []string{"docker", "compose"}
 	if exec.Command("docker", "compose", "version").Run() != nil {
-		need(t, "docker-compose")
+		Need(t, "docker-compose")
 		command = []string{"docker-compose"}
 	}
 	command = append(command, "-p", fmt.Sprintf("poolinit-e2e-%d", os.Getpid()), "-f", "../deploy/docker/compose.yaml")
@@ -86,22 +86,22 @@ func TestImageCompose(t *testing.T) {
 		run("up", "-d", "--build", "pool")
 		return nil
 	})
-	pool := containerOf(t, run("ps", "-q", "pool"))
-	pool.expectLog("taking messages", 1)
-	address := regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`).FindString(pool.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"))
+	pool := ContainerOf(t, run("ps", "-q", "pool"))
+	pool.ExpectLog("taking messages", 1)
+	address := regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`).FindString(pool.Inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"))
 	for n, message := range []string{"one", "two"} { // one after the other: two workers may change places
-		send(t, strings.NewReader(message), "tcp://"+address+":8089?reply=always").want(t, fmt.Sprintln(n+1), 0)
+		Send(t, strings.NewReader(message), "tcp://"+address+":8089?reply=always").Want(t, fmt.Sprintln(n+1), 0)
 	}
-	redis := containerOf(t, run("ps", "-q", "redis"))
-	if list := redis.exec("redis-cli", "lrange", "messages", "0", "-1"); list != "one\ntwo" {
+	redis := ContainerOf(t, run("ps", "-q", "redis"))
+	if list := redis.Exec("redis-cli", "lrange", "messages", "0", "-1"); list != "one\ntwo" {
 		t.Errorf("Redis has %q", list)
 	}
-	if owner := pool.inspect("{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}"); owner != "65532:65532 true [ALL]" {
+	if owner := pool.Inspect("{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}"); owner != "65532:65532 true [ALL]" {
 		t.Errorf("it runs as %s", owner)
 	}
 	run("stop", "pool")
-	pool.expectLog("stopped: handled 2, spooled 0, lost 0, killed 0, ", 1)
-	if code := pool.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, pool.logs())
+	pool.ExpectLog("stopped: handled 2, spooled 0, lost 0, killed 0, ", 1)
+	if code := pool.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, pool.Logs())
 	}
 }

@@ -15,9 +15,9 @@ import (
 
 // fromHost returns a stand-in for an image, made of programs of the host, and of
 // what pack adds.
-func fromHost(t testing.TB, real string, programs []string, pack func(w *imageWriter) error) *standIn {
+func fromHost(t testing.TB, real string, programs []string, pack func(w *ImageWriter) error) *standIn {
 	t.Helper()
-	need(t, append(programs, "ldd", "install")...)
+	Need(t, append(programs, "ldd", "install")...)
 	s := &standIn{name: strings.NewReplacer(":", "-", ".", "-").Replace(real), real: []string{real}, made: "1\n"}
 	for _, name := range programs {
 		path, err := exec.LookPath(name)
@@ -30,8 +30,8 @@ func fromHost(t testing.TB, real string, programs []string, pack func(w *imageWr
 		}
 		s.made += fmt.Sprintln(path, fi.Size(), fi.ModTime())
 	}
-	s.pack = func(w *imageWriter) error {
-		w.programs("sh", "install", "cat")
+	s.pack = func(w *ImageWriter) error {
+		w.Programs("sh", "install", "cat")
 		return pack(w)
 	}
 	return s
@@ -47,8 +47,8 @@ func answer(t testing.TB, name string, args ...string) []string {
 	return strings.Fields(string(out))
 }
 
-// script adds a shell script.
-func (w *imageWriter) script(path, text string) {
+// Script adds a shell script.
+func (w *ImageWriter) Script(path, text string) {
 	text = "#!/bin/sh\n" + text
 	w.add(&tar.Header{Name: path[1:], Mode: 0o755, Size: int64(len(text)), Typeflag: tar.TypeReg}, strings.NewReader(text))
 }
@@ -57,19 +57,19 @@ func (w *imageWriter) script(path, text string) {
 // the host's PHP has the extension.
 func phpBase(t testing.TB) *standIn {
 	t.Helper()
-	return fromHost(t, "php:8.3-cli", []string{"php"}, func(w *imageWriter) error {
-		w.programs("php")
+	return fromHost(t, "php:8.3-cli", []string{"php"}, func(w *ImageWriter) error {
+		w.Programs("php")
 		about := answer(t, "php", "-r", `echo PHP_EXTENSION_DIR, " ", PHP_CONFIG_FILE_SCAN_DIR;`)
 		for _, name := range []string{"ctype", "posix"} { // the real one has these built in
 			if lib := filepath.Join(about[0], name+".so"); len(about) == 2 && fileExists(lib) {
-				w.program(lib, lib)
-				w.text(filepath.Join(about[1], name+".ini"), "extension="+name+".so\n")
+				w.Program(lib, lib)
+				w.Text(filepath.Join(about[1], name+".ini"), "extension="+name+".so\n")
 			}
 		}
 		if utc := "/usr/share/zoneinfo/UTC"; fileExists(utc) { // Debian's asks the system
-			w.file(utc, utc)
+			w.File(utc, utc)
 		}
-		w.script("/usr/bin/docker-php-ext-install", `exec php -r 'exit(extension_loaded($argv[1]) ? 0 : 1);' "$1"`)
+		w.Script("/usr/bin/docker-php-ext-install", `exec php -r 'exit(extension_loaded($argv[1]) ? 0 : 1);' "$1"`)
 		return nil
 	})
 }
@@ -77,11 +77,11 @@ func phpBase(t testing.TB) *standIn {
 // pythonBase stands for python:3.13-slim.
 func pythonBase(t testing.TB) *standIn {
 	t.Helper()
-	return fromHost(t, "python:3.13-slim", []string{"python3"}, func(w *imageWriter) error {
+	return fromHost(t, "python:3.13-slim", []string{"python3"}, func(w *ImageWriter) error {
 		about := answer(t, "python3", "-c", `import sys, sysconfig; print(sys.executable, sysconfig.get_path("stdlib"))`)
-		w.program(about[0], about[0])
-		w.script("/usr/bin/python3", fmt.Sprintf("exec %s \"$@\"\n", about[0]))
-		w.tree(about[1], about[1], func(name string, d fs.DirEntry) bool {
+		w.Program(about[0], about[0])
+		w.Script("/usr/bin/python3", fmt.Sprintf("exec %s \"$@\"\n", about[0]))
+		w.Tree(about[1], about[1], func(name string, d fs.DirEntry) bool {
 			switch d.Name() {
 			case "test", "__pycache__", "site-packages", "dist-packages", "idlelib", "tkinter", "ensurepip", "lib2to3":
 				return true
@@ -95,8 +95,8 @@ func pythonBase(t testing.TB) *standIn {
 // nodeBase stands for node:22-slim.
 func nodeBase(t testing.TB) *standIn {
 	t.Helper()
-	return fromHost(t, "node:22-slim", []string{"node"}, func(w *imageWriter) error {
-		w.programs("node")
+	return fromHost(t, "node:22-slim", []string{"node"}, func(w *ImageWriter) error {
+		w.Programs("node")
 		return nil
 	})
 }
@@ -104,9 +104,9 @@ func nodeBase(t testing.TB) *standIn {
 // redisBase stands for Redis.
 func redisBase(t testing.TB) *standIn {
 	t.Helper()
-	s := fromHost(t, "redis:8.2-alpine", []string{"redis-server", "redis-cli"}, func(w *imageWriter) error {
-		w.programs("redis-server", "redis-cli")
-		w.dir("/data", 0o755)
+	s := fromHost(t, "redis:8.2-alpine", []string{"redis-server", "redis-cli"}, func(w *ImageWriter) error {
+		w.Programs("redis-server", "redis-cli")
+		w.Dir("/data", 0o755)
 		return nil
 	})
 	s.conf = []string{"WORKDIR /data"}

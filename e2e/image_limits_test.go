@@ -15,33 +15,33 @@ import (
 // A limit of processes: what cannot be started is tried again, and succeeds when
 // there is room. poolinit itself goes on, and so do the other workers.
 func TestImagePidsLimit(t *testing.T) {
-	c := dockerRun(t, []string{"--pids-limit", "200"}, "/poolinit", "-n", "3", "--restart-delay", "10ms", "--restart-delay-max", "300ms", "--", "sleep", "1000")
-	c.expectLog(`"message":"worker started"`, 3)
-	c.exec("/poolinit", "reload", "--wait") // then it has the threads that it needs
-	c.expectLog("reload done", 1)
+	c := RunContainer(t, []string{"--pids-limit", "200"}, "/poolinit", "-n", "3", "--restart-delay", "10ms", "--restart-delay-max", "300ms", "--", "sleep", "1000")
+	c.ExpectLog(`"message":"worker started"`, 3)
+	c.Exec("/poolinit", "reload", "--wait") // then it has the threads that it needs
+	c.ExpectLog("reload done", 1)
 
-	docker(t, "update", "--pids-limit", "4", c.name) // less than there are
-	victim := firstChild(c.pid())
+	Docker(t, "update", "--pids-limit", "4", c.Name) // less than there are
+	victim := FirstChild(c.pid())
 	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	c.expectLog(": resource temporarily unavailable", 3)
-	c.expectLog(`"message":"worker not started"`, 3)
-	docker(t, "update", "--pids-limit", "200", c.name)
-	c.expectLog(`"message":"worker started"`, 7)
-	c.stop(dockerPatience)
-	c.expectLog("stopped: ", 1)
-	if code := c.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, c.logs())
+	c.ExpectLog(": resource temporarily unavailable", 3)
+	c.ExpectLog(`"message":"worker not started"`, 3)
+	Docker(t, "update", "--pids-limit", "200", c.Name)
+	c.ExpectLog(`"message":"worker started"`, 7)
+	c.Stop(DockerPatience)
+	c.ExpectLog("stopped: ", 1)
+	if code := c.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
 }
 
 // pid is that of the container's PID 1, as the host has it.
-func (c *container) pid() int {
-	c.t.Helper()
-	pid, err := strconv.Atoi(c.inspect("{{.State.Pid}}"))
+func (c *Container) pid() int {
+	c.T.Helper()
+	pid, err := strconv.Atoi(c.Inspect("{{.State.Pid}}"))
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return pid
 }
@@ -52,34 +52,34 @@ var orphan = regexp.MustCompile(`(?m) sleep 0\.1$`)
 // abandon all the same, and is stopped and reloaded through it.
 func TestImageInit(t *testing.T) {
 	abandons := `(sleep 0.1 &); echo abandoned; exec sleep 1000`
-	c := dockerRun(t, []string{"--init"}, "/poolinit", "-n", "2", "--", "sh", "-c", abandons)
-	c.expectLog("abandoned", 2)
-	ps := func() string { return c.exec("ps", "-eo", "pid,ppid,stat,args") }
-	eventually(t, "no zombie, no orphan", func() (any, bool) {
+	c := RunContainer(t, []string{"--init"}, "/poolinit", "-n", "2", "--", "sh", "-c", abandons)
+	c.ExpectLog("abandoned", 2)
+	ps := func() string { return c.Exec("ps", "-eo", "pid,ppid,stat,args") }
+	Eventually(t, "no zombie, no orphan", func() (any, bool) {
 		list := ps()
 		return list, !orphan.MatchString(list) && !strings.Contains(list, "defunct")
 	})
 	if list := ps(); !regexp.MustCompile(`(?m)^ +1 .*docker-init`).MatchString(list) {
 		t.Errorf("PID 1 is not docker's:\n%s", list)
 	}
-	if strings.Contains(c.logs(), "orphans will not be reaped") {
-		t.Errorf("it is no subreaper:\n%s", c.logs())
+	if strings.Contains(c.Logs(), "orphans will not be reaped") {
+		t.Errorf("it is no subreaper:\n%s", c.Logs())
 	}
-	c.kill("USR1")
-	c.expectLog("reload done", 1)
-	if health := c.exec("/poolinit", "health"); health != "ok" {
+	c.Kill("USR1")
+	c.ExpectLog("reload done", 1)
+	if health := c.Exec("/poolinit", "health"); health != "ok" {
 		t.Errorf("health says %q", health)
 	}
-	c.stop(dockerPatience)
-	c.expectLog("stopped: ", 1)
-	if code := c.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, c.logs())
+	c.Stop(DockerPatience)
+	c.ExpectLog("stopped: ", 1)
+	if code := c.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
 }
 
 // With the host's PIDs poolinit ends its own processes, and no others.
 func TestImageHostPIDs(t *testing.T) {
-	needDocker(t)
+	NeedDocker(t)
 	bystander := exec.Command("sleep", "1000")
 	if err := bystander.Start(); err != nil {
 		t.Fatal(err)
@@ -88,27 +88,27 @@ func TestImageHostPIDs(t *testing.T) {
 	go func() { ended <- bystander.Wait() }()
 	t.Cleanup(func() { _ = bystander.Process.Kill() })
 
-	c := dockerRun(t, []string{"--pid", "host"}, "/poolinit", "-n", "2", "--", "sleep", "1000")
-	c.expectLog("worker started", 2)
-	if list := c.exec("ps", "-e", "-o", "pid"); !slices.Contains(strings.Fields(list), strconv.Itoa(bystander.Process.Pid)) {
+	c := RunContainer(t, []string{"--pid", "host"}, "/poolinit", "-n", "2", "--", "sleep", "1000")
+	c.ExpectLog("worker started", 2)
+	if list := c.Exec("ps", "-e", "-o", "pid"); !slices.Contains(strings.Fields(list), strconv.Itoa(bystander.Process.Pid)) {
 		t.Errorf("it does not see the host's processes:\n%s", list)
 	}
-	if health := c.exec("/poolinit", "health"); health != "ok" {
+	if health := c.Exec("/poolinit", "health"); health != "ok" {
 		t.Errorf("health says %q", health)
 	}
 	workers := []int{}
-	for _, r := range parseLog(strings.Split(c.logs(), "\n")) {
+	for _, r := range ParseLog(strings.Split(c.Logs(), "\n")) {
 		if r.Message == "worker started" {
 			workers = append(workers, r.PID)
 		}
 	}
-	c.stop(dockerPatience)
-	c.expectLog("stopped: ", 1)
-	if code := c.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, c.logs())
+	c.Stop(DockerPatience)
+	c.ExpectLog("stopped: ", 1)
+	if code := c.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
 	for _, pid := range workers {
-		if p, ok := readProc(pid); ok && strings.Contains(p.String(), "sleep") {
+		if p, ok := ReadProc(pid); ok && strings.Contains(p.String(), "sleep") {
 			t.Errorf("a worker is left: %v", p)
 		}
 	}

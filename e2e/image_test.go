@@ -24,8 +24,8 @@ import (
 // imageFiles returns the files of an image, by their names.
 func imageFiles(t *testing.T, image string) map[string][]byte {
 	t.Helper()
-	name := containerName(t)
-	docker(t, "create", "--name", name, image)
+	name := ContainerName(t)
+	Docker(t, "create", "--name", name, image)
 	out, err := exec.Command("docker", "export", name).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestImageConfig(t *testing.T) {
 		Healthcheck           struct{ Test []string }
 	}
 	var got, want config
-	text := docker(t, "image", "inspect", "-f", "{{json .Config}}", image)
+	text := Docker(t, "image", "inspect", "-f", "{{json .Config}}", image)
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestImageConfig(t *testing.T) {
 	if version := labels["org.opencontainers.image.version"]; version != imageVersion {
 		t.Errorf("version %q", version)
 	}
-	if arch := docker(t, "image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", image); arch != "linux/"+runtime.GOARCH {
+	if arch := Docker(t, "image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", image); arch != "linux/"+runtime.GOARCH {
 		t.Errorf("it is for %s", arch)
 	}
 }
@@ -138,7 +138,7 @@ func TestImageConfig(t *testing.T) {
 // builder, no name.
 func TestImageHistory(t *testing.T) {
 	image := productImage(t)
-	history := docker(t, "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
+	history := Docker(t, "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
 	if n := strings.Count(history, "COPY"); n != 1 {
 		t.Errorf("%d layers with files", n)
 	}
@@ -146,7 +146,7 @@ func TestImageHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trace := history + docker(t, "image", "inspect", image) + string(imageFiles(t, image)["/poolinit"])
+	trace := history + Docker(t, "image", "inspect", image) + string(imageFiles(t, image)["/poolinit"])
 	for _, text := range []string{here, "GOPROXY=", "GOCACHE=", "/stand-in/"} {
 		if strings.Contains(trace, text) {
 			t.Errorf("%q is in it:\n%s", text, history)

@@ -11,28 +11,28 @@ import (
 
 // By the names tini and docker-init it is the same program, and says that name.
 func TestInitByName(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	for _, name := range []string{"tini", "tini-static", "docker-init"} {
-		path := named(t, name)
-		if p, code := run(t, program{args: append([]string{path}, sh("exit 42")...)}); code != 42 {
-			t.Errorf("%s: exit code %d; %s", name, code, p.stderr.String())
+		path := Named(t, name)
+		if p, code := Run(t, Program{Args: append([]string{path}, sh("exit 42")...)}); code != 42 {
+			t.Errorf("%s: exit code %d; %s", name, code, p.Stderr.String())
 		}
-		p, code := run(t, program{args: []string{path, "/no/such"}})
+		p, code := Run(t, Program{Args: []string{path, "/no/such"}})
 		outcome{127, "-", "[FATAL " + name + " (1)] exec /no/such failed"}.check(t, p, code)
-		p, code = run(t, program{args: []string{path, "-h"}})
+		p, code = Run(t, Program{Args: []string{path, "-h"}})
 		outcome{0, "Usage: " + name + " [OPTIONS]", "-"}.check(t, p, code)
 	}
 }
 
 // Descriptors from 3 on are the child's.
 func TestInitHandsOnFiles(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	eachInit(t, func(t *testing.T, command []string, _ bool) {
 		r, w := pipe(t)
-		p, code := run(t, program{args: append(command, sh("echo hello >&3")...), files: []*os.File{w}})
+		p, code := Run(t, Program{Args: append(command, sh("echo hello >&3")...), Files: []*os.File{w}})
 		w.Close()
 		if text, _ := io.ReadAll(r); code != 0 || string(text) != "hello\n" {
-			t.Errorf("exit code %d, %q through descriptor 3; %s", code, text, p.stderr.String())
+			t.Errorf("exit code %d, %q through descriptor 3; %s", code, text, p.Stderr.String())
 		}
 	})
 }
@@ -40,25 +40,25 @@ func TestInitHandsOnFiles(t *testing.T) {
 // Started with SIGCHLD ignored the kernel would keep the child's status to
 // itself. tini waits for ever for one that it never gets.
 func TestInitSIGCHLDIgnored(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
-		p := start(t, program{args: append(command, sh("echo ran; exit 42")...), ignored: []syscall.Signal{syscall.SIGCHLD}})
-		p.stdout.expect(t, "ran\n")
+		p := Start(t, Program{Args: append(command, sh("echo ran; exit 42")...), Ignored: []syscall.Signal{syscall.SIGCHLD}})
+		p.Stdout.Expect(t, "ran\n")
 		if !isTini {
-			if code := p.wait(); code != 42 {
+			if code := p.Wait(); code != 42 {
 				t.Errorf("exit code %d, want 42", code)
 			}
 			return
 		}
-		eventually(t, "the child is gone", func() (any, bool) { return p.list(), len(p.list()) == 1 })
+		Eventually(t, "the child is gone", func() (any, bool) { return p.List(), len(p.List()) == 1 })
 		before := p.switches()
-		eventually(t, "tini woke up twice and went on", func() (any, bool) { return p.switches(), p.switches() >= before+2 })
+		Eventually(t, "tini woke up twice and went on", func() (any, bool) { return p.switches(), p.switches() >= before+2 })
 	})
 }
 
 // switches is how often the program has waited for something.
-func (p *process) switches() int {
-	n, _ := strconv.Atoi(statusLine(p.pid, "voluntary_ctxt_switches"))
+func (p *Process) switches() int {
+	n, _ := strconv.Atoi(StatusLine(p.PID, "voluntary_ctxt_switches"))
 	return n
 }
 
@@ -69,19 +69,19 @@ func TestInitBrokenStderr(t *testing.T) {
 		broken, stderr := pipe(t)
 		stdin, end := pipe(t)
 		broken.Close()
-		p := start(t, program{args: append(command, "-w", "--", self(t)), child: lateChild, stdin: stdin, stderr: stderr})
-		child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
+		p := Start(t, Program{Args: append(command, "-w", "--", Self(t)), Child: lateChild, Stdin: stdin, Stderr: stderr})
+		child := waitBlocked(p, "child", func(q ProcInfo) bool { return q.PPID == p.PID })
 		end.Close()
-		eventually(t, "the orphan is reaped", func() (any, bool) {
-			list, z := p.list(), p.zombies()
+		Eventually(t, "the orphan is reaped", func() (any, bool) {
+			list, z := p.List(), p.Zombies()
 			return list, len(list) == 3 && len(z) == 1 && z[0].PPID == child.PID
 		})
-		p.signal(syscall.SIGUSR2)
+		p.Signal(syscall.SIGUSR2)
 		want := map[syscall.Signal]bool{syscall.SIGUSR2: true, syscall.SIGCHLD: true} // CHLD: of its own child
 		if isTini {
 			want[syscall.SIGPIPE] = true
 		}
-		requireSignals(t, child.PID, "ShdPnd", want)
+		RequireSignals(t, child.PID, "ShdPnd", want)
 	})
 }
 
@@ -100,17 +100,17 @@ func pipe(t *testing.T) (r, w *os.File) {
 
 // A stderr that nobody reads, full, stops neither signals nor reaping.
 func TestInitFullStderr(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	_, w := pipe(t)
 	if err := fill(w); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, program{args: []string{poolinit(t), "init", "-wvvv", "--", self(t), "3"}, child: orphansChild, stderr: w})
-	p.stdout.expect(t, "done\n")
-	eventually(t, "no zombie", func() (any, bool) { z := p.zombies(); return z, len(z) == 0 })
-	child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
-	p.signal(syscall.SIGHUP)
-	requireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGHUP: true})
+	p := Start(t, Program{Args: []string{Binary(t), "init", "-wvvv", "--", Self(t), "3"}, Child: orphansChild, Stderr: w})
+	p.Stdout.Expect(t, "done\n")
+	Eventually(t, "no zombie", func() (any, bool) { z := p.Zombies(); return z, len(z) == 0 })
+	child := waitBlocked(p, "child", func(q ProcInfo) bool { return q.PPID == p.PID })
+	p.Signal(syscall.SIGHUP)
+	RequireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGHUP: true})
 }
 
 // fill writes until there is no room, and leaves the pipe blocking.
@@ -134,38 +134,38 @@ func fill(w *os.File) error {
 // What says that a program is broken is not passed on, and does not harm it
 // either. tini, where it is not PID 1, dies of it and leaves its child alone.
 func TestInitDeadlySignals(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
-		p := start(t, program{args: append(command, "-s", "--", self(t)), child: blockedChild, under: true})
-		child := waitBlocked(p, "child", func(procInfo) bool { return true })
+		p := Start(t, Program{Args: append(command, "-s", "--", Self(t)), Child: BlockedChild, Under: true})
+		child := waitBlocked(p, "child", func(ProcInfo) bool { return true })
 		p.waitCatching(isTini)
-		p.signal(syscall.SIGABRT)
+		p.Signal(syscall.SIGABRT)
 		if isTini {
-			if code := p.wait(); code != 134 {
+			if code := p.Wait(); code != 134 {
 				t.Errorf("exit code %d, want 134", code)
 			}
 			return
 		}
-		p.signal(syscall.SIGUSR2)
-		requireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGUSR2: true})
+		p.Signal(syscall.SIGUSR2)
+		RequireSignals(t, child.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGUSR2: true})
 	})
 }
 
 // Real-time signals are queued by the kernel, so a thousand arrive at tini's
 // child as a thousand; here as at least one.
 func TestInitQueuedSignals(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
 		const sent = 1000
-		p := start(t, program{args: append(command, "--", self(t)), child: blockedChild})
-		child := waitBlocked(p, "child", func(procInfo) bool { return true })
+		p := Start(t, Program{Args: append(command, "--", Self(t)), Child: BlockedChild})
+		child := waitBlocked(p, "child", func(ProcInfo) bool { return true })
 		p.waitCatching(isTini)
 		for range sent {
-			p.signal(40)
+			p.Signal(40)
 		}
-		p.signal(41) // after a higher number has arrived no 40 is on its way: the lower go first
-		eventually(t, "the last signal", func() (any, bool) {
-			pending := signalSet(child.PID, "ShdPnd")
+		p.Signal(41) // after a higher number has arrived no 40 is on its way: the lower go first
+		Eventually(t, "the last signal", func() (any, bool) {
+			pending := SignalSet(child.PID, "ShdPnd")
 			return pending, pending[40] && pending[41]
 		})
 		if n := queued(child.PID); isTini && n < sent {
@@ -176,7 +176,7 @@ func TestInitQueuedSignals(t *testing.T) {
 
 // queued is how many signals are queued for the user of a process.
 func queued(pid int) int {
-	n, _, _ := strings.Cut(statusLine(pid, "SigQ"), "/")
+	n, _, _ := strings.Cut(StatusLine(pid, "SigQ"), "/")
 	number, _ := strconv.Atoi(n)
 	return number
 }

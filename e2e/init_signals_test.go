@@ -20,7 +20,7 @@ var (
 
 func forwarded(who string) (yes, no map[syscall.Signal]bool) {
 	yes, no = map[syscall.Signal]bool{}, map[syscall.Signal]bool{}
-	for _, sig := range signal1to64 {
+	for _, sig := range AllSignals {
 		yes[sig] = sig != syscall.SIGKILL && sig != syscall.SIGSTOP
 	}
 	yes[syscall.SIGCONT] = false // it and TSTP cancel each other, so it has its turn later
@@ -42,93 +42,93 @@ func forwarded(who string) (yes, no map[syscall.Signal]bool) {
 // Every signal but those that are kept arrives, and comes alone: it is the
 // child's, not the group's.
 func TestInitForwardsSignals(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	for who, command := range inits(t) {
 		t.Run(who, func(t *testing.T) {
-			p := start(t, program{args: append(command, "--", self(t)), child: familyChild})
-			child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
-			grandchild := waitBlocked(p, "grandchild", func(q procInfo) bool { return q.PPID == child.PID })
+			p := Start(t, Program{Args: append(command, "--", Self(t)), Child: familyChild})
+			child := waitBlocked(p, "child", func(q ProcInfo) bool { return q.PPID == p.PID })
+			grandchild := waitBlocked(p, "grandchild", func(q ProcInfo) bool { return q.PPID == child.PID })
 			sendAll(t, p, who)
 			want, _ := forwarded(who)
-			requireSignals(t, child.PID, "ShdPnd", want)
-			if got := signalSet(grandchild.PID, "ShdPnd"); len(got) > 0 {
+			RequireSignals(t, child.PID, "ShdPnd", want)
+			if got := SignalSet(grandchild.PID, "ShdPnd"); len(got) > 0 {
 				t.Errorf("the grandchild got %v", got)
 			}
-			p.signal(syscall.SIGCONT) // takes the pending TSTP's place
+			p.Signal(syscall.SIGCONT) // takes the pending TSTP's place
 			delete(want, syscall.SIGTSTP)
 			want[syscall.SIGCONT] = true
-			requireSignals(t, child.PID, "ShdPnd", want)
+			RequireSignals(t, child.PID, "ShdPnd", want)
 		})
 	}
 }
 
 // With -g, or its variable, the whole group gets them.
 func TestInitForwardsToGroup(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	for who, command := range inits(t) {
-		for _, prog := range []program{{args: append(command, "-g", "--", self(t))},
-			{args: append(command, "--", self(t)), env: []string{"TINI_KILL_PROCESS_GROUP="}}} {
+		for _, prog := range []Program{{Args: append(command, "-g", "--", Self(t))},
+			{Args: append(command, "--", Self(t)), Env: []string{"TINI_KILL_PROCESS_GROUP="}}} {
 			t.Run(who, func(t *testing.T) {
-				prog.child = familyChild
-				p := start(t, prog)
-				child := waitBlocked(p, "child", func(q procInfo) bool { return q.PPID == p.pid })
-				grandchild := waitBlocked(p, "grandchild", func(q procInfo) bool { return q.PPID == child.PID })
+				prog.Child = familyChild
+				p := Start(t, prog)
+				child := waitBlocked(p, "child", func(q ProcInfo) bool { return q.PPID == p.PID })
+				grandchild := waitBlocked(p, "grandchild", func(q ProcInfo) bool { return q.PPID == child.PID })
 				sendAll(t, p, who)
 				want, _ := forwarded(who)
-				requireSignals(t, child.PID, "ShdPnd", want)
-				requireSignals(t, grandchild.PID, "ShdPnd", want)
+				RequireSignals(t, child.PID, "ShdPnd", want)
+				RequireSignals(t, grandchild.PID, "ShdPnd", want)
 			})
 		}
 	}
 }
 
 // waitBlocked waits for a process that has become blockedChild.
-func waitBlocked(p *process, what string, wanted func(procInfo) bool) procInfo {
-	p.t.Helper()
-	return p.waitFor(what, func(q procInfo) bool {
-		return q.Name == "sleep" && wanted(q) && len(signalSet(q.PID, "SigBlk")) > 60
+func waitBlocked(p *Process, what string, wanted func(ProcInfo) bool) ProcInfo {
+	p.T.Helper()
+	return p.WaitForProcess(what, func(q ProcInfo) bool {
+		return q.Name == "sleep" && wanted(q) && len(SignalSet(q.PID, "SigBlk")) > 60
 	})
 }
 
 // sendAll sends what is not forwarded first: when the last one has arrived it
 // has been seen that these have not. It waits until the program is able to
 // have them all, which an init in Go is a little after it has a child.
-func sendAll(t *testing.T, p *process, who string) {
+func sendAll(t *testing.T, p *Process, who string) {
 	t.Helper()
 	yes, no := forwarded(who)
 	p.waitCatching(who == "tini")
 	for sig := range no {
-		p.signal(sig)
+		p.Signal(sig)
 	}
 	for sig := range yes {
-		p.signal(sig)
+		p.Signal(sig)
 	}
 }
 
 // waitCatching waits until a program in Go has asked for every signal: TTOU is
 // one that the runtime leaves alone until then, and RTMAX comes last.
-func (p *process) waitCatching(isTini bool) {
-	p.t.Helper()
+func (p *Process) waitCatching(isTini bool) {
+	p.T.Helper()
 	if isTini {
 		return
 	}
-	self := p.self()
-	eventually(p.t, "the init catches signals", func() (any, bool) {
-		caught := signalSet(self, "SigCgt")
+	self := p.Self()
+	Eventually(p.T, "the init catches signals", func() (any, bool) {
+		caught := SignalSet(self, "SigCgt")
 		return caught, caught[64] && caught[syscall.SIGTTOU]
 	})
 }
 
 // A signal that is not the child's to ignore ends it, and the init with it.
 func TestInitStops(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	for who, command := range inits(t) {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, 37} {
 			t.Run(fmt.Sprint(who, sig), func(t *testing.T) {
-				p := start(t, program{args: append(command, "--", "sleep", "1000")})
-				p.waitFor("sleep", func(q procInfo) bool { return q.Name == "sleep" })
-				p.signal(sig)
-				if code := p.wait(); code != 128+int(sig) {
+				p := Start(t, Program{Args: append(command, "--", "sleep", "1000")})
+				p.WaitForProcess("sleep", func(q ProcInfo) bool { return q.Name == "sleep" })
+				p.Signal(sig)
+				if code := p.Wait(); code != 128+int(sig) {
 					t.Errorf("exit code %d, want %d", code, 128+int(sig))
 				}
 			})
@@ -141,7 +141,7 @@ func TestInitStops(t *testing.T) {
 // it can be told what to do in it, and exits from there. docs/tini.md has it as
 // "the first moment".)
 func TestInitEarlySIGTERM(t *testing.T) {
-	need(t, "sh", "sleep")
+	Need(t, "sh", "sleep")
 	rounds := 20
 	if testing.Short() {
 		rounds = 3
@@ -149,15 +149,15 @@ func TestInitEarlySIGTERM(t *testing.T) {
 	for who, command := range inits(t) {
 		t.Run(who, func(t *testing.T) {
 			for range rounds {
-				p := start(t, program{args: append(command, "--", "sleep", "1000")})
+				p := Start(t, Program{Args: append(command, "--", "sleep", "1000")})
 				p.untilStub(t)
 				for running(p) {
-					_ = syscall.Kill(p.pid, syscall.SIGTERM)
+					_ = syscall.Kill(p.PID, syscall.SIGTERM)
 				}
-				code := p.wait()
+				code := p.Wait()
 				tooEarly := who != "tini" && (code == 2 || code == 139)
 				if code != 143 && !tooEarly {
-					t.Fatalf("exit code %d, want 143; stdout %q, stderr %q", code, p.stdout.String(), p.stderr.String())
+					t.Fatalf("exit code %d, want 143; stdout %q, stderr %q", code, p.Stdout.String(), p.Stderr.String())
 				}
 			}
 		})
@@ -165,18 +165,18 @@ func TestInitEarlySIGTERM(t *testing.T) {
 }
 
 // untilStub waits, without a pause, until the stub has become the program.
-func (p *process) untilStub(t *testing.T) {
-	stub := self(t)
+func (p *Process) untilStub(t *testing.T) {
+	stub := Self(t)
 	for running(p) {
-		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid)); err == nil && exe != stub {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)); err == nil && exe != stub {
 			return
 		}
 	}
 }
 
-func running(p *process) bool {
+func running(p *Process) bool {
 	select {
-	case <-p.exited:
+	case <-p.Exited:
 		return false
 	default:
 		return true
@@ -186,15 +186,15 @@ func running(p *process) bool {
 // One SIGTERM, sent as soon as the program has asked for it, must reach the
 // child that does not exist yet.
 func TestInitKeepsEarlySIGTERM(t *testing.T) {
-	need(t, "sleep")
-	p := start(t, program{args: []string{poolinit(t), "init", "--", "sleep", "1000"}, blocked: []syscall.Signal{askedForLast}})
+	Need(t, "sleep")
+	p := Start(t, Program{Args: []string{Binary(t), "init", "--", "sleep", "1000"}, Blocked: []syscall.Signal{askedForLast}})
 	p.untilStub(t)
 	for running(p) && !p.unblocked(askedForLast) {
 		continue
 	}
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 143 {
-		t.Errorf("exit code %d, want 143; stderr %s", code, p.stderr.String())
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 143 {
+		t.Errorf("exit code %d, want 143; stderr %s", code, p.Stderr.String())
 	}
 }
 
@@ -202,10 +202,10 @@ func TestInitKeepsEarlySIGTERM(t *testing.T) {
 // that is seen in the mask of the thread on which the runtime takes signals.
 const askedForLast = syscall.Signal(37)
 
-func (p *process) unblocked(sig syscall.Signal) bool {
-	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.pid))
+func (p *Process) unblocked(sig syscall.Signal) bool {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID))
 	for _, task := range tasks {
-		if tid, err := strconv.Atoi(task.Name()); err == nil && statusLine(tid, "SigBlk") != "" && !signalSet(tid, "SigBlk")[sig] {
+		if tid, err := strconv.Atoi(task.Name()); err == nil && StatusLine(tid, "SigBlk") != "" && !SignalSet(tid, "SigBlk")[sig] {
 			return true
 		}
 	}
@@ -215,19 +215,19 @@ func (p *process) unblocked(sig syscall.Signal) bool {
 func TestInitReapsOrphans(t *testing.T) {
 	for who, command := range inits(t) {
 		t.Run(who, func(t *testing.T) {
-			p := start(t, program{args: append(command, "-w", "--", self(t), "20"), child: orphansChild})
-			p.stdout.expect(t, "done\n")
-			eventually(t, "no zombie", func() (any, bool) { z := p.zombies(); return z, len(z) == 0 })
-			eventually(t, "a warning for each", func() (any, bool) {
-				n := strings.Count(p.stderr.String(), "Reaped zombie process with pid=")
+			p := Start(t, Program{Args: append(command, "-w", "--", Self(t), "20"), Child: orphansChild})
+			p.Stdout.Expect(t, "done\n")
+			Eventually(t, "no zombie", func() (any, bool) { z := p.Zombies(); return z, len(z) == 0 })
+			Eventually(t, "a warning for each", func() (any, bool) {
+				n := strings.Count(p.Stderr.String(), "Reaped zombie process with pid=")
 				return n, n == 20
 			})
 		})
 	}
 	t.Run("control", func(t *testing.T) {
-		p := start(t, program{args: []string{self(t), "3"}, child: orphansChild})
-		p.stdout.expect(t, "done\n")
-		eventually(t, "three zombies", func() (any, bool) { z := p.zombies(); return p.list(), len(z) == 3 })
+		p := Start(t, Program{Args: []string{Self(t), "3"}, Child: orphansChild})
+		p.Stdout.Expect(t, "done\n")
+		Eventually(t, "three zombies", func() (any, bool) { z := p.Zombies(); return p.List(), len(z) == 3 })
 	})
 }
 
@@ -236,9 +236,9 @@ func TestInitSubreaper(t *testing.T) {
 	for who, command := range inits(t) {
 		for flag, zombies := range map[string]int{"-s": 0, "-w": 2} { // PID 1 here is one that reaps nobody
 			t.Run(who+flag, func(t *testing.T) {
-				p := start(t, program{args: append(command, flag, "--", self(t), "2"), child: orphansChild, under: true})
-				p.stdout.expect(t, "done\n")
-				eventually(t, "zombies", func() (any, bool) { return p.list(), len(p.zombies()) == zombies })
+				p := Start(t, Program{Args: append(command, flag, "--", Self(t), "2"), Child: orphansChild, Under: true})
+				p.Stdout.Expect(t, "done\n")
+				Eventually(t, "zombies", func() (any, bool) { return p.List(), len(p.Zombies()) == zombies })
 			})
 		}
 	}
@@ -246,18 +246,18 @@ func TestInitSubreaper(t *testing.T) {
 
 // -p: the parent's death comes as a signal, and is passed on like any other.
 func TestInitParentDeath(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	for who, command := range inits(t) {
 		t.Run(who, func(t *testing.T) {
 			r, w := pipe(t)
-			parent := append([]string{self(t)}, lookedUp(t, command)...)
-			p := start(t, program{args: append(parent, "-s", "-p", "SIGUSR1", "--", self(t)), child: keeperChild, stdin: r})
-			sleep := waitBlocked(p, "the child of the init", func(q procInfo) bool { return q.PID != p.pid })
-			if got := signalSet(sleep.PID, "ShdPnd"); len(got) > 0 {
+			parent := append([]string{Self(t)}, lookedUp(t, command)...)
+			p := Start(t, Program{Args: append(parent, "-s", "-p", "SIGUSR1", "--", Self(t)), Child: keeperChild, Stdin: r})
+			sleep := waitBlocked(p, "the child of the init", func(q ProcInfo) bool { return q.PID != p.PID })
+			if got := SignalSet(sleep.PID, "ShdPnd"); len(got) > 0 {
 				t.Errorf("pending before: %v", got)
 			}
 			w.Close()
-			requireSignals(t, sleep.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGUSR1: true})
+			RequireSignals(t, sleep.PID, "ShdPnd", map[syscall.Signal]bool{syscall.SIGUSR1: true})
 		})
 	}
 }

@@ -15,32 +15,32 @@ func eachInit(t *testing.T, f func(t *testing.T, command []string, isTini bool))
 
 // As PID 1 on a terminal: its foreground is the child's, so Ctrl-C is, too.
 func TestInitTerminalCtrlC(t *testing.T) {
-	need(t, "sleep")
+	Need(t, "sleep")
 	eachInit(t, func(t *testing.T, command []string, _ bool) {
-		tty := openPTY(t)
-		p := start(t, program{args: append(command, "--", "sleep", "1000"), tty: tty})
-		sleep := p.waitFor("sleep", func(q procInfo) bool { return q.Name == "sleep" })
-		if sleep.PGID != sleep.PID || tty.foreground() != sleep.PID {
-			t.Errorf("the foreground is %d's: %v", tty.foreground(), p.list())
+		tty := OpenPTY(t)
+		p := Start(t, Program{Args: append(command, "--", "sleep", "1000"), TTY: tty})
+		sleep := p.WaitForProcess("sleep", func(q ProcInfo) bool { return q.Name == "sleep" })
+		if sleep.PGID != sleep.PID || tty.Foreground() != sleep.PID {
+			t.Errorf("the foreground is %d's: %v", tty.Foreground(), p.List())
 		}
-		tty.send("\x03")
-		if code := p.wait(); code != 130 {
+		tty.Send("\x03")
+		if code := p.Wait(); code != 130 {
 			t.Errorf("exit code %d, want 130", code)
 		}
 	})
 }
 
 func TestInitTerminalWindowSize(t *testing.T) {
-	need(t, "sh", "stty")
+	Need(t, "sh", "stty")
 	eachInit(t, func(t *testing.T, command []string, _ bool) {
-		tty := openPTY(t)
+		tty := OpenPTY(t)
 		script := "trap 'stty size' WINCH; echo ready; while :; do read -r line && exit 7; done"
-		p := start(t, program{args: append(command, "--", "sh", "-c", script), tty: tty})
-		tty.expect("ready")
-		tty.resize(30, 100)
-		tty.expect("30 100")
-		tty.send("x\n")
-		if code := p.wait(); code != 7 {
+		p := Start(t, Program{Args: append(command, "--", "sh", "-c", script), TTY: tty})
+		tty.Expect("ready")
+		tty.Resize(30, 100)
+		tty.Expect("30 100")
+		tty.Send("x\n")
+		if code := p.Wait(); code != 7 {
 			t.Errorf("exit code %d, want 7", code)
 		}
 	})
@@ -49,23 +49,23 @@ func TestInitTerminalWindowSize(t *testing.T) {
 // Ctrl-Z where no shell could continue the child: without an init the kernel
 // ignores it. tini leaves the child stopped for ever.
 func TestInitTerminalCtrlZ(t *testing.T) {
-	need(t, "cat")
+	Need(t, "cat")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
-		tty := openPTY(t)
-		p := start(t, program{args: append(command, "--", "cat"), tty: tty})
-		cat := p.waitFor("cat", func(q procInfo) bool { return q.Name == "cat" })
-		tty.send("one\n")
-		tty.expect("one\r\none\r\n")
-		tty.send("\x1a")
-		tty.expect("^Z")
+		tty := OpenPTY(t)
+		p := Start(t, Program{Args: append(command, "--", "cat"), TTY: tty})
+		cat := p.WaitForProcess("cat", func(q ProcInfo) bool { return q.Name == "cat" })
+		tty.Send("one\n")
+		tty.Expect("one\r\none\r\n")
+		tty.Send("\x1a")
+		tty.Expect("^Z")
 		if isTini {
-			p.waitFor("cat, stopped", func(q procInfo) bool { return q.PID == cat.PID && q.State == 'T' })
+			p.WaitForProcess("cat, stopped", func(q ProcInfo) bool { return q.PID == cat.PID && q.State == 'T' })
 			return
 		}
-		tty.send("two\n")
-		tty.expect("two\r\ntwo\r\n")
-		tty.send("\x04")
-		if code := p.wait(); code != 0 {
+		tty.Send("two\n")
+		tty.Expect("two\r\ntwo\r\n")
+		tty.Send("\x04")
+		if code := p.Wait(); code != 0 {
 			t.Errorf("exit code %d, want 0", code)
 		}
 	})
@@ -73,75 +73,75 @@ func TestInitTerminalCtrlZ(t *testing.T) {
 
 // A shell as the child has its job control.
 func TestInitTerminalShell(t *testing.T) {
-	need(t, "bash", "stty", "sleep")
+	Need(t, "bash", "stty", "sleep")
 	eachInit(t, func(t *testing.T, command []string, _ bool) {
-		tty := openPTY(t)
-		p := start(t, program{args: append(command, "--", "bash", "--norc", "-i"), tty: tty, env: []string{"PS1=ready> ", "TERM=dumb"}})
-		useShell(tty)
-		if code := p.wait(); code != 42 {
+		tty := OpenPTY(t)
+		p := Start(t, Program{Args: append(command, "--", "bash", "--norc", "-i"), TTY: tty, Env: []string{"PS1=ready> ", "TERM=dumb"}})
+		UseShell(tty)
+		if code := p.Wait(); code != 42 {
 			t.Errorf("exit code %d, want 42", code)
 		}
 	})
 }
 
-// useShell does at a prompt "ready> " what people do there, and exits with 42.
-func useShell(tty *pty) {
-	tty.expect("ready> ")
-	tty.send("stty size\n")
-	tty.expect("24 80")
-	tty.resize(40, 120)
-	tty.send("until [ \"$(stty size)\" = '40 120' ]; do :; done; echo resized\n") // docker takes a moment
-	tty.expect("resized\r\n")
-	tty.expect("ready> ")
-	tty.send("sh -c 'echo up; exec sleep 1000'\n")
-	tty.expect("up\r\n") // so the foreground is its own, and Ctrl-C is for it
-	tty.send("\x03")
-	tty.expect("ready> ")
-	tty.send("sh -c 'echo up; exec cat'\n")
-	tty.expect("up\r\n")
-	tty.send("one\n")
-	tty.expect("one\r\none\r\n")
-	tty.send("\x1a")
-	tty.expect("Stopped")
-	tty.expect("ready> ")
-	tty.send("fg\n")
-	tty.expect("cat'\r\n")
-	tty.send("two\n")
-	tty.expect("two\r\ntwo\r\n")
-	tty.send("\x03")
-	tty.expect("ready> ")
-	tty.send("exit 42\n")
+// UseShell does at a prompt "ready> " what people do there, and exits with 42.
+func UseShell(tty *PTY) {
+	tty.Expect("ready> ")
+	tty.Send("stty size\n")
+	tty.Expect("24 80")
+	tty.Resize(40, 120)
+	tty.Send("until [ \"$(stty size)\" = '40 120' ]; do :; done; echo resized\n") // docker takes a moment
+	tty.Expect("resized\r\n")
+	tty.Expect("ready> ")
+	tty.Send("sh -c 'echo up; exec sleep 1000'\n")
+	tty.Expect("up\r\n") // so the foreground is its own, and Ctrl-C is for it
+	tty.Send("\x03")
+	tty.Expect("ready> ")
+	tty.Send("sh -c 'echo up; exec cat'\n")
+	tty.Expect("up\r\n")
+	tty.Send("one\n")
+	tty.Expect("one\r\none\r\n")
+	tty.Send("\x1a")
+	tty.Expect("Stopped")
+	tty.Expect("ready> ")
+	tty.Send("fg\n")
+	tty.Expect("cat'\r\n")
+	tty.Send("two\n")
+	tty.Expect("two\r\ntwo\r\n")
+	tty.Send("\x03")
+	tty.Expect("ready> ")
+	tty.Send("exit 42\n")
 }
 
 // As a job of a shell: Ctrl-Z stops init and child together, fg continues
 // both. Below tini only the child stops, and the shell never gets its prompt.
 func TestInitTerminalJob(t *testing.T) {
-	need(t, "bash", "cat")
+	Need(t, "bash", "cat")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
-		tty, p := shell(t)
-		tty.send(strings.Join(command, " ") + " -s -- sh -c 'echo up; exec cat'\n")
-		tty.expect("up\r\n")
-		tty.send("one\n")
-		tty.expect("one\r\none\r\n")
-		tty.send("\x1a")
-		cat := p.waitFor("cat, stopped", func(q procInfo) bool { return q.Name == "cat" && q.State == 'T' })
+		tty, p := Shell(t)
+		tty.Send(strings.Join(command, " ") + " -s -- sh -c 'echo up; exec cat'\n")
+		tty.Expect("up\r\n")
+		tty.Send("one\n")
+		tty.Expect("one\r\none\r\n")
+		tty.Send("\x1a")
+		cat := p.WaitForProcess("cat, stopped", func(q ProcInfo) bool { return q.Name == "cat" && q.State == 'T' })
 		if isTini {
-			if tty.foreground() != cat.PID {
-				t.Errorf("the foreground is %d's: %v", tty.foreground(), p.list())
+			if tty.Foreground() != cat.PID {
+				t.Errorf("the foreground is %d's: %v", tty.Foreground(), p.List())
 			}
 			return
 		}
-		tty.expect("Stopped")
-		tty.expect("ready> ")
-		tty.send("fg\n")
-		tty.expect("cat'\r\n")
-		tty.send("two\n")
-		tty.expect("two\r\ntwo\r\n")
-		tty.send("\x04")
-		tty.expect("ready> ")
-		tty.send("echo still here; exit 42\n")
-		tty.expect("still here\r\n")
-		if code := p.wait(); code != 42 {
+		tty.Expect("Stopped")
+		tty.Expect("ready> ")
+		tty.Send("fg\n")
+		tty.Expect("cat'\r\n")
+		tty.Send("two\n")
+		tty.Expect("two\r\ntwo\r\n")
+		tty.Send("\x04")
+		tty.Expect("ready> ")
+		tty.Send("echo still here; exit 42\n")
+		tty.Expect("still here\r\n")
+		if code := p.Wait(); code != 42 {
 			t.Errorf("exit code %d, want 42", code)
 		}
 	})
@@ -149,65 +149,65 @@ func TestInitTerminalJob(t *testing.T) {
 
 // In the background it leaves the foreground to whose it is. tini takes it.
 func TestInitTerminalBackground(t *testing.T) {
-	need(t, "bash", "sleep")
+	Need(t, "bash", "sleep")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
-		tty, p := shell(t)
-		tty.send(strings.Join(command, " ") + " -s -- sleep 1000 &\n")
-		sleep := p.waitFor("sleep", func(q procInfo) bool { return q.Name == "sleep" })
-		want := p.pid
+		tty, p := Shell(t)
+		tty.Send(strings.Join(command, " ") + " -s -- sleep 1000 &\n")
+		sleep := p.WaitForProcess("sleep", func(q ProcInfo) bool { return q.Name == "sleep" })
+		want := p.PID
 		if isTini {
 			want = sleep.PID
 		}
-		if got := tty.foreground(); got != want {
-			t.Errorf("the foreground is %d's, want %d's: %v", got, want, p.list())
+		if got := tty.Foreground(); got != want {
+			t.Errorf("the foreground is %d's, want %d's: %v", got, want, p.List())
 		}
 		if isTini {
 			return
 		}
-		tty.expect("ready> ")
-		tty.send("kill %1; wait; exit 3\n")
-		if code := p.wait(); code != 3 {
+		tty.Expect("ready> ")
+		tty.Send("kill %1; wait; exit 3\n")
+		if code := p.Wait(); code != 3 {
 			t.Errorf("exit code %d, want 3", code)
 		}
 	})
 }
 
-func shell(t *testing.T) (*pty, *process) {
+func Shell(t *testing.T) (*PTY, *Process) {
 	t.Helper()
-	tty := openPTY(t)
-	p := start(t, program{args: []string{"bash", "--norc", "-i"}, tty: tty, env: []string{"PS1=ready> ", "TERM=dumb"}})
-	tty.expect("ready> ")
+	tty := OpenPTY(t)
+	p := Start(t, Program{Args: []string{"bash", "--norc", "-i"}, TTY: tty, Env: []string{"PS1=ready> ", "TERM=dumb"}})
+	tty.Expect("ready> ")
 	return tty, p
 }
 
 // The same in docker, on the terminal that docker run -it makes.
 func TestInitDockerTerminal(t *testing.T) {
-	need(t, "bash", "stty")
-	image := dockerImage(t)
-	tty := openPTY(t)
-	name := containerName(t)
-	p := start(t, program{host: true, tty: tty, args: []string{"docker", "run", "-it", "--name", name,
+	Need(t, "bash", "stty")
+	image := Image(t)
+	tty := OpenPTY(t)
+	name := ContainerName(t)
+	p := Start(t, Program{Host: true, TTY: tty, Args: []string{"docker", "run", "-it", "--name", name,
 		"-e", "PS1=ready> ", "-e", "TERM=dumb", image, "/poolinit", "init", "--", "bash", "--norc", "-i"}})
-	useShell(tty)
-	if code := p.wait(); code != 42 {
+	UseShell(tty)
+	if code := p.Wait(); code != 42 {
 		t.Errorf("exit code %d, want 42", code)
 	}
 }
 
 func TestInitDockerStop(t *testing.T) {
-	c := dockerRun(t, nil, "/poolinit", "init", "--", "sleep", "1000")
+	c := RunContainer(t, nil, "/poolinit", "init", "--", "sleep", "1000")
 	eventuallyIn(c, "sleep runs", "sleep")
-	c.stop(dockerPatience)
-	if code := c.wait(); code != "143" {
-		t.Errorf("exit code %s, want 143; logs: %s", code, c.logs())
+	c.Stop(DockerPatience)
+	if code := c.Wait(); code != "143" {
+		t.Errorf("exit code %s, want 143; logs: %s", code, c.Logs())
 	}
 }
 
 // eventuallyIn waits until a container runs a program.
-func eventuallyIn(c *container, what, name string) {
-	c.t.Helper()
-	eventually(c.t, what, func() (any, bool) {
-		top := docker(c.t, "top", c.name, "-eo", "pid,comm")
+func eventuallyIn(c *Container, what, name string) {
+	c.T.Helper()
+	Eventually(c.T, what, func() (any, bool) {
+		top := Docker(c.T, "top", c.Name, "-eo", "pid,comm")
 		return top, strings.Contains(top, name)
 	})
 }

@@ -15,7 +15,7 @@ import (
 // why.
 type initCase struct {
 	name string
-	prog program // args are those of the init: flags and command
+	prog Program // args are those of the init: flags and command
 	want outcome
 
 	differs string
@@ -31,18 +31,18 @@ type outcome struct {
 
 // Every init has its command line after its own name.
 func inits(t *testing.T) map[string][]string {
-	need(t, "tini")
-	return map[string][]string{"tini": {"tini"}, "poolinit": {poolinit(t), "init"}}
+	Need(t, "tini")
+	return map[string][]string{"tini": {"tini"}, "poolinit": {Binary(t), "init"}}
 }
 
-func args(words ...string) program { return program{args: words} }
+func args(words ...string) Program { return Program{Args: words} }
 
-func under(p program) program { p.under = true; return p }
+func under(p Program) Program { p.Under = true; return p }
 
-func with(p program, change func(*program)) program { change(&p); return p }
+func with(p Program, change func(*Program)) Program { change(&p); return p }
 
 func TestInitTable(t *testing.T) {
-	need(t, "sh", "true", "echo")
+	Need(t, "sh", "true", "echo")
 	cases := [][]initCase{exitCases(t), optionCases(), execCases(t), startCases(t)}
 	for who, command := range inits(t) {
 		t.Run(who, func(t *testing.T) {
@@ -53,8 +53,8 @@ func TestInitTable(t *testing.T) {
 						if who == "tini" && c.differs != "" {
 							want = c.other
 						}
-						c.prog.args = append(append([]string{}, command...), c.prog.args...)
-						p, code := run(t, c.prog)
+						c.prog.Args = append(append([]string{}, command...), c.prog.Args...)
+						p, code := Run(t, c.prog)
 						want.check(t, p, code)
 					})
 				}
@@ -63,9 +63,9 @@ func TestInitTable(t *testing.T) {
 	}
 }
 
-func (want outcome) check(t *testing.T, p *process, code int) {
+func (want outcome) check(t *testing.T, p *Process, code int) {
 	t.Helper()
-	stdout, stderr := p.stdout.String(), p.stderr.String()
+	stdout, stderr := p.Stdout.String(), p.Stderr.String()
 	if code != want.code || !fits(stdout, want.stdout) || !fits(stderr, want.stderr) {
 		t.Errorf("exit code %d\nstdout %q\nstderr %q\nwant %d, %q, %q",
 			code, stdout, stderr, want.code, want.stdout, want.stderr)
@@ -83,10 +83,10 @@ func fits(got, want string) bool {
 func sh(script string) []string { return []string{"--", "sh", "-c", script} }
 
 func exitCases(t *testing.T) []initCase {
-	withEnv := func(env string, words ...string) program {
-		return with(args(words...), func(p *program) { p.env = []string{env} })
+	withEnv := func(env string, words ...string) Program {
+		return with(args(words...), func(p *Program) { p.Env = []string{env} })
 	}
-	flags := func(script string, flags ...string) program { return args(append(flags, sh(script)...)...) }
+	flags := func(script string, flags ...string) Program { return args(append(flags, sh(script)...)...) }
 	return []initCase{
 		{name: "exit 0", prog: flags("exit 0"), want: outcome{0, "-", "-"}},
 		{name: "exit 42", prog: flags("exit 42"), want: outcome{42, "-", "-"}},
@@ -157,8 +157,8 @@ func execCases(t *testing.T) []initCase {
 	plain := write("plain", "exit 0\n", 0o644)
 	script := write("script", "echo \"$0 $1\"; exit 5\n", 0o755)
 	lost := write("lost", "#!/no/such/interpreter\n", 0o755)
-	inPath := func(path, command string) program {
-		return with(args("--", command), func(p *program) { p.env = []string{"PATH=" + path} })
+	inPath := func(path, command string) Program {
+		return with(args("--", command), func(p *Program) { p.Env = []string{"PATH=" + path} })
 	}
 	return []initCase{
 		{name: "absent", prog: args("--", "/no/such"), want: outcome{127, "-", "exec /no/such failed: No such file or directory"}},
@@ -176,9 +176,9 @@ func execCases(t *testing.T) []initCase {
 
 // startCases is what an init may find at its start.
 func startCases(t *testing.T) []initCase {
-	started := func(script string, change func(*program)) program { return with(args(sh(script)...), change) }
-	closed := func(fd int) func(*program) { return func(p *program) { p.closed = []int{fd} } }
-	status := func(change func(*program)) program { return with(args("cat", "/proc/self/status"), change) }
+	started := func(script string, change func(*Program)) Program { return with(args(sh(script)...), change) }
+	closed := func(fd int) func(*Program) { return func(p *Program) { p.Closed = []int{fd} } }
+	status := func(change func(*Program)) Program { return with(args("cat", "/proc/self/status"), change) }
 	clean := outcome{0, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n", "-"}
 	return []initCase{
 		{name: "stdin closed", prog: started("readlink /proc/$$/fd/0; exit 6", closed(0)), want: outcome{6, "/dev/null", "-"},
@@ -188,14 +188,14 @@ func startCases(t *testing.T) []initCase {
 		{name: "stderr closed", prog: started("readlink /proc/$$/fd/2; exit 6", closed(2)), want: outcome{6, "/dev/null", "-"},
 			differs: "closed descriptors", other: outcome{6, "-", "-"}},
 		{name: "a closed stderr and a message", prog: with(args("--", "/no/such"), closed(2)), want: outcome{127, "-", "-"}},
-		{name: "signals blocked", prog: status(func(p *program) { p.blocked = []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR2} }),
+		{name: "signals blocked", prog: status(func(p *Program) { p.Blocked = []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR2} }),
 			want: clean, differs: "inherited signals", other: outcome{0, "SigBlk:\t0000000000004800\n", "-"}},
-		{name: "signals ignored", prog: status(func(p *program) {
-			p.ignored = []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCONT,
+		{name: "signals ignored", prog: status(func(p *Program) {
+			p.Ignored = []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCONT,
 				syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, 34, 64}
 		}),
 			want: clean, differs: "inherited signals", other: outcome{0, "SigIgn:\t80000002003", "-"}},
-		{name: "limit of descriptors", prog: started("ulimit -Sn; ulimit -Hn", func(p *program) { p.nofile = 123 }),
+		{name: "limit of descriptors", prog: started("ulimit -Sn; ulimit -Hn", func(p *Program) { p.Nofile = 123 }),
 			want: outcome{0, "123\n492\n", "-"}},
 	}
 }

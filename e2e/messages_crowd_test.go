@@ -23,16 +23,16 @@ func TestIdleCrowdAndFlood(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur < idle+flood+500 {
 		strict.Skip(t, "%d open files are allowed, and %d connections need more", files.Cur, idle)
 	}
-	url := unixURL(t, "")
+	url := UnixURL(t, "")
 	path := strings.TrimPrefix(url, "unix://")
-	p := startSource(t, program{child: chaosWorker}, url+"?reply=always&idle=0s&connections=10001", "--", self(t), os.DevNull)
+	p := StartSource(t, Program{Child: chaosWorker}, url+"?reply=always&idle=0s&connections=10001", "--", Self(t), os.DevNull)
 	var crowd []net.Conn
 	join := func() net.Conn {
 		nc, err := dialPatiently(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = nc.SetDeadline(time.Now().Add(2 * patience))
+		_ = nc.SetDeadline(time.Now().Add(2 * Patience))
 		crowd = append(crowd, nc)
 		return nc
 	}
@@ -47,10 +47,10 @@ func TestIdleCrowdAndFlood(t *testing.T) {
 	served := join()
 	ask := func(nc net.Conn) {
 		t.Helper()
-		if err := writeFrame(nc, "hello"); err != nil {
+		if err := WriteFrame(nc, "hello"); err != nil {
 			t.Fatal(err)
 		}
-		if reply, failed, err := readFrame(nc); string(reply) != "hello" || failed || err != nil {
+		if reply, failed, err := ReadFrame(nc); string(reply) != "hello" || failed || err != nil {
 			t.Fatalf("%q, %v, %v", reply, failed, err)
 		}
 	}
@@ -64,15 +64,15 @@ func TestIdleCrowdAndFlood(t *testing.T) {
 	for _, i := range []int{0, idle / 2, idle - 1} {
 		ask(crowd[i])
 	}
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
 
 // dialPatiently connects as soon as there is room in the backlog.
 func dialPatiently(path string) (nc net.Conn, err error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if nc, err = net.Dial("unix", path); !errors.Is(err, syscall.EAGAIN) {
 			return nc, err
 		}

@@ -23,14 +23,14 @@ func TestMetricsAddressTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	url := unixURL(t, "")
+	url := UnixURL(t, "")
 	for addr, says := range map[string]string{
 		ln.Addr().String(): "poolinit: cannot serve HTTP: listen tcp " + ln.Addr().String() + ": bind: address already in use\n",
 		"192.0.2.1:80":     "poolinit: cannot serve HTTP: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n",
 	} {
-		p, code := run(t, program{args: []string{poolinit(t), "--http", addr, "--listen", url, "--", "sh", "-c", "echo started"}})
-		if code != 2 || !strings.HasPrefix(p.stderr.String(), says) || p.stdout.size() > 0 {
-			t.Errorf("exit code %d, %s%s", code, p.stdout.String(), p.stderr.String())
+		p, code := Run(t, Program{Args: []string{Binary(t), "--http", addr, "--listen", url, "--", "sh", "-c", "echo started"}})
+		if code != 2 || !strings.HasPrefix(p.Stderr.String(), says) || p.Stdout.Size() > 0 {
+			t.Errorf("exit code %d, %s%s", code, p.Stdout.String(), p.Stderr.String())
 		}
 	}
 	if _, err := os.Stat(strings.TrimPrefix(url, "unix://")); !os.IsNotExist(err) {
@@ -41,8 +41,8 @@ func TestMetricsAddressTaken(t *testing.T) {
 // checkMetrics has promtool look at a scrape.
 func checkMetrics(t *testing.T, base string) {
 	t.Helper()
-	need(t, "promtool")
-	_, text := page(t, base+"/metrics")
+	Need(t, "promtool")
+	_, text := Page(t, base+"/metrics")
 	check := exec.Command("promtool", "check", "metrics")
 	check.Stdin = strings.NewReader(text)
 	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
@@ -55,21 +55,21 @@ func checkMetrics(t *testing.T, base string) {
 func TestMetricsCheck(t *testing.T) {
 	for name, flags := range map[string][]string{
 		"no messages": nil,
-		"messages":    {"--listen", unixURL(t, "")},
-		"odd sources": {"--listen", "tcp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0", "--listen", unixURL(t, "") + "\xff\"\\"},
+		"messages":    {"--listen", UnixURL(t, "")},
+		"odd sources": {"--listen", "tcp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0", "--listen", UnixURL(t, "") + "\xff\"\\"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := start(t, program{args: append(append([]string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0"}, flags...),
-				"--", testWorker(t), "/nonexistent")})
-			base := httpOf(p)
-			awaitMetric(t, base, "poolinit_ready", 1)
+			p := Start(t, Program{Args: append(append([]string{Binary(t), "-n", "2", "--http", "127.0.0.1:0"}, flags...),
+				"--", SDKWorker(t), "/nonexistent")})
+			base := HTTPAddress(p)
+			AwaitMetric(t, base, "poolinit_ready", 1)
 			checkMetrics(t, base)
-			_, text := page(t, base+"/metrics")
+			_, text := Page(t, base+"/metrics")
 			if n := strings.Count(text, "\npoolinit_messages_lost_total{"); n != len(flags)/2 {
 				t.Errorf("%d sources\n%s", n, text)
 			}
-			if strings.Contains(p.stderr.String(), "went wrong") {
-				t.Error(p.stderr.String())
+			if strings.Contains(p.Stderr.String(), "went wrong") {
+				t.Error(p.Stderr.String())
 			}
 		})
 	}
@@ -78,10 +78,10 @@ func TestMetricsCheck(t *testing.T) {
 // Scrapers by the thousand, some of which never end their request or read the
 // answer, hold up neither messages nor health.
 func TestMetricsStorm(t *testing.T) {
-	url := unixURL(t, "?reply=always")
-	p := startSource(t, program{}, url, "-n", "2", "--http", "127.0.0.1:0", "--", testWorker(t), "/nonexistent")
-	base := httpOf(p)
-	awaitMetric(t, base, "poolinit_ready", 1)
+	url := UnixURL(t, "?reply=always")
+	p := StartSource(t, Program{}, url, "-n", "2", "--http", "127.0.0.1:0", "--", SDKWorker(t), "/nonexistent")
+	base := HTTPAddress(p)
+	AwaitMetric(t, base, "poolinit_ready", 1)
 	addr := strings.TrimPrefix(base, "http://")
 	for i := range 100 { // half of a head, or no reader
 		nc, err := net.Dial("tcp", addr)
@@ -97,7 +97,7 @@ func TestMetricsStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 500}}
+	client := &http.Client{Timeout: Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 500}}
 	defer client.CloseIdleConnections()
 	var scrapes sync.WaitGroup
 	var good, turned atomic.Int32
@@ -120,14 +120,14 @@ func TestMetricsStorm(t *testing.T) {
 			}
 		})
 	}
-	send(t, strings.NewReader(seq(3000)), url).want(t, seq(3000), 0)
+	Send(t, strings.NewReader(Seq(3000)), url).Want(t, Seq(3000), 0)
 	scrapes.Wait()
 	t.Logf("%d answered, %d turned away", good.Load(), turned.Load())
 	client.CloseIdleConnections()
-	if code, text := page(t, base+"/readyz"); code != 200 {
+	if code, text := Page(t, base+"/readyz"); code != 200 {
 		t.Errorf("%d %s", code, text)
 	}
-	if kb, err := strconv.Atoi(strings.TrimSuffix(statusLine(p.self(), "VmHWM"), " kB")); err != nil || kb > 80<<10 {
+	if kb, err := strconv.Atoi(strings.TrimSuffix(StatusLine(p.Self(), "VmHWM"), " kB")); err != nil || kb > 80<<10 {
 		t.Errorf("it took %d kB at most, %v", kb, err)
 	}
 }
@@ -135,7 +135,7 @@ func TestMetricsStorm(t *testing.T) {
 // The release build refuses the same as the tests of the package do: it is built
 // otherwise.
 func TestMetricsBadRequests(t *testing.T) {
-	base := httpOf(start(t, program{args: []string{poolinit(t), "--http", "127.0.0.1:0", "--", "sleep", "1000"}}))
+	base := HTTPAddress(Start(t, Program{Args: []string{Binary(t), "--http", "127.0.0.1:0", "--", "sleep", "1000"}}))
 	for request, want := range map[string]string{
 		"GET /metrics HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n": "431",
 		"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc":      "405",
@@ -152,7 +152,7 @@ func TestMetricsBadRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := nc.SetDeadline(time.Now().Add(Patience)); err != nil {
 			t.Fatal(err)
 		}
 		go io.WriteString(nc, request) // ends with the connection; it need not be read to its end
@@ -167,11 +167,11 @@ func TestMetricsBadRequests(t *testing.T) {
 	checkMetrics(t, base)
 }
 
-// fetchChild prints what an address answers.
-var fetchChild = child("fetch", func(args []string) int {
-	text, err := get(http.DefaultClient, args[0])
+// FetchChild prints what an address answers.
+var FetchChild = Child("fetch", func(args []string) int {
+	text, err := Get(http.DefaultClient, args[0])
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	fmt.Print(text)
 	return 0
@@ -180,10 +180,10 @@ var fetchChild = child("fetch", func(args []string) int {
 // What the kernel takes for want of memory is counted as that, and the pool is not
 // ready while the worker's next start waits.
 func TestMetricsDockerOOM(t *testing.T) {
-	c := dockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--restart-delay", "1m", "--restart-delay-max", "1m"}, eatsDeed)
-	c.expectLog(`"why":"oom"`, 1)
+	c := DockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--restart-delay", "1m", "--restart-delay-max", "1m"}, EatsDeed)
+	c.ExpectLog(`"why":"oom"`, 1)
 	fetch := func(path string) string {
-		return docker(t, "exec", "-e", "E2E_CHILD="+fetchChild, c.name, "/e2e.test", "http://127.0.0.1:9090"+path)
+		return Docker(t, "exec", "-e", "E2E_CHILD="+FetchChild, c.Name, "/e2e.test", "http://127.0.0.1:9090"+path)
 	}
 	text := fetch("/metrics")
 	for _, want := range []string{

@@ -217,7 +217,7 @@ func TestMetricsRunbooks(t *testing.T) {
 
 // What promtool finds wrong with the files of deploy/prometheus: nothing.
 func TestMetricsPromtool(t *testing.T) {
-	need(t, "promtool")
+	Need(t, "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", "poolinit-rules.yml"},
 		{"test", "rules", "poolinit-rules_test.yml"},

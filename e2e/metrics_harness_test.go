@@ -19,11 +19,11 @@ import (
 
 var httpLine = regexp.MustCompile(`"address":"(http://[^"]+)"[^\n]*"message":"serving metrics, health and status by HTTP"`)
 
-// httpOf returns where a pool with --http 127.0.0.1:0 serves.
-func httpOf(p *process) (base string) {
-	p.t.Helper()
-	eventually(p.t, "it serves by HTTP", func() (any, bool) {
-		log := p.stderr.String()
+// HTTPAddress returns where a pool with --http 127.0.0.1:0 serves.
+func HTTPAddress(p *Process) (base string) {
+	p.T.Helper()
+	Eventually(p.T, "it serves by HTTP", func() (any, bool) {
+		log := p.Stderr.String()
 		if m := httpLine.FindStringSubmatch(log); m != nil {
 			base = m[1]
 		}
@@ -32,10 +32,10 @@ func httpOf(p *process) (base string) {
 	return base
 }
 
-// page returns the status and the body of an answer.
-func page(t testing.TB, address string) (code int, body string) {
+// Page returns the status and the body of an answer.
+func Page(t testing.TB, address string) (code int, body string) {
 	t.Helper()
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(address)
 	if err != nil {
 		t.Fatal(err)
@@ -48,10 +48,10 @@ func page(t testing.TB, address string) (code int, body string) {
 	return resp.StatusCode, string(text)
 }
 
-// metric returns a sample of a pool's, by name and labels.
-func metric(t testing.TB, base, key string) float64 {
+// Metric returns a sample of a pool's, by name and labels.
+func Metric(t testing.TB, base, key string) float64 {
 	t.Helper()
-	_, text := page(t, base+"/metrics")
+	_, text := Page(t, base+"/metrics")
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, key+" "); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
@@ -65,11 +65,11 @@ func metric(t testing.TB, base, key string) float64 {
 	return 0
 }
 
-// awaitMetric waits until a sample of a pool's has a value.
-func awaitMetric(t testing.TB, base, key string, want float64) {
+// AwaitMetric waits until a sample of a pool's has a value.
+func AwaitMetric(t testing.TB, base, key string, want float64) {
 	t.Helper()
-	eventually(t, fmt.Sprint(key, " ", want), func() (any, bool) {
-		got := metric(t, base, key)
+	Eventually(t, fmt.Sprint(key, " ", want), func() (any, bool) {
+		got := Metric(t, base, key)
 		return got, got == want
 	})
 }
@@ -84,7 +84,7 @@ type prometheus struct {
 // flags are those of the command line.
 func startPrometheus(t testing.TB, targets []string, flags ...string) *prometheus {
 	t.Helper()
-	need(t, "prometheus")
+	Need(t, "prometheus")
 	dir := t.TempDir()
 	rules, err := filepath.Abs("../deploy/prometheus/poolinit-rules.yml")
 	if err != nil {
@@ -100,15 +100,15 @@ func startPrometheus(t testing.TB, targets []string, flags ...string) *prometheu
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, addr := filepath.Join(dir, "prometheus.yml"), freePort(t)
+	file, addr := filepath.Join(dir, "prometheus.yml"), FreePort(t)
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, program{host: true, args: append([]string{"prometheus", "--config.file", file, "--storage.tsdb.path", dir,
+	p := Start(t, Program{Host: true, Args: append([]string{"prometheus", "--config.file", file, "--storage.tsdb.path", dir,
 		"--web.listen-address", addr, "--log.level", "warn"}, flags...)})
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("prometheus says:\n%s", p.stderr.String())
+			t.Logf("prometheus says:\n%s", p.Stderr.String())
 		}
 	})
 	return &prometheus{t, "http://" + addr}
@@ -136,7 +136,7 @@ func (s series) number() float64 {
 
 // ask asks the API, and fills in what it answers.
 func (p *prometheus) ask(path string, query url.Values, data any) error {
-	text, err := get(http.DefaultClient, p.base+"/api/v1/"+path+"?"+query.Encode())
+	text, err := Get(http.DefaultClient, p.base+"/api/v1/"+path+"?"+query.Encode())
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (p *prometheus) query(expr string) ([]series, error) {
 // expect waits until an expression tells what is wanted, and returns it.
 func (p *prometheus) expect(expr string, wanted func([]series) bool) (found []series) {
 	p.t.Helper()
-	eventually(p.t, expr, func() (any, bool) {
+	Eventually(p.t, expr, func() (any, bool) {
 		var err error
 		found, err = p.query(expr)
 		return fmt.Sprint(found, err), err == nil && wanted(found)
@@ -192,7 +192,7 @@ type rule struct {
 // rules returns all of them, evaluated at least once.
 func (p *prometheus) rules() (all []rule) {
 	p.t.Helper()
-	eventually(p.t, "every rule has been evaluated", func() (any, bool) {
+	Eventually(p.t, "every rule has been evaluated", func() (any, bool) {
 		var data struct{ Groups []struct{ Rules []rule } }
 		err := p.ask("rules", nil, &data)
 		all = nil
@@ -209,7 +209,7 @@ func (p *prometheus) rules() (all []rule) {
 // instances.
 func (p *prometheus) expectAlerts(want map[string]string) {
 	p.t.Helper()
-	eventually(p.t, "alerts", func() (any, bool) {
+	Eventually(p.t, "alerts", func() (any, bool) {
 		active, missing := map[string]string{}, maps.Clone(want)
 		for _, r := range p.rules() {
 			for _, a := range r.Alerts {

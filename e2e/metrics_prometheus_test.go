@@ -14,7 +14,7 @@ import (
 
 // A monitored pool, to which everything happens, and what the test knows of it.
 type monitored struct {
-	runPool
+	Pool
 	base, instance string
 	url            string // of its source
 	broken         string // while this file is there no worker starts
@@ -24,66 +24,66 @@ type monitored struct {
 func startMonitored(t *testing.T) *monitored {
 	t.Helper()
 	dir := t.TempDir()
-	m := &monitored{url: unixURL(t, "?reply=always"), broken: filepath.Join(dir, "broken"), gate: filepath.Join(dir, "gate")}
-	m.runPool = runPool{start(t, program{args: []string{poolinit(t), "-n", "2", "--http", "127.0.0.1:0",
+	m := &monitored{url: UnixURL(t, "?reply=always"), broken: filepath.Join(dir, "broken"), gate: filepath.Join(dir, "gate")}
+	m.Pool = Pool{Start(t, Program{Args: []string{Binary(t), "-n", "2", "--http", "127.0.0.1:0",
 		"--listen", m.url, "--listen", "tcp://127.0.0.1:0", "--ready", "notify", "--attempts", "2", "--max-message", "1000",
 		"--restart-delay", "1ms", "--healthy-after", "0s", "--give-up", "0", "--drain-delay", "1m", "--stop-timeout", "2m",
-		"--", testWorker(t), m.broken}})}
-	m.base = httpOf(m.process)
+		"--", SDKWorker(t), m.broken}})}
+	m.base = HTTPAddress(m.Process)
 	m.instance = strings.TrimPrefix(m.base, "http://")
-	awaitMetric(t, m.base, "poolinit_ready", 1)
+	AwaitMetric(t, m.base, "poolinit_ready", 1)
 	return m
 }
 
 // live has everything happen to a pool.
 func (m *monitored) live() {
-	t := m.t
+	t := m.T
 	t.Helper()
-	send(t, strings.NewReader(seq(500)), m.url).want(t, seq(500), 0)
+	Send(t, strings.NewReader(Seq(500)), m.url).Want(t, Seq(500), 0)
 	for _, bad := range []struct {
 		body  string
 		times int
 	}{{"crash", 4}, {"fail now", 3}, {"refuse it", 40}, {strings.Repeat("x", 1001), 1}} {
 		for range bad.times {
-			if got := send(t, strings.NewReader(bad.body), m.url); got.code != 1 {
-				t.Errorf("%.10s: exit code %d, %s", bad.body, got.code, got.stderr)
+			if got := Send(t, strings.NewReader(bad.body), m.url); got.Code != 1 {
+				t.Errorf("%.10s: exit code %d, %s", bad.body, got.Code, got.Stderr)
 			}
 		}
 	}
-	m.signal(syscall.SIGUSR1)
-	m.expectLog("reload done", nil)
+	m.Signal(syscall.SIGUSR1)
+	m.ExpectLog("reload done", nil)
 	if err := os.WriteFile(m.broken, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.signal(syscall.SIGUSR1)
-	m.expectLog("reload failed", nil)
+	m.Signal(syscall.SIGUSR1)
+	m.ExpectLog("reload failed", nil)
 	if err := os.Remove(m.broken); err != nil {
 		t.Fatal(err)
 	}
-	awaitMetric(t, m.base, "poolinit_restarts_waiting", 0)
-	awaitMetric(t, m.base, "poolinit_workers{state=\"ready\"}", 2)
+	AwaitMetric(t, m.base, "poolinit_restarts_waiting", 0)
+	AwaitMetric(t, m.base, "poolinit_workers{state=\"ready\"}", 2)
 }
 
 // startNotReady starts a pool that never gets ready, with its queue full.
 func startNotReady(t *testing.T) (base string) {
 	t.Helper()
-	url := unixURL(t, "")
-	p := startSource(t, program{}, url, "--http", "127.0.0.1:0", "--ready", "notify", "--ready-timeout", "1h", "--queue-messages", "1", "--",
+	url := UnixURL(t, "")
+	p := StartSource(t, Program{}, url, "--http", "127.0.0.1:0", "--ready", "notify", "--ready-timeout", "1h", "--queue-messages", "1", "--",
 		"sleep", "1000")
-	base = httpOf(p)
-	if err := writeFrame(dialURL(t, url), "waits"); err != nil {
+	base = HTTPAddress(p)
+	if err := WriteFrame(Dial(t, url), "waits"); err != nil {
 		t.Fatal(err)
 	}
-	awaitMetric(t, base, "poolinit_queue_messages", 1)
+	AwaitMetric(t, base, "poolinit_queue_messages", 1)
 	return base
 }
 
 // A real Prometheus, with and without native histograms, sees what happens to real
 // pools; every query of the dashboard tells something; the rules work.
 func TestMetricsPrometheus(t *testing.T) {
-	need(t, "prometheus", "sleep")
+	Need(t, "prometheus", "sleep")
 	pool, notReady := startMonitored(t), startNotReady(t)
-	nobody := freePort(t)
+	nobody := FreePort(t)
 	targets := []string{pool.instance, strings.TrimPrefix(notReady, "http://"), nobody}
 	servers := map[string]*prometheus{
 		"classic": startPrometheus(t, targets),
@@ -94,7 +94,7 @@ func TestMetricsPrometheus(t *testing.T) {
 		p.expect("count_over_time(poolinit_ready"+of+"}[1m]) > 1", hasData)
 	}
 	pool.live()
-	crashes := metric(t, pool.base, `poolinit_worker_exits_total{reason="crash"}`)
+	crashes := Metric(t, pool.base, `poolinit_worker_exits_total{reason="crash"}`)
 	for kind, p := range servers {
 		t.Run(kind, func(t *testing.T) {
 			p := &prometheus{t, p.base}
@@ -143,13 +143,13 @@ func TestMetricsPrometheus(t *testing.T) {
 			}
 		})
 	}
-	pool.signal(syscall.SIGTERM)
+	pool.Signal(syscall.SIGTERM)
 	for _, p := range servers {
 		p.expectValue("poolinit_stopping"+of+"}", 1)
 		p.expectValue("poolinit_ready"+of+"}", 0)
 	}
-	pool.signal(syscall.SIGINT) // once more: it would wait on
-	pool.expectExit(137)
+	pool.Signal(syscall.SIGINT) // once more: it would wait on
+	pool.ExpectExit(137)
 }
 
 // What nobody can scrape any more is seen until the end: while the pool waits, and
@@ -163,40 +163,40 @@ func TestMetricsStop(t *testing.T) {
 		"a message in hand": {[]string{"--stop-timeout", "1m"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			gate, url := filepath.Join(t.TempDir(), "gate"), unixURL(t, "?reply=always")
-			p := runPool{startSource(t, program{}, url, append(c.flags, "--http", "127.0.0.1:0", "--", testWorker(t), "/nonexistent")...)}
-			base := httpOf(p.process)
-			nc := dialURL(t, url)
-			if err := writeFrame(nc, "hold "+gate); err != nil {
+			gate, url := filepath.Join(t.TempDir(), "gate"), UnixURL(t, "?reply=always")
+			p := Pool{StartSource(t, Program{}, url, append(c.flags, "--http", "127.0.0.1:0", "--", SDKWorker(t), "/nonexistent")...)}
+			base := HTTPAddress(p.Process)
+			nc := Dial(t, url)
+			if err := WriteFrame(nc, "hold "+gate); err != nil {
 				t.Fatal(err)
 			}
-			awaitMetric(t, base, `poolinit_workers{state="busy"}`, 1)
-			if code, text := page(t, base+"/readyz"); code != 200 {
+			AwaitMetric(t, base, `poolinit_workers{state="busy"}`, 1)
+			if code, text := Page(t, base+"/readyz"); code != 200 {
 				t.Errorf("all busy: %d %s", code, text)
 			}
-			p.signal(syscall.SIGTERM)
-			awaitMetric(t, base, "poolinit_stopping", 1)
-			if code, text := page(t, base+"/readyz"); code != 503 || text != "the pool stops: SIGTERM\n" {
+			p.Signal(syscall.SIGTERM)
+			AwaitMetric(t, base, "poolinit_stopping", 1)
+			if code, text := Page(t, base+"/readyz"); code != 503 || text != "the pool stops: SIGTERM\n" {
 				t.Errorf("%d %q", code, text)
 			}
-			if code, text := page(t, base+"/livez"); code != 200 {
+			if code, text := Page(t, base+"/livez"); code != 200 {
 				t.Errorf("/livez: %d %q", code, text)
 			}
-			if n := metric(t, base, `poolinit_worker_in_hand_messages{worker="0"}`); n != 1 {
+			if n := Metric(t, base, `poolinit_worker_in_hand_messages{worker="0"}`); n != 1 {
 				t.Errorf("%v messages in hand", n)
 			}
 			if err := os.WriteFile(gate, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if body, failed, err := readFrame(nc); failed || err != nil || string(body) != "hold "+gate {
+			if body, failed, err := ReadFrame(nc); failed || err != nil || string(body) != "hold "+gate {
 				t.Errorf("reply %q %v %v", body, failed, err)
 			}
 			nc.Close()
 			if c.code != 0 { // it would serve on
-				awaitMetric(t, base, `poolinit_worker_messages_total{result="handled",worker="0"}`, 1)
-				p.signal(syscall.SIGINT)
+				AwaitMetric(t, base, `poolinit_worker_messages_total{result="handled",worker="0"}`, 1)
+				p.Signal(syscall.SIGINT)
 			}
-			p.expectExit(c.code)
+			p.ExpectExit(c.code)
 			if _, err := net.Dial("tcp", strings.TrimPrefix(base, "http://")); err == nil {
 				t.Error("somebody still listens")
 			}

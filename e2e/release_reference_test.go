@@ -18,7 +18,7 @@ import (
 func reference(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	make := exec.Command("go", "-C", "../tools/release", "run", "./reference", poolinit(t), dir)
+	make := exec.Command("go", "-C", "../tools/release", "run", "./reference", Binary(t), dir)
 	make.Env = append(os.Environ(), "VERSION="+releaseVersion, "SOURCE_DATE_EPOCH=1700000000", "GOWORK=off")
 	if out, err := make.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -30,7 +30,7 @@ func reference(t *testing.T) string {
 func longFlags(t *testing.T) (flags []string) {
 	t.Helper()
 	for _, command := range []string{"run", "send", "status", "reload", "stop", "health", "notify"} {
-		out, err := exec.Command(poolinit(t), command, "--help").Output()
+		out, err := exec.Command(Binary(t), command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func longFlags(t *testing.T) (flags []string) {
 }
 
 func TestReleaseManual(t *testing.T) {
-	need(t, "man", "mandoc")
+	Need(t, "man", "mandoc")
 	page := filepath.Join(reference(t), "poolinit.1")
 	if out, err := exec.Command("mandoc", "-T", "lint", "-W", "warning", page).CombinedOutput(); err != nil {
 		t.Errorf("mandoc: %v\n%s", err, out)
@@ -71,7 +71,7 @@ func TestReleaseManual(t *testing.T) {
 }
 
 func TestReleaseCompletions(t *testing.T) {
-	need(t, "bash", "zsh", "fish")
+	Need(t, "bash", "zsh", "fish")
 	dir := reference(t)
 	for _, name := range []string{"poolinit.bash", "_poolinit", "poolinit.fish"} {
 		text, err := os.ReadFile(filepath.Join(dir, name))

@@ -58,7 +58,7 @@ func TestRelease(t *testing.T) {
 	if !strict.On && os.Getenv("RELEASE") == "" {
 		t.Skip("make test-release runs it") // no lack: CI runs it
 	}
-	need(t, "dpkg", "dpkg-deb", "rpm", "tar", "gzip", "sha256sum")
+	Need(t, "dpkg", "dpkg-deb", "rpm", "tar", "gzip", "sha256sum")
 	dir := makeRelease(t)
 	files := contents(t, dir)
 
@@ -169,7 +169,7 @@ func checkSBOM(t *testing.T, text []byte) {
 	for _, c := range bom.Components {
 		named = append(named, c.Name+" "+c.Version)
 	}
-	out, err := exec.Command("go", "version", "-m", poolinit(t)).Output()
+	out, err := exec.Command("go", "version", "-m", Binary(t)).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

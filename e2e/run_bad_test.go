@@ -8,7 +8,7 @@ import (
 // What the user could have written right: code 2, a line that names the flag
 // or variable, the value and what is allowed, and nothing starts.
 func TestRunBadInput(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	flag := func(words ...string) []string { return words }
 	for _, c := range []struct {
 		name  string
@@ -50,23 +50,23 @@ func TestRunBadInput(t *testing.T) {
 		{"variable of workers", nil, "POOLINIT_WORKERS=many", []string{"POOLINIT_WORKERS", `"many"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			args := append([]string{poolinit(t)}, c.flags...)
-			p, code := run(t, program{args: append(args, "--", "sh", "-c", "echo started"), env: []string{c.env}})
+			args := append([]string{Binary(t)}, c.flags...)
+			p, code := Run(t, Program{Args: append(args, "--", "sh", "-c", "echo started"), Env: []string{c.env}})
 			c.says = append(c.says, "poolinit: ")
-			checkUsage(t, p, code, c.says)
+			CheckUsage(t, p, code, c.says)
 		})
 	}
 	for name, args := range map[string][]string{"no command": {}, "only --": {"--"}, "empty command": {"--", ""}} {
-		p, code := run(t, program{args: append([]string{poolinit(t)}, args...)})
-		t.Run(name, func(t *testing.T) { checkUsage(t, p, code, []string{"COMMAND"}) })
+		p, code := Run(t, Program{Args: append([]string{Binary(t)}, args...)})
+		t.Run(name, func(t *testing.T) { CheckUsage(t, p, code, []string{"COMMAND"}) })
 	}
 }
 
-func checkUsage(t *testing.T, p *process, code int, says []string) {
+func CheckUsage(t *testing.T, p *Process, code int, says []string) {
 	t.Helper()
-	stderr := p.stderr.String()
-	if code != 2 || p.stdout.String() != "" {
-		t.Errorf("exit code %d, stdout %q, stderr %q", code, p.stdout.String(), stderr)
+	stderr := p.Stderr.String()
+	if code != 2 || p.Stdout.String() != "" {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, p.Stdout.String(), stderr)
 	}
 	first, rest, _ := strings.Cut(stderr, "\n")
 	// Where nothing is wrong with the command line, there is nothing to read about it.
@@ -83,14 +83,14 @@ func checkUsage(t *testing.T, p *process, code int, says []string) {
 // Variables that mean nothing are warned about, the nearest named; those of a
 // Kubernetes Service called poolinit are nobody's fault.
 func TestRunStrangeVariables(t *testing.T) {
-	need(t, "true")
-	p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", "true"}, env: []string{
+	Need(t, "true")
+	p, code := Run(t, Program{Args: []string{Binary(t), "--restart", "never", "true"}, Env: []string{
 		"POOLINIT_STOPTIMEOUT=8s", "POOLINIT_STOP_SIGNAL=",
 		"POOLINIT_SERVICE_HOST=10.0.0.1", "POOLINIT_SERVICE_PORT=80", "POOLINIT_SERVICE_PORT_HTTP=80",
 		"POOLINIT_PORT=tcp://10.0.0.1:80", "POOLINIT_PORT_80_TCP_ADDR=10.0.0.1",
 	}})
 	warnings := 0
-	for _, r := range parseLog(p.stderr.lines()) {
+	for _, r := range ParseLog(p.Stderr.Lines()) {
 		if r.Level == "warn" {
 			warnings++
 			if !strings.Contains(r.Message, "POOLINIT_STOPTIMEOUT") || !strings.Contains(r.Message, "did you mean POOLINIT_STOP_TIMEOUT?") {
@@ -99,6 +99,6 @@ func TestRunStrangeVariables(t *testing.T) {
 		}
 	}
 	if code != 0 || warnings != 1 {
-		t.Errorf("exit code %d, %d warnings: %s", code, warnings, p.stderr.String())
+		t.Errorf("exit code %d, %d warnings: %s", code, warnings, p.Stderr.String())
 	}
 }

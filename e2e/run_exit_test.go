@@ -8,31 +8,31 @@ import (
 
 // startAtExit runs a pool of two shells that wait; where they are told that the
 // pool has ended they do something else.
-func startAtExit(t *testing.T, atExit string, env []string, flags ...string) runPool {
+func startAtExit(t *testing.T, atExit string, env []string, flags ...string) Pool {
 	t.Helper()
-	need(t, "sh", "sleep")
+	Need(t, "sh", "sleep")
 	script := `case "$POOLINIT_EVENT" in
 shutdown) ` + atExit + ` ;;
 '') echo "worker $POOLINIT_WORKER_ID"; exec sleep 1000 ;;
 *) echo "event $POOLINIT_EVENT" ;;
 esac`
-	args := append([]string{poolinit(t), "-n", "2", "--log-level", "debug"}, flags...)
-	p := runPool{start(t, program{env: env, args: append(args, "--", "sh", "-c", script)})}
-	p.stdout.expect(t, "worker 0")
-	p.stdout.expect(t, "worker 1")
-	p.signal(syscall.SIGTERM)
+	args := append([]string{Binary(t), "-n", "2", "--log-level", "debug"}, flags...)
+	p := Pool{Start(t, Program{Env: env, Args: append(args, "--", "sh", "-c", script)})}
+	p.Stdout.Expect(t, "worker 0")
+	p.Stdout.Expect(t, "worker 1")
+	p.Signal(syscall.SIGTERM)
 	return p
 }
 
 // COMMAND runs once more, as no worker, when all have ended.
 func TestRunAtExit(t *testing.T) {
 	p := startAtExit(t, `env | grep -e ^POOLINIT -e ^NOTIFY | sort; echo "of $PPID"`, []string{"POOLINIT_RUN_AT_EXIT=true", "POOLINIT_LISTEN="})
-	p.expectExit(0)
-	if got := p.stdout.String(); !strings.HasSuffix(got, "POOLINIT_EVENT=shutdown\nof 1\n") || strings.Count(got, "POOLINIT") != 1 {
+	p.ExpectExit(0)
+	if got := p.Stdout.String(); !strings.HasSuffix(got, "POOLINIT_EVENT=shutdown\nof 1\n") || strings.Count(got, "POOLINIT") != 1 {
 		t.Errorf("it says\n%s", got)
 	}
 	ended := 0
-	for _, r := range p.records() {
+	for _, r := range p.Records() {
 		switch {
 		case r.Message == "worker ended":
 			ended++
@@ -40,16 +40,16 @@ func TestRunAtExit(t *testing.T) {
 			t.Errorf("it ran when %d workers had ended", ended)
 		}
 	}
-	if p.count("running the command at exit") != 1 || p.count("worker started") != 2 || p.count("the command at exit ") != 0 {
-		t.Error(p.stderr.String())
+	if p.Count("running the command at exit") != 1 || p.Count("worker started") != 2 || p.Count("the command at exit ") != 0 {
+		t.Error(p.Stderr.String())
 	}
 }
 
 func TestRunAtExitNotAsked(t *testing.T) {
 	p := startAtExit(t, "echo no", nil, "--run-at-exit=false")
-	p.expectExit(0)
-	if strings.Contains(p.stdout.String(), "no\n") {
-		t.Error(p.stdout.String())
+	p.ExpectExit(0)
+	if strings.Contains(p.Stdout.String(), "no\n") {
+		t.Error(p.Stdout.String())
 	}
 }
 
@@ -61,8 +61,8 @@ func TestRunAtExitFails(t *testing.T) {
 	}{"exits": {"exit 7", 7}, "dies": {"kill -9 $$", 137}} {
 		t.Run(label, func(t *testing.T) {
 			p := startAtExit(t, tt.atExit, nil, "--run-at-exit")
-			p.expectExit(0)
-			p.expectLog("the command at exit failed", func(r record) bool { return r.Code == tt.code && r.Level == "warn" })
+			p.ExpectExit(0)
+			p.ExpectLog("the command at exit failed", func(r Record) bool { return r.Code == tt.code && r.Level == "warn" })
 		})
 	}
 }
@@ -70,33 +70,33 @@ func TestRunAtExitFails(t *testing.T) {
 // It has what is left of --stop-timeout, and its children do not outlive it.
 func TestRunAtExitHangs(t *testing.T) {
 	p := startAtExit(t, `sleep 1000 & trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "3s")
-	p.stdout.expect(t, "at exit\n")
-	p.expectExit(0)
-	p.expectLog("the command at exit does not end in time: killing it", nil)
-	p.expectLog("the command at exit failed", func(r record) bool { return r.Code == 137 })
+	p.Stdout.Expect(t, "at exit\n")
+	p.ExpectExit(0)
+	p.ExpectLog("the command at exit does not end in time: killing it", nil)
+	p.ExpectLog("the command at exit failed", func(r Record) bool { return r.Code == 137 })
 }
 
 // The second stop signal is not for the workers alone.
 func TestRunAtExitSecondSignal(t *testing.T) {
 	p := startAtExit(t, `trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "5m")
-	p.stdout.expect(t, "at exit\n")
-	p.signal(syscall.SIGINT)
-	p.expectExit(0) // long before the five minutes are over
-	p.expectLog("the command at exit does not end in time: killing it", nil)
+	p.Stdout.Expect(t, "at exit\n")
+	p.Signal(syscall.SIGINT)
+	p.ExpectExit(0) // long before the five minutes are over
+	p.ExpectLog("the command at exit does not end in time: killing it", nil)
 }
 
 // Its lines are marked, and none is lost.
 func TestRunAtExitOutput(t *testing.T) {
-	need(t, "id")
+	Need(t, "id")
 	p := startAtExit(t, `echo "I am $(id -u)"; echo oops >&2`, nil, "--run-at-exit", "--output", "json", "--user", "1000:1000")
-	p.expectExit(0)
+	p.ExpectExit(0)
 	found := 0
-	for _, r := range append(parseLog(p.stdout.lines()), p.records()...) {
+	for _, r := range append(ParseLog(p.Stdout.Lines()), p.Records()...) {
 		if r.Worker != nil && *r.Worker == 2 && (r.Message == "I am 1000" || r.Message == "oops") {
 			found++
 		}
 	}
 	if found != 2 {
-		t.Errorf("%s\n%s", p.stdout.String(), p.stderr.String())
+		t.Errorf("%s\n%s", p.Stdout.String(), p.Stderr.String())
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A record is a line of poolinit's log.
-type record struct {
+// A Record is a line of poolinit's log.
+type Record struct {
 	Level, Message, Why, Signal, Error, Uptime, Version, Stream, Status string
 	Worker                                                              *int
 	PID, Code, Generation                                               int
@@ -21,44 +21,44 @@ type record struct {
 	Lost                                                                int
 }
 
-// A runPool is `poolinit run` that runs, with the test binary as the worker.
-type runPool struct{ *process }
+// A Pool is `poolinit run` that runs, with the test binary as the worker.
+type Pool struct{ *Process }
 
-// startRun starts `poolinit run` with flags, and a worker of workerChild that
+// StartRun starts `poolinit run` with flags, and a worker of workerChild that
 // does as the words after "--" say.
-func startRun(t testing.TB, prog program, flagsAndWords ...string) runPool {
+func StartRun(t testing.TB, prog Program, flagsAndWords ...string) Pool {
 	t.Helper()
-	prog.args = runArgs(t, flagsAndWords...)
-	prog.child = workerChild
-	return runPool{start(t, prog)}
+	prog.Args = RunArgs(t, flagsAndWords...)
+	prog.Child = WorkerChild
+	return Pool{Start(t, prog)}
 }
 
-// runArgs is the command line: flags, --, the test binary, words.
-func runArgs(t testing.TB, flagsAndWords ...string) []string {
-	words := []string{poolinit(t), "run"}
+// RunArgs is the command line: flags, --, the test binary, words.
+func RunArgs(t testing.TB, flagsAndWords ...string) []string {
+	words := []string{Binary(t), "run"}
 	for i, word := range flagsAndWords {
 		words = append(words, word)
 		if word == "--" {
-			return append(append(words, self(t)), flagsAndWords[i+1:]...)
+			return append(append(words, Self(t)), flagsAndWords[i+1:]...)
 		}
 	}
 	t.Fatal("no -- in the command line")
 	return nil
 }
 
-// printingTo returns the program with a file as its stdout.
-func printingTo(stdout *os.File, prog program) program {
-	prog.args = append([]string{"sh", "-c", `exec "$0" "$@" >&3 3>&-`}, prog.args...)
-	prog.files = []*os.File{stdout}
+// PrintingTo returns the program with a file as its stdout.
+func PrintingTo(stdout *os.File, prog Program) Program {
+	prog.Args = append([]string{"sh", "-c", `exec "$0" "$@" >&3 3>&-`}, prog.Args...)
+	prog.Files = []*os.File{stdout}
 	return prog
 }
 
-// records returns the log so far.
-func (p runPool) records() (list []record) { return parseLog(p.stderr.lines()) }
+// Records returns the log so far.
+func (p Pool) Records() (list []Record) { return ParseLog(p.Stderr.Lines()) }
 
-func parseLog(lines []string) (list []record) {
+func ParseLog(lines []string) (list []Record) {
 	for _, line := range lines {
-		var r record
+		var r Record
 		if json.Unmarshal([]byte(line), &r) == nil {
 			list = append(list, r)
 		}
@@ -66,24 +66,24 @@ func parseLog(lines []string) (list []record) {
 	return list
 }
 
-// expectLog waits until a line of the log contains the text and is as wanted.
-func (p runPool) expectLog(text string, wanted func(record) bool) (found record) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("log line %q", text), func() (any, bool) {
-		for _, r := range p.records() {
+// ExpectLog waits until a line of the log contains the text and is as wanted.
+func (p Pool) ExpectLog(text string, wanted func(Record) bool) (found Record) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("log line %q", text), func() (any, bool) {
+		for _, r := range p.Records() {
 			if strings.Contains(r.Message, text) && (wanted == nil || wanted(r)) {
 				found = r
 				return nil, true
 			}
 		}
-		return p.stderr.String(), false
+		return p.Stderr.String(), false
 	})
 	return found
 }
 
-// count returns how many lines of the log contain the text.
-func (p runPool) count(text string) (n int) {
-	for _, r := range p.records() {
+// Count returns how many lines of the log contain the text.
+func (p Pool) Count(text string) (n int) {
+	for _, r := range p.Records() {
 		if strings.Contains(r.Message, text) {
 			n++
 		}
@@ -91,52 +91,52 @@ func (p runPool) count(text string) (n int) {
 	return n
 }
 
-// A liveWorker is a worker's process, as its environment has it.
-type liveWorker struct {
-	procInfo
-	id, generation int
+// A Worker is a worker's process, as its environment has it.
+type Worker struct {
+	ProcInfo
+	id, Generation int
 }
 
-// workers returns the pool's workers, by number. Detached ones and successors
+// Workers returns the pool's workers, by number. Detached ones and successors
 // count: the list of a number can have two.
-func (p runPool) workers() map[int][]liveWorker {
-	list := map[int][]liveWorker{}
-	root := p.self()
+func (p Pool) Workers() map[int][]Worker {
+	list := map[int][]Worker{}
+	root := p.Self()
 	for _, q := range procsBelow(root) {
-		env := environOf(q.PID)
+		env := Environ(q.PID)
 		id, err := strconv.Atoi(env["POOLINIT_WORKER_ID"])
 		if q.PPID != root || q.State == 'Z' || err != nil {
 			continue
 		}
 		generation, _ := strconv.Atoi(env["POOLINIT_GENERATION"])
-		list[id] = append(list[id], liveWorker{q, id, generation})
+		list[id] = append(list[id], Worker{q, id, generation})
 	}
 	return list
 }
 
-// awaitWorkers waits until there are n workers, one a number, and all have said
+// AwaitWorkers waits until there are n workers, one a number, and all have said
 // that they are up (as every workerChild does) or not, if quiet.
-func (p runPool) awaitWorkers(n int) map[int]liveWorker {
-	p.t.Helper()
-	found := map[int]liveWorker{}
-	eventually(p.t, fmt.Sprintf("%d workers", n), func() (any, bool) {
+func (p Pool) AwaitWorkers(n int) map[int]Worker {
+	p.T.Helper()
+	found := map[int]Worker{}
+	Eventually(p.T, fmt.Sprintf("%d workers", n), func() (any, bool) {
 		clear(found)
-		list := p.workers()
+		list := p.Workers()
 		for id, w := range list {
-			if len(w) == 1 && strings.Contains(p.stdout.String(), upLine(w[0])) {
+			if len(w) == 1 && strings.Contains(p.Stdout.String(), upLine(w[0])) {
 				found[id] = w[0]
 			}
 		}
-		return fmt.Sprint(list, p.stderr.String(), p.stdout.String()), len(found) == n && len(list) == n
+		return fmt.Sprint(list, p.Stderr.String(), p.Stdout.String()), len(found) == n && len(list) == n
 	})
 	return found
 }
 
-// worker waits until there is one process of a worker, and returns it.
-func (p runPool) worker(id int) (w liveWorker) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("one worker %d", id), func() (any, bool) {
-		list := p.workers()
+// Worker waits until there is one process of a worker, and returns it.
+func (p Pool) Worker(id int) (w Worker) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("one worker %d", id), func() (any, bool) {
+		list := p.Workers()
 		if len(list[id]) == 1 {
 			w = list[id][0]
 		}
@@ -146,11 +146,11 @@ func (p runPool) worker(id int) (w liveWorker) {
 }
 
 // upLine is what a workerChild says first.
-func upLine(w liveWorker) string {
-	return fmt.Sprintf("up worker=%d generation=%d pid=%d\n", w.id, w.generation, w.Inside)
+func upLine(w Worker) string {
+	return fmt.Sprintf("up worker=%d generation=%d pid=%d\n", w.id, w.Generation, w.Inside)
 }
 
-func environOf(pid int) map[string]string {
+func Environ(pid int) map[string]string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // gone: none
 	env := map[string]string{}
 	for v := range strings.SplitSeq(string(text), "\x00") {
@@ -160,58 +160,58 @@ func environOf(pid int) map[string]string {
 	return env
 }
 
-// expectExit waits for the end and checks the code, that there is one last
+// ExpectExit waits for the end and checks the code, that there is one last
 // line, and that nothing follows it.
-func (p runPool) expectExit(code int) {
-	p.t.Helper()
-	if got := p.wait(); got != code {
-		p.t.Errorf("exit code %d, want %d\n%s", got, code, p.stderr.String())
+func (p Pool) ExpectExit(code int) {
+	p.T.Helper()
+	if got := p.Wait(); got != code {
+		p.T.Errorf("exit code %d, want %d\n%s", got, code, p.Stderr.String())
 	}
-	all := p.records()
-	if p.count("stopped: ") != 1 || !strings.HasPrefix(all[len(all)-1].Message, "stopped: ") {
-		p.t.Errorf("there is not exactly one last line:\n%s", p.stderr.String())
+	all := p.Records()
+	if p.Count("stopped: ") != 1 || !strings.HasPrefix(all[len(all)-1].Message, "stopped: ") {
+		p.T.Errorf("there is not exactly one last line:\n%s", p.Stderr.String())
 	}
 }
 
-// deeds are what a workerChild can do after it has said that it is up. The
+// Deeds are what a workerChild can do after it has said that it is up. The
 // words are its arguments.
-var deeds = map[string]func(words []string) int{
-	"obey":   func([]string) int { return forEver() },
-	"ignore": func([]string) int { signal.Ignore(syscall.SIGTERM); fmt.Println("deaf"); return forEver() },
+var Deeds = map[string]func(words []string) int{
+	"obey":   func([]string) int { return Forever() },
+	"ignore": func([]string) int { signal.Ignore(syscall.SIGTERM); fmt.Println("deaf"); return Forever() },
 	"exit":   func(words []string) int { code, _ := strconv.Atoi(words[0]); return code },
 	"die": func(words []string) int {
 		n, _ := strconv.Atoi(words[0])
 		setDisposition(syscall.Signal(n), false) // else the Go runtime prints a stack and exits with 2
 		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
-		return forEver()
+		return Forever()
 	},
 }
 
-// workerChild is a worker: it says who it is, and then does its deed.
-var workerChild = child("worker", func(words []string) int {
+// WorkerChild is a worker: it says who it is, and then does its deed.
+var WorkerChild = Child("worker", func(words []string) int {
 	fmt.Printf("up worker=%s generation=%s pid=%d\n",
 		os.Getenv("POOLINIT_WORKER_ID"), os.Getenv("POOLINIT_GENERATION"), os.Getpid())
-	do := deeds[words[0]]
+	do := Deeds[words[0]]
 	if do == nil {
-		return stubFailed(fmt.Errorf("no deed is called %q", words[0]))
+		return Failed(fmt.Errorf("no deed is called %q", words[0]))
 	}
 	return do(words[1:])
 })
 
-// deed adds one.
-func deed(name string, do func(words []string) int) string {
-	deeds[name] = do
+// Deed adds one.
+func Deed(name string, do func(words []string) int) string {
+	Deeds[name] = do
 	return name
 }
 
-func forEver() int {
+func Forever() int {
 	for {
 		time.Sleep(time.Hour)
 	}
 }
 
-// awaitFile returns when there is such a file, in another process too.
-func awaitFile(path string) {
+// AwaitFile returns when there is such a file, in another process too.
+func AwaitFile(path string) {
 	for {
 		if _, err := os.Stat(path); err == nil {
 			return

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func sdNotify(text string) error {
+func SdNotify(text string) error {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
 		return err
@@ -22,79 +22,79 @@ func sdNotify(text string) error {
 
 // strangerDeed says what it should not, of which nothing may count, and lets a
 // process of another group say that the worker is ready.
-var strangerDeed = deed("stranger", func([]string) int {
+var strangerDeed = Deed("stranger", func([]string) int {
 	for _, text := range []string{"", "\xff\xfe\x00READY=1", "no assignment\nREADY=1", "READY=1\n" + strings.Repeat("X", 100_000), "WATCHDOG_USEC=many\nREADY=1", "=\n"} {
-		_ = sdNotify(text) // one of them is too big for some kernels
+		_ = SdNotify(text) // one of them is too big for some kernels
 	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "E2E_CHILD="+readyChild)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Run(); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
-	_ = sdNotify("STATUS=the worker itself")
-	return forEver()
+	_ = SdNotify("STATUS=the worker itself")
+	return Forever()
 })
 
-var readyChild = child("ready", func([]string) int {
-	if err := sdNotify("READY=1"); err != nil {
-		return stubFailed(err)
+var readyChild = Child("ready", func([]string) int {
+	if err := SdNotify("READY=1"); err != nil {
+		return Failed(err)
 	}
 	return 0
 })
 
 func TestRunNotifyNonsense(t *testing.T) {
 	t.Parallel() // it waits for the --ready-timeout, which leaves the worker time to say it all
-	p := startRun(t, program{}, "--ready", "notify", "--ready-timeout", "8s", "--restart", "never", "--", strangerDeed)
-	p.expectLog("worker says", func(r record) bool { return r.Status == "the worker itself" })
+	p := StartRun(t, Program{}, "--ready", "notify", "--ready-timeout", "8s", "--restart", "never", "--", strangerDeed)
+	p.ExpectLog("worker says", func(r Record) bool { return r.Status == "the worker itself" })
 	for _, what := range []string{"not UTF-8", "not NAME=value", "longer than 4096", "not of this worker", "WATCHDOG_USEC"} {
-		p.expectLog("ignoring a notify message", func(r record) bool { return strings.Contains(r.Error, what) })
+		p.ExpectLog("ignoring a notify message", func(r Record) bool { return strings.Contains(r.Error, what) })
 	}
-	p.expectLog("worker ended", func(r record) bool { return r.Why == "not-ready" })
-	p.wait()
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Why == "not-ready" })
+	p.Wait()
 }
 
 // hangsDeed tells the watchdog that it lives, a few times.
-var hangsDeed = deed("hangs", func([]string) int {
+var hangsDeed = Deed("hangs", func([]string) int {
 	for range 8 {
-		if err := sdNotify("WATCHDOG=1"); err != nil {
-			return stubFailed(err)
+		if err := SdNotify("WATCHDOG=1"); err != nil {
+			return Failed(err)
 		}
 		time.Sleep(250 * time.Millisecond) // as services do: well within the interval
 	}
-	return forEver()
+	return Forever()
 })
 
 // It lives for as long as it says WATCHDOG=1, which is longer than the interval.
 // (Not every time: where the machine stands still, it is too late to say it.)
 func TestRunWatchdog(t *testing.T) {
 	t.Parallel()
-	p := startRun(t, program{}, "--watchdog", "1s", "--give-up", "0", "--restart-delay", "1ms", "--restart-delay-max", "1ms", "--", hangsDeed)
-	p.expectLog("worker ended", func(r record) bool {
+	p := StartRun(t, Program{}, "--watchdog", "1s", "--give-up", "0", "--restart-delay", "1ms", "--restart-delay-max", "1ms", "--", hangsDeed)
+	p.ExpectLog("worker ended", func(r Record) bool {
 		uptime, err := time.ParseDuration(r.Uptime)
 		return err == nil && r.Why == "watchdog" && uptime > 2*time.Second
 	})
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 func TestRunWatchdogIsAFailure(t *testing.T) {
-	p := startRun(t, program{}, "--watchdog", "200ms", "--restart", "never", "--", "obey")
-	if code := p.wait(); code == 0 {
+	p := StartRun(t, Program{}, "--watchdog", "200ms", "--restart", "never", "--", "obey")
+	if code := p.Wait(); code == 0 {
 		t.Error("exit code 0")
 	}
-	p.expectLog("worker ended", func(r record) bool { return r.Why == "watchdog" })
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Why == "watchdog" })
 }
 
 func TestRunMaxLifetime(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--max-lifetime", "300ms", "--", "obey")
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 0 && r.Why == "max-lifetime" })
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "max-lifetime" })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p := StartRun(t, Program{}, "-n", "2", "--max-lifetime", "300ms", "--", "obey")
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 0 && r.Why == "max-lifetime" })
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 1 && r.Why == "max-lifetime" })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
-var fatDeed = deed("fat", func([]string) int {
+var fatDeed = Deed("fat", func([]string) int {
 	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
 		fat := make([]byte, 100<<20)
 		for i := 0; i < len(fat); i += 4096 {
@@ -102,16 +102,16 @@ var fatDeed = deed("fat", func([]string) int {
 		}
 		defer func() { fat[0]++ }()
 	}
-	return forEver()
+	return Forever()
 })
 
 func TestRunMaxMemory(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--max-memory", "50MiB", "--", fatDeed)
-	p.expectLog("worker is above its memory limit", func(r record) bool { return *r.Worker == 1 })
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "max-memory" })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	for _, r := range p.records() {
+	p := StartRun(t, Program{}, "-n", "2", "--max-memory", "50MiB", "--", fatDeed)
+	p.ExpectLog("worker is above its memory limit", func(r Record) bool { return *r.Worker == 1 })
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 1 && r.Why == "max-memory" })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	for _, r := range p.Records() {
 		if r.Worker != nil && *r.Worker == 0 && r.Why == "max-memory" {
 			t.Error("the lean one was replaced too")
 		}
@@ -127,15 +127,15 @@ func TestRunNotifyCommand(t *testing.T) {
 1) setsid -w "$0" notify READY=1;;
 esac
 exec sleep 600`
-	p := runPool{start(t, program{args: []string{
-		poolinit(t), "-n", "2", "--ready", "notify", "--ready-timeout", "3s", "--", "/bin/sh", "-c", script, poolinit(t),
+	p := Pool{Start(t, Program{Args: []string{
+		Binary(t), "-n", "2", "--ready", "notify", "--ready-timeout", "3s", "--", "/bin/sh", "-c", script, Binary(t),
 	}})}
-	p.expectLog("worker says", func(r record) bool { return *r.Worker == 0 && r.Status == "said by a shell" })
-	p.expectLog("ignoring a notify message", func(r record) bool { return *r.Worker == 1 && strings.Contains(r.Error, "not of this worker") })
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 && r.Why == "not-ready" })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	for _, r := range p.records() {
+	p.ExpectLog("worker says", func(r Record) bool { return *r.Worker == 0 && r.Status == "said by a shell" })
+	p.ExpectLog("ignoring a notify message", func(r Record) bool { return *r.Worker == 1 && strings.Contains(r.Error, "not of this worker") })
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 1 && r.Why == "not-ready" })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	for _, r := range p.Records() {
 		if r.Message == "worker ended" && *r.Worker == 0 && r.Why != "stop" {
 			t.Errorf("worker 0 ended: %s", r.Why)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // printsDeed prints all that is hard to carry, and exits.
-var printsDeed = deed("prints", func([]string) int {
+var printsDeed = Deed("prints", func([]string) int {
 	out := bufio.NewWriter(os.Stdout)
 	fmt.Fprintln(out, "plain")
 	fmt.Fprintln(out)
@@ -24,9 +24,9 @@ var printsDeed = deed("prints", func([]string) int {
 })
 
 func TestRunOutputPrefix(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--output", "prefix", "--restart", "never", "--", printsDeed)
-	p.expectExit(0)
-	lines := p.stdout.lines()
+	p := StartRun(t, Program{}, "-n", "2", "--output", "prefix", "--restart", "never", "--", printsDeed)
+	p.ExpectExit(0)
+	lines := p.Stdout.Lines()
 	for id := range 2 {
 		mark := fmt.Sprintf("[worker %d] ", id)
 		var mine []string
@@ -44,7 +44,7 @@ func TestRunOutputPrefix(t *testing.T) {
 		if n := strings.Count(whole, "long"); n != 50_000 {
 			t.Errorf("worker %d: %d of 50000 words of the long line", id, n)
 		}
-		p.stderr.expect(t, mark+"to stderr\n")
+		p.Stderr.Expect(t, mark+"to stderr\n")
 	}
 	for _, line := range lines {
 		if !strings.HasPrefix(line, "[worker 0] ") && !strings.HasPrefix(line, "[worker 1] ") {
@@ -54,10 +54,10 @@ func TestRunOutputPrefix(t *testing.T) {
 }
 
 func TestRunOutputJSON(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--output", "json", "--restart", "never", "--", printsDeed)
-	p.expectExit(0)
-	lines := p.stdout.lines()
-	records := parseLog(lines)
+	p := StartRun(t, Program{}, "-n", "2", "--output", "json", "--restart", "never", "--", printsDeed)
+	p.ExpectExit(0)
+	lines := p.Stdout.Lines()
+	records := ParseLog(lines)
 	if len(records) != len(lines) {
 		t.Errorf("%d of %d lines are JSON", len(records), len(lines))
 	}
@@ -72,8 +72,8 @@ func TestRunOutputJSON(t *testing.T) {
 	if got["plain"] != 2 || got["no end"] != 2 || long != 100_000 {
 		t.Errorf("plain %d, no end %d, long %d", got["plain"], got["no end"], long)
 	}
-	if n := strings.Count(p.stderr.String(), `"message":"to stderr"`); n != 2 {
-		t.Errorf("%d lines of stderr: %s", n, p.stderr.String())
+	if n := strings.Count(p.Stderr.String(), `"message":"to stderr"`); n != 2 {
+		t.Errorf("%d lines of stderr: %s", n, p.Stderr.String())
 	}
 }
 
@@ -82,29 +82,29 @@ func TestRunOutputJSON(t *testing.T) {
 func TestRunOutputGrandchild(t *testing.T) {
 	for _, mode := range []string{"prefix", "json", "inherit"} {
 		t.Run(mode, func(t *testing.T) {
-			p := startRun(t, program{}, "--output", mode, "--restart-delay", "10ms", "--healthy-after", "0s", "--stop-timeout", "10s", "--", abandonsDeed)
-			p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
-			eventually(t, "the next worker", func() (any, bool) { return p.stderr.String(), p.count("worker started") >= 2 })
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
+			p := StartRun(t, Program{}, "--output", mode, "--restart-delay", "10ms", "--healthy-after", "0s", "--stop-timeout", "10s", "--", abandonsDeed)
+			p.ExpectLog("worker ended", func(r Record) bool { return r.Code == 3 })
+			Eventually(t, "the next worker", func() (any, bool) { return p.Stderr.String(), p.Count("worker started") >= 2 })
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
 		})
 	}
 }
 
 // abandonsDeed leaves a child in another session behind that has its stdout, and fails.
-var abandonsDeed = deed("abandons", func([]string) int {
+var abandonsDeed = Deed("abandons", func([]string) int {
 	cmd := exec.Command("/proc/self/exe", "obey")
-	cmd.Env = append(os.Environ(), "E2E_CHILD="+workerChild)
+	cmd.Env = append(os.Environ(), "E2E_CHILD="+WorkerChild)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	return 3
 })
 
 // floodDeed prints for ever.
-var floodDeed = deed("flood", func([]string) int {
+var floodDeed = Deed("flood", func([]string) int {
 	line := strings.Repeat("x", 1000) + "\n"
 	for {
 		if _, err := os.Stdout.WriteString(line); err != nil {
@@ -124,28 +124,28 @@ func TestRunSlowReader(t *testing.T) {
 			}
 			defer r.Close()
 			defer w.Close()
-			args := runArgs(t, "-n", "2", "--output", mode, "--healthy-after", "0s", "--", floodDeed)
-			p := runPool{start(t, printingTo(w, program{args: args, child: workerChild}))}
-			before := p.worker(0)
-			p.worker(1)
+			args := RunArgs(t, "-n", "2", "--output", mode, "--healthy-after", "0s", "--", floodDeed)
+			p := Pool{Start(t, PrintingTo(w, Program{Args: args, Child: WorkerChild}))}
+			before := p.Worker(0)
+			p.Worker(1)
 			if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "another worker 0", func() (any, bool) {
-				l := p.workers()[0]
-				return p.stderr.String(), len(l) == 1 && l[0].PID != before.PID
+			Eventually(t, "another worker 0", func() (any, bool) {
+				l := p.Workers()[0]
+				return p.Stderr.String(), len(l) == 1 && l[0].PID != before.PID
 			})
-			p.signal(syscall.SIGUSR1)
-			p.expectLog("reload done", nil)
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
+			p.Signal(syscall.SIGUSR1)
+			p.ExpectLog("reload done", nil)
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
 		})
 	}
 }
 
 // What is wrong with the descriptors at the start is no reason not to run.
 func TestRunDescriptorsAtStart(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -159,28 +159,28 @@ func TestRunDescriptorsAtStart(t *testing.T) {
 	r.Close()
 	for _, c := range []struct {
 		name string
-		prog program
+		prog Program
 		to   *os.File // stdout
 	}{
-		{"stdin closed", program{closed: []int{0}}, nil},
-		{"stdout closed", program{closed: []int{1}}, nil},
-		{"stderr closed", program{closed: []int{2}}, nil},
-		{"all closed", program{closed: []int{0, 1, 2}}, nil},
-		{"stderr is full", program{stderr: full}, nil},
-		{"stderr is a broken pipe", program{stderr: broken}, nil},
-		{"stdout is a broken pipe", program{}, broken},
-		{"both are full", program{stderr: full}, full},
+		{"stdin closed", Program{Closed: []int{0}}, nil},
+		{"stdout closed", Program{Closed: []int{1}}, nil},
+		{"stderr closed", Program{Closed: []int{2}}, nil},
+		{"all closed", Program{Closed: []int{0, 1, 2}}, nil},
+		{"stderr is full", Program{Stderr: full}, nil},
+		{"stderr is a broken pipe", Program{Stderr: broken}, nil},
+		{"stdout is a broken pipe", Program{}, broken},
+		{"both are full", Program{Stderr: full}, full},
 	} {
 		for _, mode := range []string{"inherit", "prefix", "json"} {
 			t.Run(c.name+"/"+mode, func(t *testing.T) {
-				c.prog.args = []string{poolinit(t), "--output", mode, "-n", "3", "--restart", "never", "--log-level", "debug", "--",
+				c.prog.Args = []string{Binary(t), "--output", mode, "-n", "3", "--restart", "never", "--log-level", "debug", "--",
 					"sh", "-c", "trap \"\" PIPE; echo out; echo err >&2; exit 4"}
 				prog := c.prog
 				if c.to != nil {
-					prog = printingTo(c.to, prog)
+					prog = PrintingTo(c.to, prog)
 				}
-				if p, code := run(t, prog); code != 4 {
-					t.Errorf("exit code %d\n%s\n%s", code, p.stdout.String(), p.stderr.String())
+				if p, code := Run(t, prog); code != 4 {
+					t.Errorf("exit code %d\n%s\n%s", code, p.Stdout.String(), p.Stderr.String())
 				}
 			})
 		}

@@ -11,11 +11,11 @@ import (
 )
 
 func TestRunKeepsWorkers(t *testing.T) {
-	p := startRun(t, program{}, "-n", "3", "--healthy-after", "0s", "--", "obey")
-	before := p.awaitWorkers(3)
+	p := StartRun(t, Program{}, "-n", "3", "--healthy-after", "0s", "--", "obey")
+	before := p.AwaitWorkers(3)
 	for id := range 3 {
 		w := before[id]
-		if w.PGID != w.PID || w.PPID != p.self() {
+		if w.PGID != w.PID || w.PPID != p.Self() {
 			t.Errorf("worker %d does not lead a group of its own: %v", id, w)
 		}
 	}
@@ -23,44 +23,44 @@ func TestRunKeepsWorkers(t *testing.T) {
 	if err := syscall.Kill(before[1].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another worker 1", func() (any, bool) {
-		now := p.workers()[1]
+	Eventually(t, "another worker 1", func() (any, bool) {
+		now := p.Workers()[1]
 		return now, len(now) == 1 && now[0].PID != before[1].PID
 	})
 	took := time.Since(killed)
-	after := p.awaitWorkers(3)
+	after := p.AwaitWorkers(3)
 	if after[0].PID != before[0].PID || after[2].PID != before[2].PID {
 		t.Errorf("the others were replaced too: %v, before %v", after, before)
 	}
 	t.Logf("replaced after %v", took) // a figure is bench's business
-	p.expectLog("worker ended", func(r record) bool {
+	p.ExpectLog("worker ended", func(r Record) bool {
 		return *r.Worker == 1 && r.Signal == "SIGKILL" && r.Why == "crash" && r.PID == before[1].Inside && r.Uptime != ""
 	})
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 func TestRunReapsOrphans(t *testing.T) {
-	need(t, "sh")
-	p := runPool{start(t, program{args: []string{poolinit(t), "--", "sh", "-c",
+	Need(t, "sh")
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "--", "sh", "-c",
 		"i=0; while [ $i -lt 1000 ]; do (: &); i=$((i+1)); done; echo done; exec sleep 1000"}})}
-	p.stdout.expect(t, "done\n")
-	eventually(t, "no zombies", func() (any, bool) { z := p.zombies(); return len(z), len(z) == 0 && len(p.list()) == 2 })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Stdout.Expect(t, "done\n")
+	Eventually(t, "no zombies", func() (any, bool) { z := p.Zombies(); return len(z), len(z) == 0 && len(p.List()) == 2 })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // Each worker dies at once, many times: no status is lost, no zombie stays.
 func TestRunManyDeaths(t *testing.T) {
-	need(t, "true")
-	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "300", "--restart", "never", "true"}})}
-	p.expectExit(0)
-	if n := p.count("worker ended"); n != 300 {
+	Need(t, "true")
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "-n", "300", "--restart", "never", "true"}})}
+	p.ExpectExit(0)
+	if n := p.Count("worker ended"); n != 300 {
 		t.Errorf("%d ends logged, want 300", n)
 	}
 }
 
-var environDeed = deed("environ", func([]string) int {
+var environDeed = Deed("environ", func([]string) int {
 	for _, v := range os.Environ() {
 		fmt.Println("env " + v)
 	}
@@ -72,7 +72,7 @@ var environDeed = deed("environ", func([]string) int {
 		}
 	}
 	fmt.Println("that is all")
-	return forEver()
+	return Forever()
 })
 
 func TestRunEnvironment(t *testing.T) {
@@ -82,15 +82,15 @@ func TestRunEnvironment(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	p := startRun(t, program{files: []*os.File{r, w}, env: []string{
+	p := StartRun(t, Program{Files: []*os.File{r, w}, Env: []string{
 		"POOLINIT_STOP_TIMEOUT=3s", "POOLINIT_WORKERS=2", "POOLINIT_WRONG=x", "KEPT=1", "POOLINIT_SERVICE_HOST=10.0.0.1", "POOLINIT_PORT=tcp://x",
 		"NOTIFY_SOCKET=/outer", "WATCHDOG_USEC=1", "WATCHDOG_PID=1", "LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=x",
 	}}, "--watchdog", "90s", "--", environDeed)
-	p.awaitWorkers(2)
-	eventually(t, "both have said all", func() (any, bool) {
-		return p.stdout.String(), strings.Count(p.stdout.String(), "that is all") == 2
+	p.AwaitWorkers(2)
+	Eventually(t, "both have said all", func() (any, bool) {
+		return p.Stdout.String(), strings.Count(p.Stdout.String(), "that is all") == 2
 	})
-	lines := p.stdout.lines()
+	lines := p.Stdout.Lines()
 	for _, want := range []string{
 		"env KEPT=1", "env POOLINIT_WORKERS=2", "env POOLINIT_WORKER_ID=0", "env POOLINIT_WORKER_ID=1", "env POOLINIT_GENERATION=1",
 		"env WATCHDOG_USEC=90000000", "env POOLINIT_SERVICE_HOST=10.0.0.1", "fd 0", "fd 1", "fd 2",
@@ -106,27 +106,27 @@ func TestRunEnvironment(t *testing.T) {
 			}
 		}
 	}
-	p.expectLog("POOLINIT_WRONG is no setting", func(r record) bool { return r.Level == "warn" })
-	if strings.Contains(p.stderr.String(), "POOLINIT_SERVICE") || strings.Contains(p.stderr.String(), "POOLINIT_PORT") {
-		t.Errorf("a warning about Kubernetes' variables:\n%s", p.stderr.String())
+	p.ExpectLog("POOLINIT_WRONG is no setting", func(r Record) bool { return r.Level == "warn" })
+	if strings.Contains(p.Stderr.String(), "POOLINIT_SERVICE") || strings.Contains(p.Stderr.String(), "POOLINIT_PORT") {
+		t.Errorf("a warning about Kubernetes' variables:\n%s", p.Stderr.String())
 	}
 }
 
 // What poolinit finds ignored or blocked, and what the Go runtime makes of the
 // limit of descriptors, is neither its workers' nor in its way.
 func TestRunResetsSignals(t *testing.T) {
-	need(t, "sleep")
-	p := runPool{start(t, program{
-		args:    []string{poolinit(t), "-n", "2", "--healthy-after", "0s", "sleep", "1000"},
-		ignored: []syscall.Signal{syscall.SIGCHLD, syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE, 40},
-		blocked: []syscall.Signal{syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGUSR1},
-		nofile:  777, // the Go runtime raises its own
+	Need(t, "sleep")
+	p := Pool{Start(t, Program{
+		Args:    []string{Binary(t), "-n", "2", "--healthy-after", "0s", "sleep", "1000"},
+		Ignored: []syscall.Signal{syscall.SIGCHLD, syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE, 40},
+		Blocked: []syscall.Signal{syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGUSR1},
+		Nofile:  777, // the Go runtime raises its own
 	})}
-	p.waitFor("sleep", func(q procInfo) bool { return q.Name == "sleep" })
-	first := p.worker(0)
-	p.worker(1)
+	p.WaitForProcess("sleep", func(q ProcInfo) bool { return q.Name == "sleep" })
+	first := p.Worker(0)
+	p.Worker(1)
 	for _, key := range []string{"SigIgn", "SigBlk"} {
-		requireSignals(t, first.PID, key, map[syscall.Signal]bool{})
+		RequireSignals(t, first.PID, key, map[syscall.Signal]bool{})
 	}
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", first.PID))
 	if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max open files 777 3108") {
@@ -135,11 +135,11 @@ func TestRunResetsSignals(t *testing.T) {
 	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.expectLog("worker ended", func(r record) bool { return r.Signal == "SIGKILL" })
-	eventually(t, "the other one", func() (any, bool) {
-		w := p.workers()[0]
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Signal == "SIGKILL" })
+	Eventually(t, "the other one", func() (any, bool) {
+		w := p.Workers()[0]
 		return w, len(w) == 1 && w[0].PID != first.PID
 	})
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

@@ -16,39 +16,39 @@ func TestRunReload(t *testing.T) {
 	}{{"stop-first", 2, 3}, {"start-first", 3, 4}} {
 		for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGHUP} {
 			t.Run(c.order+"/"+sig.String(), func(t *testing.T) {
-				p := startRun(t, program{}, "-n", "3", "--reload-order", c.order, "--ready", "notify", "--", notifyDeed)
-				before := p.awaitWorkers(3)
-				p.expectReady(3)
-				p.signal(sig)
-				p.expectLog("reload done", nil)
-				after := p.awaitWorkers(3)
+				p := StartRun(t, Program{}, "-n", "3", "--reload-order", c.order, "--ready", "notify", "--", notifyDeed)
+				before := p.AwaitWorkers(3)
+				p.ExpectReady(3)
+				p.Signal(sig)
+				p.ExpectLog("reload done", nil)
+				after := p.AwaitWorkers(3)
 				for id, w := range after {
-					if w.PID == before[id].PID || w.generation != 2 {
+					if w.PID == before[id].PID || w.Generation != 2 {
 						t.Errorf("worker %d is still %v", id, w)
 					}
 				}
 				p.checkSteps(c.least, c.most)
-				p.signal(syscall.SIGTERM)
-				p.expectExit(0)
+				p.Signal(syscall.SIGTERM)
+				p.ExpectExit(0)
 			})
 		}
 	}
 }
 
-// expectReady waits until n workers have said READY=1, and the pool has heard it.
-func (p runPool) expectReady(n int) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("%d ready", n), func() (any, bool) {
-		return p.stderr.String(), p.count("worker says") >= n
+// ExpectReady waits until n workers have said READY=1, and the pool has heard it.
+func (p Pool) ExpectReady(n int) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("%d ready", n), func() (any, bool) {
+		return p.Stderr.String(), p.Count("worker says") >= n
 	})
 }
 
 // checkSteps reads the log: how many workers there were after each line since
 // the reload began, and the order of the replacements.
-func (p runPool) checkSteps(least, most int) {
-	p.t.Helper()
+func (p Pool) checkSteps(least, most int) {
+	p.T.Helper()
 	running, replaced, reloading := 0, 0, false
-	for _, r := range p.records() {
+	for _, r := range p.Records() {
 		switch {
 		case strings.HasPrefix(r.Message, "reload begins"):
 			reloading = true
@@ -57,37 +57,37 @@ func (p runPool) checkSteps(least, most int) {
 		case r.Message == "worker ended":
 			running--
 			if r.Why != "reload" || *r.Worker != replaced && least == 2 {
-				p.t.Errorf("worker %d ended because of %q, as number %d", *r.Worker, r.Why, replaced)
+				p.T.Errorf("worker %d ended because of %q, as number %d", *r.Worker, r.Why, replaced)
 			}
 		case strings.HasPrefix(r.Message, "worker replaced"):
 			if *r.Worker != replaced {
-				p.t.Errorf("worker %d was replaced as number %d", *r.Worker, replaced)
+				p.T.Errorf("worker %d was replaced as number %d", *r.Worker, replaced)
 			}
 			replaced++
 		}
 		if reloading && (running < least || running > most) {
-			p.t.Errorf("%d workers at %q of worker %v", running, r.Message, *r.Worker)
+			p.T.Errorf("%d workers at %q of worker %v", running, r.Message, *r.Worker)
 		}
 	}
 	if replaced != 3 {
-		p.t.Errorf("%d workers replaced", replaced)
+		p.T.Errorf("%d workers replaced", replaced)
 	}
 }
 
 // notifyDeed says that it is ready, with a status, as sd_notify(3) does.
-var notifyDeed = deed("notify", func([]string) int { return serveReady() })
+var notifyDeed = Deed("notify", func([]string) int { return ServeReady() })
 
-func serveReady() int {
-	if err := sdNotify("STATUS=serving\nREADY=1"); err != nil {
-		return stubFailed(err)
+func ServeReady() int {
+	if err := SdNotify("STATUS=serving\nREADY=1"); err != nil {
+		return Failed(err)
 	}
-	return forEver()
+	return Forever()
 }
 
 // A new version that does not work: the reload stops at the first worker, and
 // the others go on in the old one. Then a version that works.
 func TestRunReloadBrokenVersion(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	const good, dies, mute = "#!/bin/sh\necho up; exec sleep 1000\n", "#!/bin/sh\nexit 9\n", "#!/bin/sh\nexec sleep 1000\n"
 	for _, c := range []struct {
 		name, good, broken string
@@ -103,15 +103,15 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			script := filepath.Join(t.TempDir(), "worker")
-			install(t, script, c.good)
-			args := append([]string{poolinit(t), "-n", "3", "--restart-delay", "1h", "--restart-delay-max", "1h"}, c.flags...)
-			p := runPool{start(t, program{args: append(args, script)})}
-			eventually(t, "three are ready", func() (any, bool) {
-				return p.stderr.String(), strings.Count(p.stdout.String(), "up\n") == 3
+			InstallScript(t, script, c.good)
+			args := append([]string{Binary(t), "-n", "3", "--restart-delay", "1h", "--restart-delay-max", "1h"}, c.flags...)
+			p := Pool{Start(t, Program{Args: append(args, script)})}
+			Eventually(t, "three are ready", func() (any, bool) {
+				return p.Stderr.String(), strings.Count(p.Stdout.String(), "up\n") == 3
 			})
-			install(t, script, c.broken)
-			p.signal(syscall.SIGUSR1)
-			failed := p.expectLog("reload failed", func(r record) bool { return strings.Contains(r.Error, c.reason) })
+			InstallScript(t, script, c.broken)
+			p.Signal(syscall.SIGUSR1)
+			failed := p.ExpectLog("reload failed", func(r Record) bool { return strings.Contains(r.Error, c.reason) })
 			if failed.Level != "error" || !strings.Contains(failed.Error, "new worker 0") {
 				t.Errorf("log: %+v", failed)
 			}
@@ -119,14 +119,14 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 			if c.name == "min-ready, start-first" {
 				left = 3
 			}
-			eventually(t, fmt.Sprintf("%d old workers are left", left), func() (any, bool) {
-				list := p.workers()
+			Eventually(t, fmt.Sprintf("%d old workers are left", left), func() (any, bool) {
+				list := p.Workers()
 				return list, old(list) == left
 			})
-			install(t, script, c.good)
-			p.signal(syscall.SIGHUP)
-			p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
-			if n := p.count("reload done"); n != 1 {
+			InstallScript(t, script, c.good)
+			p.Signal(syscall.SIGHUP)
+			p.ExpectLog("reload done", func(r Record) bool { return r.Generation == 3 })
+			if n := p.Count("reload done"); n != 1 {
 				t.Errorf("%d reloads done", n)
 			}
 		})
@@ -134,10 +134,10 @@ func TestRunReloadBrokenVersion(t *testing.T) {
 }
 
 // old counts the workers of the first generation.
-func old(workers map[int][]liveWorker) (n int) {
+func old(workers map[int][]Worker) (n int) {
 	for _, list := range workers {
 		for _, w := range list {
-			if w.generation == 1 {
+			if w.Generation == 1 {
 				n++
 			}
 		}
@@ -145,8 +145,8 @@ func old(workers map[int][]liveWorker) (n int) {
 	return n
 }
 
-// install replaces a program by another version; "" is one that may not be executed.
-func install(t *testing.T, path, text string) {
+// InstallScript replaces a program by another version; "" is one that may not be executed.
+func InstallScript(t *testing.T, path, text string) {
 	t.Helper()
 	mode := os.FileMode(0o755)
 	if text == "" {
@@ -166,7 +166,7 @@ func install(t *testing.T, path, text string) {
 // notifyScript is a Python program that says READY=1 as services in Python do.
 func notifyScript(t *testing.T) string {
 	t.Helper()
-	need(t, "/usr/bin/python3")
+	Need(t, "/usr/bin/python3")
 	return `#!/usr/bin/python3
 import os, signal, socket, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -179,16 +179,16 @@ while True:
 }
 
 // gatedDeed says that it is ready as soon as there is a file.
-var gatedDeed = deed("gated", func(words []string) int {
-	awaitFile(words[0])
-	return serveReady()
+var gatedDeed = Deed("gated", func(words []string) int {
+	AwaitFile(words[0])
+	return ServeReady()
 })
 
 // A gate is a file that workers wait for before they are ready: a reload lasts
 // as long as it is shut.
 type gate string
 
-func (g gate) open(t *testing.T) {
+func (g gate) Open(t *testing.T) {
 	t.Helper()
 	if err := os.WriteFile(string(g), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -202,56 +202,56 @@ func (g gate) shut(t *testing.T) {
 	}
 }
 
-// startGated starts n workers that pass the gate, and shuts it behind them.
-func startGated(t *testing.T, n int, flags ...string) (p runPool, g gate) {
+// StartGated starts n workers that pass the gate, and shuts it behind them.
+func StartGated(t *testing.T, n int, flags ...string) (p Pool, g gate) {
 	t.Helper()
 	g = gate(filepath.Join(t.TempDir(), "gate"))
-	g.open(t)
-	p = startRun(t, program{}, append(append(flags, "-n", fmt.Sprint(n), "--ready", "notify"), "--", gatedDeed, string(g))...)
-	p.awaitWorkers(n)
-	p.expectReady(n)
+	g.Open(t)
+	p = StartRun(t, Program{}, append(append(flags, "-n", fmt.Sprint(n), "--ready", "notify"), "--", gatedDeed, string(g))...)
+	p.AwaitWorkers(n)
+	p.ExpectReady(n)
 	g.shut(t)
 	return p, g
 }
 
 // A second reload during one is another one after it, however many asked.
 func TestRunReloadIsQueued(t *testing.T) {
-	p, gate := startGated(t, 2)
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload begins", nil)
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("another reload will follow", nil)
-	gate.open(t)
-	p.expectLog("reload done", func(r record) bool { return r.Generation == 3 })
-	for id, w := range p.awaitWorkers(2) {
-		if w.generation != 3 {
-			t.Errorf("worker %d is of generation %d", id, w.generation)
+	p, gate := StartGated(t, 2)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload begins", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("another reload will follow", nil)
+	gate.Open(t)
+	p.ExpectLog("reload done", func(r Record) bool { return r.Generation == 3 })
+	for id, w := range p.AwaitWorkers(2) {
+		if w.Generation != 3 {
+			t.Errorf("worker %d is of generation %d", id, w.Generation)
 		}
 	}
 }
 
 // A crash during a reload neither advances nor breaks it.
 func TestRunCrashDuringReload(t *testing.T) {
-	p, gate := startGated(t, 3, "--healthy-after", "0s")
-	before := p.awaitWorkers(3)
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("worker started", func(r record) bool { return r.Generation == 2 })
+	p, gate := StartGated(t, 3, "--healthy-after", "0s")
+	before := p.AwaitWorkers(3)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("worker started", func(r Record) bool { return r.Generation == 2 })
 	if err := syscall.Kill(before[2].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 2 && r.Why == "crash" })
-	gate.open(t)
-	p.expectLog("reload done", nil)
-	if n := p.count("worker replaced"); n != 3 {
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 2 && r.Why == "crash" })
+	gate.Open(t)
+	p.ExpectLog("reload done", nil)
+	if n := p.Count("worker replaced"); n != 3 {
 		t.Errorf("%d workers replaced", n)
 	}
 }
 
 // A stop ends a reload that is under way.
 func TestRunStopDuringReload(t *testing.T) {
-	p, _ := startGated(t, 3)
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("worker started", func(r record) bool { return r.Generation == 2 })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p, _ := StartGated(t, 3)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("worker started", func(r Record) bool { return r.Generation == 2 })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

@@ -31,8 +31,8 @@ func TestRunRestartPolicies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := startRun(t, program{}, append(append(c.flags, "--"), c.deed...)...)
-			p.expectExit(c.code)
+			p := StartRun(t, Program{}, append(append(c.flags, "--"), c.deed...)...)
+			p.ExpectExit(c.code)
 		})
 	}
 }
@@ -40,13 +40,13 @@ func TestRunRestartPolicies(t *testing.T) {
 // One that does not get ready dies of the stop signal: a program that has no
 // handler, since one that is about to set its handlers may end otherwise.
 func TestRunGiveUpNeverReady(t *testing.T) {
-	need(t, "sleep")
-	p := runPool{start(t, program{args: []string{poolinit(t), "--give-up", "2", "--restart-delay", "1ms",
+	Need(t, "sleep")
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "--give-up", "2", "--restart-delay", "1ms",
 		"--ready", "notify", "--ready-timeout", "50ms", "sleep", "1000"}})}
-	p.expectExit(143)
+	p.ExpectExit(143)
 }
 
-var oneFailsDeed = deed("one-fails", func([]string) int {
+var oneFailsDeed = Deed("one-fails", func([]string) int {
 	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
 		return 5
 	}
@@ -55,39 +55,39 @@ var oneFailsDeed = deed("one-fails", func([]string) int {
 
 // A crash loop is slowed down, costs next to nothing, and slows nobody else.
 func TestRunCrashLoop(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--give-up", "0", "--restart-delay", "50ms", "--restart-delay-max", "400ms", "--", oneCrashesDeed)
-	p.expectLog("worker ended", func(r record) bool { return *r.Worker == 1 })
+	p := StartRun(t, Program{}, "-n", "2", "--give-up", "0", "--restart-delay", "50ms", "--restart-delay-max", "400ms", "--", oneCrashesDeed)
+	p.ExpectLog("worker ended", func(r Record) bool { return *r.Worker == 1 })
 	crashes := func() (n int) {
-		for _, r := range p.records() {
+		for _, r := range p.Records() {
 			if r.Message == "worker ended" && *r.Worker == 1 {
 				n++
 			}
 		}
 		return n
 	}
-	eventually(t, "six crashes", func() (any, bool) { return p.stderr.String(), crashes() >= 6 })
-	before, began := cpuTime(t, p.self()), time.Now()
+	Eventually(t, "six crashes", func() (any, bool) { return p.Stderr.String(), crashes() >= 6 })
+	before, began := cpuTime(t, p.Self()), time.Now()
 	have := crashes()
-	eventually(t, "three more", func() (any, bool) { return p.stderr.String(), crashes() >= have+3 })
+	Eventually(t, "three more", func() (any, bool) { return p.Stderr.String(), crashes() >= have+3 })
 	if took := time.Since(began); took < 600*time.Millisecond {
 		t.Errorf("three restarts within %v", took)
 	}
-	used, took := cpuTime(t, p.self())-before, time.Since(began)
+	used, took := cpuTime(t, p.Self())-before, time.Since(began)
 	if used > max(100*time.Millisecond, took/10) {
 		t.Errorf("that cost poolinit %v of CPU time in %v", used, took)
 	}
-	p.worker(0)
-	p.stdout.expect(t, "up worker=0 ")
-	if strings.Count(p.stdout.String(), "worker=0") != 1 {
-		t.Errorf("worker 0 was started again:\n%s", p.stdout.String())
+	p.Worker(0)
+	p.Stdout.Expect(t, "up worker=0 ")
+	if strings.Count(p.Stdout.String(), "worker=0") != 1 {
+		t.Errorf("worker 0 was started again:\n%s", p.Stdout.String())
 	}
 }
 
-var oneCrashesDeed = deed("one-crashes", func([]string) int {
+var oneCrashesDeed = Deed("one-crashes", func([]string) int {
 	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
 		return 1
 	}
-	return forEver()
+	return Forever()
 })
 
 func cpuTime(t *testing.T, pid int) time.Duration {
@@ -124,49 +124,49 @@ func TestRunExecFailures(t *testing.T) {
 		{"no interpreter", write("lost", "#!/no/such/shell\n", 0o755), 127, "interpreter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", c.command}})}
-			p.expectExit(c.code)
-			p.expectLog("the command cannot be started", func(r record) bool {
+			p := Pool{Start(t, Program{Args: []string{Binary(t), "-n", "4", c.command}})}
+			p.ExpectExit(c.code)
+			p.ExpectLog("the command cannot be started", func(r Record) bool {
 				return r.Level == "error" && strings.Contains(r.Error, c.says) && strings.Contains(r.Error, c.command)
 			})
-			if p.count("the command cannot") != 1 || p.count("worker started") != 0 {
-				t.Errorf("log:\n%s", p.stderr.String())
+			if p.Count("the command cannot") != 1 || p.Count("worker started") != 0 {
+				t.Errorf("log:\n%s", p.Stderr.String())
 			}
 		})
 	}
 	script := write("bare", "echo run by sh: $1; exit 3\n", 0o755)
-	p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", script, "word"}})
-	if code != 3 || p.stdout.String() != "run by sh: word\n" {
-		t.Errorf("script without #!: exit code %d, %q, %s", code, p.stdout.String(), p.stderr.String())
+	p, code := Run(t, Program{Args: []string{Binary(t), "--restart", "never", script, "word"}})
+	if code != 3 || p.Stdout.String() != "run by sh: word\n" {
+		t.Errorf("script without #!: exit code %d, %q, %s", code, p.Stdout.String(), p.Stderr.String())
 	}
 }
 
 // A program that goes away later is no reason to give up: it may come back.
 func TestRunProgramComesBack(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	script := filepath.Join(t.TempDir(), "worker")
-	install(t, script, "#!/bin/sh\necho up; exec sleep 1000\n")
-	p := runPool{start(t, program{args: []string{poolinit(t), "--restart-delay", "20ms", "--restart-delay-max", "50ms", "--give-up", "0", script}})}
-	p.stdout.expect(t, "up\n")
+	InstallScript(t, script, "#!/bin/sh\necho up; exec sleep 1000\n")
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "--restart-delay", "20ms", "--restart-delay-max", "50ms", "--give-up", "0", script}})}
+	p.Stdout.Expect(t, "up\n")
 	if err := os.Remove(script); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(p.worker(0).PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(p.Worker(0).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.expectLog("worker not started", func(r record) bool { return r.Why == "start" })
-	install(t, script, "#!/bin/sh\necho again; exec sleep 1000\n")
-	p.stdout.expect(t, "again\n")
+	p.ExpectLog("worker not started", func(r Record) bool { return r.Why == "start" })
+	InstallScript(t, script, "#!/bin/sh\necho again; exec sleep 1000\n")
+	p.Stdout.Expect(t, "again\n")
 }
 
 func TestRunUser(t *testing.T) {
-	need(t, "id", "sh")
+	Need(t, "id", "sh")
 	for _, c := range []struct{ flag, want string }{
 		{"nobody", "65534 65534"}, {"1234", "1234 1234"}, {"1234:5678", "1234 5678"}, {"nobody:root", "65534 0"},
 	} {
-		p, code := run(t, program{args: []string{poolinit(t), "--restart", "never", "--user", c.flag, "sh", "-c", "echo $(id -u) $(id -g)"}})
-		if got := strings.TrimSpace(p.stdout.String()); code != 0 || got != c.want {
-			t.Errorf("--user %s: %q, exit code %d, %s", c.flag, got, code, p.stderr.String())
+		p, code := Run(t, Program{Args: []string{Binary(t), "--restart", "never", "--user", c.flag, "sh", "-c", "echo $(id -u) $(id -g)"}})
+		if got := strings.TrimSpace(p.Stdout.String()); code != 0 || got != c.want {
+			t.Errorf("--user %s: %q, exit code %d, %s", c.flag, got, code, p.Stderr.String())
 		}
 	}
 }

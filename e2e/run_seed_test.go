@@ -27,18 +27,18 @@ type redisList struct {
 
 func startRedis(t *testing.T) *redisList {
 	t.Helper()
-	need(t, "redis-server", "redis-cli", "php")
+	Need(t, "redis-server", "redis-cli", "php")
 	modules, err := exec.Command("php", "-m").Output()
 	if err != nil || !bytes.Contains(modules, []byte("redis")) || !bytes.Contains(modules, []byte("pcntl")) {
 		strict.Skip(t, "php has no redis or no pcntl")
 	}
-	_, port, err := net.SplitHostPort(freePort(t))
+	_, port, err := net.SplitHostPort(FreePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &redisList{t: t, port: port}
-	start(t, program{args: []string{"redis-server", "--port", r.port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()}})
-	eventually(t, "redis answers", func() (any, bool) {
+	Start(t, Program{Args: []string{"redis-server", "--port", r.port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir()}})
+	Eventually(t, "redis answers", func() (any, bool) {
 		out, _ := exec.Command("redis-cli", "-p", r.port, "ping").CombinedOutput()
 		return string(out), strings.HasPrefix(string(out), "PONG")
 	})
@@ -76,15 +76,15 @@ var aJob = regexp.MustCompile(`job-\d+\.`)
 
 // expectAll waits until every element that was ever pushed was printed, and
 // checks that none was printed twice.
-func (r *redisList) expectAll(p runPool) {
+func (r *redisList) expectAll(p Pool) {
 	r.t.Helper()
 	seen := map[string]int{}
-	eventually(r.t, "all elements are printed", func() (any, bool) {
+	Eventually(r.t, "all elements are printed", func() (any, bool) {
 		clear(seen)
-		for _, job := range aJob.FindAllString(p.stdout.String(), -1) {
+		for _, job := range aJob.FindAllString(p.Stdout.String(), -1) {
 			seen[job]++
 		}
-		return fmt.Sprintf("%d of %d\n%s", len(seen), r.pushed, p.stderr.String()), len(seen) == r.pushed
+		return fmt.Sprintf("%d of %d\n%s", len(seen), r.pushed, p.Stderr.String()), len(seen) == r.pushed
 	})
 	for job, n := range seen {
 		if n != 1 {
@@ -94,60 +94,60 @@ func (r *redisList) expectAll(p runPool) {
 }
 
 // expectStarts waits until so many workers have said that they started.
-func expectStarts(p runPool, n int) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("%d starts", n), func() (any, bool) {
-		starts := strings.Count(p.stdout.String(), "is started")
-		return fmt.Sprintf("%d\n%s", starts, p.stderr.String()), starts == n
+func expectStarts(p Pool, n int) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("%d starts", n), func() (any, bool) {
+		starts := strings.Count(p.Stdout.String(), "is started")
+		return fmt.Sprintf("%d\n%s", starts, p.Stderr.String()), starts == n
 	})
 }
 
 func TestRunSeedProgram1(t *testing.T) {
 	r := startRedis(t)
-	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker1.php")}})}
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker1.php")}})}
 	expectStarts(p, 4)
 	r.push(200)
 	r.expectAll(p)
 	// This program has no way to finish what it has popped, so the next things
 	// happen while it has nothing.
-	if err := syscall.Kill(p.worker(2).PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(p.Worker(2).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	expectStarts(p, 5)
 	r.push(200)
 	r.expectAll(p)
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload done", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload done", nil)
 	r.push(200)
 	r.expectAll(p)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // The second program finishes what it has in hand, so it can be rolled and
 // stopped at any time: nothing is lost, nothing comes twice.
 func TestRunSeedProgram2(t *testing.T) {
 	r := startRedis(t)
-	p := runPool{start(t, program{args: []string{poolinit(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker2.php")}})}
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker2.php")}})}
 	expectStarts(p, 3)
 	r.push(50)
-	p.signal(syscall.SIGUSR1)
-	for p.count("reload done") == 0 && p.count("reload failed") == 0 && r.pushed < 100_000 {
+	p.Signal(syscall.SIGUSR1)
+	for p.Count("reload done") == 0 && p.Count("reload failed") == 0 && r.pushed < 100_000 {
 		r.push(50)
 	}
-	p.expectLog("reload done", nil)
+	p.ExpectLog("reload done", nil)
 	r.expectAll(p)
 	expectStarts(p, 6) // the one to be killed has started too
-	if err := syscall.Kill(p.worker(1).PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(p.Worker(1).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.expectLog("worker ended", func(r record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })
 	expectStarts(p, 7) // 3, the reload's 3, and this one
 	r.push(50)
 	r.expectAll(p)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	for _, r := range p.records() {
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	for _, r := range p.Records() {
 		if (r.Why == "stop" || r.Why == "reload") && r.Message == "worker ended" && (r.Signal != "" || r.Code != 0) {
 			t.Errorf("it did not end by itself: %+v", r)
 		}

@@ -15,7 +15,7 @@ import (
 
 // exitsDeed takes the stop signal and exits with a code; the test binary dies of
 // it otherwise.
-var exitsDeed = deed("exits", func(words []string) int {
+var exitsDeed = Deed("exits", func(words []string) int {
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	fmt.Println("listening")
@@ -27,15 +27,15 @@ var exitsDeed = deed("exits", func(words []string) int {
 
 // daemonDeed leaves a process behind that has a session of its own and ignores
 // TERM, and then lives on itself.
-var daemonDeed = deed("daemon", func(words []string) int {
+var daemonDeed = Deed("daemon", func(words []string) int {
 	cmd := exec.Command("/proc/self/exe", "ignore")
-	cmd.Env = append(os.Environ(), "E2E_CHILD="+workerChild)
+	cmd.Env = append(os.Environ(), "E2E_CHILD="+WorkerChild)
 	cmd.Stdout = os.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
-	return forEver()
+	return Forever()
 })
 
 func TestRunStop(t *testing.T) {
@@ -64,66 +64,66 @@ func TestRunStop(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			flags := append([]string{"-n", "2", "--stop-timeout", "5m"}, c.flags...)
-			p := startRun(t, program{}, append(append(flags, "--"), c.deed...)...)
-			p.awaitWorkers(2)
-			eventually(t, "both listen", func() (any, bool) {
-				return p.stdout.String(), strings.Count(p.stdout.String(), c.ready) >= 2
+			p := StartRun(t, Program{}, append(append(flags, "--"), c.deed...)...)
+			p.AwaitWorkers(2)
+			Eventually(t, "both listen", func() (any, bool) {
+				return p.Stdout.String(), strings.Count(p.Stdout.String(), c.ready) >= 2
 			})
 			began := time.Now()
-			p.signal(c.sig)
-			p.expectExit(c.code)
+			p.Signal(c.sig)
+			p.ExpectExit(c.code)
 			if took := time.Since(began); took < c.least { // and not the five minutes, or expectExit would have said so
 				t.Errorf("took %v, want %v or more", took, c.least)
 			}
-			p.expectLog(c.killed+", in", func(r record) bool { return r.Code == c.code })
+			p.ExpectLog(c.killed+", in", func(r Record) bool { return r.Code == c.code })
 		})
 	}
 }
 
 func TestRunSecondSignalKills(t *testing.T) {
 	for _, flags := range [][]string{nil, {"--drain-delay", "4m"}} {
-		p := startRun(t, program{}, append(flags, "-n", "2", "--stop-timeout", "5m", "--", "ignore")...)
-		p.awaitWorkers(2)
-		eventually(t, "both are deaf", func() (any, bool) { return nil, strings.Count(p.stdout.String(), "deaf") == 2 })
-		p.signal(syscall.SIGTERM)
-		p.expectLog("stopping", nil)
-		p.signal(syscall.SIGINT)
-		p.expectExit(137) // long before the five minutes are over
-		p.expectLog("asked to stop again", nil)
+		p := StartRun(t, Program{}, append(flags, "-n", "2", "--stop-timeout", "5m", "--", "ignore")...)
+		p.AwaitWorkers(2)
+		Eventually(t, "both are deaf", func() (any, bool) { return nil, strings.Count(p.Stdout.String(), "deaf") == 2 })
+		p.Signal(syscall.SIGTERM)
+		p.ExpectLog("stopping", nil)
+		p.Signal(syscall.SIGINT)
+		p.ExpectExit(137) // long before the five minutes are over
+		p.ExpectLog("asked to stop again", nil)
 	}
 }
 
 // One that obeys and one that does not: the pool waits for it, and says which.
 func TestRunWaitsForAll(t *testing.T) {
-	p := startRun(t, program{}, "-n", "2", "--stop-timeout", "3s", "--", oneDeafDeed)
-	p.awaitWorkers(2)
-	p.stdout.expect(t, "deaf\n")
-	p.signal(syscall.SIGTERM)
-	p.expectExit(137)
-	p.expectLog("killed 1, in", nil)
-	p.expectLog("does not stop in time", func(r record) bool { return *r.Worker == 1 })
+	p := StartRun(t, Program{}, "-n", "2", "--stop-timeout", "3s", "--", oneDeafDeed)
+	p.AwaitWorkers(2)
+	p.Stdout.Expect(t, "deaf\n")
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(137)
+	p.ExpectLog("killed 1, in", nil)
+	p.ExpectLog("does not stop in time", func(r Record) bool { return *r.Worker == 1 })
 }
 
-var oneDeafDeed = deed("one-deaf", func([]string) int {
+var oneDeafDeed = Deed("one-deaf", func([]string) int {
 	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
-		return deeds["ignore"](nil)
+		return Deeds["ignore"](nil)
 	}
-	return forEver()
+	return Forever()
 })
 
 // What has left its worker's session and ignores TERM is gone in the end, and
 // costs the pool no more than --stop-timeout, or expectExit would say so.
 func TestRunLeavesNothing(t *testing.T) {
-	p := startRun(t, program{}, "--stop-timeout", "3s", "--", daemonDeed)
-	p.stdout.expect(t, "deaf\n")
-	pids := p.list()
+	p := StartRun(t, Program{}, "--stop-timeout", "3s", "--", daemonDeed)
+	p.Stdout.Expect(t, "deaf\n")
+	pids := p.List()
 	if len(pids) != 3 {
 		t.Fatalf("processes: %v", pids)
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	for _, q := range pids {
-		if now, ok := readProc(q.PID); ok && now.State != 'Z' {
+		if now, ok := ReadProc(q.PID); ok && now.State != 'Z' {
 			t.Errorf("still there: %v", now)
 		}
 	}
@@ -131,85 +131,85 @@ func TestRunLeavesNothing(t *testing.T) {
 
 // Who asks a second time does not wait for what the workers have left behind.
 func TestRunSecondStopForTheRest(t *testing.T) {
-	for name, again := range map[string]func(p runPool){
-		"signal":  func(p runPool) { p.signal(syscall.SIGINT) },
-		"command": func(p runPool) { p.inside("stop") }, // it is one of those that end then
+	for name, again := range map[string]func(p Pool){
+		"signal":  func(p Pool) { p.Signal(syscall.SIGINT) },
+		"command": func(p Pool) { p.Inside("stop") }, // it is one of those that end then
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := startRun(t, program{}, "--stop-timeout", "5m", "--", daemonDeed)
-			p.stdout.expect(t, "deaf\n")
-			p.signal(syscall.SIGTERM)
-			p.expectLog("worker ended", nil)
+			p := StartRun(t, Program{}, "--stop-timeout", "5m", "--", daemonDeed)
+			p.Stdout.Expect(t, "deaf\n")
+			p.Signal(syscall.SIGTERM)
+			p.ExpectLog("worker ended", nil)
 			again(p)
-			p.expectExit(0) // long before the five minutes are over
+			p.ExpectExit(0) // long before the five minutes are over
 		})
 	}
 }
 
 // A stopped worker obeys as well.
 func TestRunStopsWhatIsStopped(t *testing.T) {
-	p := startRun(t, program{}, "--", "obey")
-	w := p.awaitWorkers(1)[0]
+	p := StartRun(t, Program{}, "--", "obey")
+	w := p.AwaitWorkers(1)[0]
 	if err := syscall.Kill(w.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it has stopped", func() (any, bool) { q, _ := readProc(w.PID); return q, q.State == 'T' })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	Eventually(t, "it has stopped", func() (any, bool) { q, _ := ReadProc(w.PID); return q, q.State == 'T' })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // A stop that comes while a worker waits for its next start.
 func TestRunStopDuringBackoff(t *testing.T) {
-	p := startRun(t, program{}, "--restart-delay", "1h", "--restart-delay-max", "1h", "--", "exit", "3")
-	p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p := StartRun(t, Program{}, "--restart-delay", "1h", "--restart-delay-max", "1h", "--", "exit", "3")
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Code == 3 })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // GNU timeout sends its signal to its child, and then to the group that both are in:
 // that is one request.
 func TestRunUnderTimeout(t *testing.T) {
-	need(t, "timeout", "sh")
-	p := runPool{start(t, program{args: []string{
-		"timeout", "--preserve-status", "2", poolinit(t), "--", "sh", "-c", `trap 'sleep 0.5; echo clean; exit 0' TERM; echo up; while :; do sleep 0.1; done`,
+	Need(t, "timeout", "sh")
+	p := Pool{Start(t, Program{Args: []string{
+		"timeout", "--preserve-status", "2", Binary(t), "--", "sh", "-c", `trap 'sleep 0.5; echo clean; exit 0' TERM; echo up; while :; do sleep 0.1; done`,
 	}})}
-	p.stdout.expect(t, "clean\n")
-	p.expectExit(0)
-	if strings.Contains(p.stderr.String(), "asked to stop again") {
-		t.Error(p.stderr.String())
+	p.Stdout.Expect(t, "clean\n")
+	p.ExpectExit(0)
+	if strings.Contains(p.Stderr.String(), "asked to stop again") {
+		t.Error(p.Stderr.String())
 	}
 }
 
 // What waits when the stop comes is handled, though its worker died and would not
 // have come back for an hour.
 func TestRunStopDoesNotBackOff(t *testing.T) {
-	need(t, "sh")
+	Need(t, "sh")
 	dir := t.TempDir()
-	addr := freePort(t)
+	addr := FreePort(t)
 	script := `[ -e ` + dir + `/once ] && exec cat <&3 >&3; : >` + dir + `/once; read -r line <&3; exit 3`
-	p := runPool{start(t, program{args: []string{poolinit(t), "--restart-delay", "1h", "--restart-delay-max", "1h", "--stop-timeout", "5m",
+	p := Pool{Start(t, Program{Args: []string{Binary(t), "--restart-delay", "1h", "--restart-delay-max", "1h", "--stop-timeout", "5m",
 		"--deliver", "lines", "--listen", "tcp://" + addr + "?reply=always", "--", "sh", "-c", script}})}
-	p.expectLog("taking messages", nil)
+	p.ExpectLog("taking messages", nil)
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(patience))
+	_ = nc.SetDeadline(time.Now().Add(Patience))
 	for _, body := range []string{"a", "b"} {
-		if err := writeFrame(nc, body); err != nil {
+		if err := WriteFrame(nc, body); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.expectLog("worker ended", func(r record) bool { return r.Code == 3 })
-	p.signal(syscall.SIGTERM)
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Code == 3 })
+	p.Signal(syscall.SIGTERM)
 	in := bufio.NewReader(nc)
 	for _, want := range []string{"a", "b"} {
-		if reply, failed, err := readFrame(in); string(reply) != want || failed || err != nil {
+		if reply, failed, err := ReadFrame(in); string(reply) != want || failed || err != nil {
 			t.Errorf("reply %q %v %v, want %q", reply, failed, err, want)
 		}
 	}
 	nc.Close()
-	p.expectExit(0)
-	p.expectLog("stopped: handled 2, spooled 0, lost 0, ", nil)
+	p.ExpectExit(0)
+	p.ExpectLog("stopped: handled 2, spooled 0, lost 0, ", nil)
 }

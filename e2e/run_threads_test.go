@@ -26,7 +26,7 @@ func newPidsGroup(t testing.TB) *pidsGroup {
 			continue
 		}
 		t.Cleanup(func() { // registered before the program's, so it runs when that has ended
-			eventually(t, "the cgroup is empty", func() (any, bool) { err := os.Remove(dir); return err, err == nil })
+			Eventually(t, "the cgroup is empty", func() (any, bool) { err := os.Remove(dir); return err, err == nil })
 		})
 		if _, err := os.Stat(filepath.Join(dir, "pids.max")); err == nil {
 			return &pidsGroup{t, dir}
@@ -59,22 +59,22 @@ func TestRunHasItsThreads(t *testing.T) {
 	for _, cpus := range []int{2, 8, 64} {
 		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
 			group := newPidsGroup(t)
-			p := startRun(t, program{env: []string{fmt.Sprintf("GOMAXPROCS=%d", cpus)}},
+			p := StartRun(t, Program{Env: []string{fmt.Sprintf("GOMAXPROCS=%d", cpus)}},
 				"-n", "auto", "--http", "127.0.0.1:0", "--restart-delay", "1ms", "--restart-delay-max", "100ms", "--give-up", "0", "--", "obey")
-			p.expectLog("--workers auto: as many as GOMAXPROCS says", nil)
-			base := httpOf(p.process)
-			p.awaitWorkers(cpus)
-			for _, q := range p.list() {
+			p.ExpectLog("--workers auto: as many as GOMAXPROCS says", nil)
+			base := HTTPAddress(p.Process)
+			p.AwaitWorkers(cpus)
+			for _, q := range p.List() {
 				group.write("cgroup.procs", strconv.Itoa(q.PID))
 			}
 			group.write("pids.max", group.current())
 			for range 150 { // it makes garbage
-				if code, _ := page(t, base+"/metrics"); code != 200 {
+				if code, _ := Page(t, base+"/metrics"); code != 200 {
 					t.Fatalf("metrics: %d", code)
 				}
 			}
-			if now := group.current(); now == "0" || p.count("poolinit starts") != 1 {
-				t.Errorf("%s processes\n%s", now, p.stderr.String())
+			if now := group.current(); now == "0" || p.Count("poolinit starts") != 1 {
+				t.Errorf("%s processes\n%s", now, p.Stderr.String())
 			}
 		})
 	}

@@ -15,52 +15,52 @@ import (
 // the clients have sent another 200 messages. answered says how many they have.
 func acrossRestart(t *testing.T, url string, clients func(), answered func() int) {
 	t.Helper()
-	pool := func() runPool { return runPool{startSDK(t, url, "-n", "2")} }
+	pool := func() Pool { return Pool{StartSDK(t, url, "-n", "2")} }
 	more := func() {
 		t.Helper()
 		before := answered()
-		eventually(t, "200 more replies", func() (any, bool) { return answered(), answered() >= before+200 })
+		Eventually(t, "200 more replies", func() (any, bool) { return answered(), answered() >= before+200 })
 	}
 	p := pool()
 	clients()
 	more()
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	p = pool()
 	more()
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0) // the clients wait for a third
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0) // the clients wait for a third
 	p = pool()
 	more()
 	t.Cleanup(func() { // after the clients' last message
-		p.signal(syscall.SIGTERM)
-		p.expectExit(0)
+		p.Signal(syscall.SIGTERM)
+		p.ExpectExit(0)
 	})
 }
 
 // Senders that share a client do not notice that its pool is replaced.
 func TestGoClientRestart(t *testing.T) {
-	for _, url := range []string{"tcp://" + freePort(t), unixURL(t, "")} {
+	for _, url := range []string{"tcp://" + FreePort(t), UnixURL(t, "")} {
 		stdin, enough, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer enough.Close() // it is closed already if all is well
 		defer stdin.Close()
-		var senders *process
+		var senders *Process
 		acrossRestart(t, url+phpAlways, func() {
-			senders = start(t, program{host: true, stdin: stdin, args: []string{testClient(t), "-senders", "8", "-connect-timeout", "2m", url}})
+			senders = Start(t, Program{Host: true, Stdin: stdin, Args: []string{SDKClient(t), "-senders", "8", "-connect-timeout", "2m", url}})
 		}, func() int {
 			select {
-			case <-senders.exited:
-				t.Fatalf("the client has ended: %s", senders.stderr.String())
+			case <-senders.Exited:
+				t.Fatalf("the client has ended: %s", senders.Stderr.String())
 			default:
 			}
-			return strings.Count(senders.stdout.String(), "\n")
+			return strings.Count(senders.Stdout.String(), "\n")
 		})
 		enough.Close()
-		if code := senders.wait(); code != 0 {
-			t.Errorf("exit code %d: %s", code, senders.stderr.String())
+		if code := senders.Wait(); code != 0 {
+			t.Errorf("exit code %d: %s", code, senders.Stderr.String())
 		}
 	}
 }
@@ -82,8 +82,8 @@ func goAsk(t *testing.T, flags []string, bodies ...string) (answers []goAnswer) 
 		}
 		stdin.Write(text)
 	}
-	done := client(t, strings.NewReader(stdin.String()), append([]string{testClient(t)}, flags...)...)
-	out := json.NewDecoder(strings.NewReader(done.stdout))
+	done := RunClient(t, strings.NewReader(stdin.String()), append([]string{SDKClient(t)}, flags...)...)
+	out := json.NewDecoder(strings.NewReader(done.Stdout))
 	for {
 		var a goAnswer
 		if err := out.Decode(&a); errors.Is(err, io.EOF) {
@@ -93,15 +93,15 @@ func goAsk(t *testing.T, flags []string, bodies ...string) (answers []goAnswer) 
 		}
 		answers = append(answers, a)
 	}
-	if len(answers) != len(bodies) || done.code != 0 {
-		t.Fatalf("%d answers to %d messages, exit code %d: %s", len(answers), len(bodies), done.code, done.stderr)
+	if len(answers) != len(bodies) || done.Code != 0 {
+		t.Fatalf("%d answers to %d messages, exit code %d: %s", len(answers), len(bodies), done.Code, done.Stderr)
 	}
 	return answers
 }
 
 func TestGoClientFailures(t *testing.T) {
-	url := unixURL(t, phpAlways)
-	startSDK(t, url, "--attempts", "1", "--max-message", "1KiB")
+	url := UnixURL(t, phpAlways)
+	StartSDK(t, url, "--attempts", "1", "--max-message", "1KiB")
 	tests := []struct {
 		body, reply, code, text string
 	}{
@@ -125,14 +125,14 @@ func TestGoClientFailures(t *testing.T) {
 }
 
 func TestGoClientTLS(t *testing.T) {
-	need(t, "openssl")
-	p, dir := startTLS(t, "&reply=always")
+	Need(t, "openssl")
+	p, dir := StartTLS(t, "&reply=always")
 	none := t.TempDir() + "/none.crt"
 	if err := os.WriteFile(none, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ ca, want string }{{dir + "/server.crt", "hello"}, {none, ""}} {
-		got := goAsk(t, []string{"-ca", tt.ca, "tcp://" + p.addr}, "hello")[0]
+		got := goAsk(t, []string{"-ca", tt.ca, "tcp://" + p.Addr}, "hello")[0]
 		if string(got.Reply) != tt.want || (got.Error == "") != (tt.want != "") {
 			t.Errorf("%+v", got)
 		}

@@ -16,7 +16,7 @@ import (
 // What cannot be told is no error; why it cannot is told on stderr. Several are told
 // in their order.
 func TestSDKNodeNotify(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	w := nodeSDK.worker(t)
 	w.wantNotice("READY=1")
 	w.write(frames("notify loading", "notify ", "notify STATUS=\x00", "notify X=ä\n\nY=-", "statuses 1 2 3 4"))
@@ -32,7 +32,7 @@ func TestSDKNodeNotify(t *testing.T) {
 
 // The README's line for --watchdog.
 func TestSDKNodeWatchdog(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	text, err := os.ReadFile("../sdk/node/README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -51,15 +51,15 @@ func TestSDKNodeWatchdog(t *testing.T) {
 
 // What is told last is waited for.
 func TestSDKNodeNotifyLast(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	p := nodeSDK.start(t, "BYE=1", "POOLINIT_WORKERS=1")
 	for i := range 3 {
 		c := p.client()
 		c.send("stop")
 		c.want("stop")
 		p.awaitUps(i + 2)
-		if said := p.count("worker says"); said != i+1 {
-			t.Errorf("%d times\n%s", said, p.stderr.String())
+		if said := p.Count("worker says"); said != i+1 {
+			t.Errorf("%d times\n%s", said, p.Stderr.String())
 		}
 	}
 	p.stop(0)
@@ -68,16 +68,16 @@ func TestSDKNodeNotifyLast(t *testing.T) {
 // poolinit ends the input before it says SIGTERM. Then nothing is asked for, and
 // nothing told: nobody listens any more.
 func TestSDKNodeStoppedByPool(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	for range 5 {
 		w := nodeSDK.worker(t, "BYE=1")
 		w.wantNotice("READY=1")
 		w.write(frames("a"))
 		w.want("a")
-		w.signal(syscall.SIGSTOP)
+		w.Signal(syscall.SIGSTOP)
 		w.end()
-		w.signal(syscall.SIGTERM)
-		w.signal(syscall.SIGCONT)
+		w.Signal(syscall.SIGTERM)
+		w.Signal(syscall.SIGCONT)
 		w.wantEnd(0, "")
 		w.wantNoNotice()
 	}
@@ -85,27 +85,27 @@ func TestSDKNodeStoppedByPool(t *testing.T) {
 
 // What is being told then is given up.
 func TestSDKNodeStoppedAsItTells(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	slow := filepath.Join(t.TempDir(), "slow")
 	if err := os.WriteFile(slow, []byte("#!/bin/sh\necho telling \"$3\" >&2\nexec sleep 1000\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	w := nodeSDK.worker(t, "BYE=1", "POOLINIT="+slow)
-	w.stderr.expect(t, "telling READY=1\n")
+	w.Stderr.Expect(t, "telling READY=1\n")
 	w.write(frames("a")) // that does not wait
 	w.want("a")
 	w.end()
 	w.wantEnd(0, "")
 
 	w = nodeSDK.worker(t, "BYE=1", "POOLINIT="+slow)
-	w.stderr.expect(t, "telling READY=1\n")
-	w.signal(syscall.SIGTERM) // somebody else's: STOPPING=1 is to be told, after READY=1
+	w.Stderr.Expect(t, "telling READY=1\n")
+	w.Signal(syscall.SIGTERM) // somebody else's: STOPPING=1 is to be told, after READY=1
 	w.write(frames("a"))
 	w.want("a")
 	w.end()
-	w.signal(syscall.SIGTERM) // poolinit's
+	w.Signal(syscall.SIGTERM) // poolinit's
 	w.wantEnd(0, "")
-	if got := w.stderr.String(); got != "telling READY=1\n" {
+	if got := w.Stderr.String(); got != "telling READY=1\n" {
 		t.Error(got)
 	}
 }
@@ -113,21 +113,21 @@ func TestSDKNodeStoppedAsItTells(t *testing.T) {
 // A worker that does not find poolinit says so, serves what it gets all the same, and
 // at its end waits for a moment without a message.
 func TestSDKNodeWithoutPoolinit(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	for env, says := range map[string]string{
 		"POOLINIT=/nowhere/poolinit":    "POOLINIT is '/nowhere/poolinit', and that is no program",
 		"POOLINIT=" + badInterpreter(t): "cannot run ",
 		"POOLINIT=/bin/false":           "poolinit notify ended with 1",
 	} {
 		w := nodeSDK.worker(t, env)
-		w.stderr.expect(t, "poolinit: worker 5 cannot say READY=1, and with --ready notify it gets no messages: ")
-		w.stderr.expect(t, says)
+		w.Stderr.Expect(t, "poolinit: worker 5 cannot say READY=1, and with --ready notify it gets no messages: ")
+		w.Stderr.Expect(t, says)
 		w.write(frames("a", "notify STATUS=x"))
 		w.want("a", "false")
 		file := filepath.Join(t.TempDir(), "go-on")
 		w.write(frames("wait "+file, "here already"))
-		w.stdout.expect(t, "waiting")
-		w.signal(syscall.SIGTERM)
+		w.Stdout.Expect(t, "waiting")
+		w.Signal(syscall.SIGTERM)
 		touch(t, file)
 		w.want("wait "+file, "here already", "EOF")
 		w.wantEnd(0, "")
@@ -139,11 +139,11 @@ func TestSDKNodeWithoutPoolinit(t *testing.T) {
 // not find poolinit by itself.
 func (s scriptSDK) startUnder(t testing.TB, env []string, flags ...string) scriptPool {
 	t.Helper()
-	url := unixURL(t, "?reply=always")
-	args := append([]string{poolinit(t), "-n", "1", "--listen", url}, flags...)
+	url := UnixURL(t, "?reply=always")
+	args := append([]string{Binary(t), "-n", "1", "--listen", url}, flags...)
 	args = append(args, s.interpreter(t), filepath.Join(s.dir(t), "pool"+s.ext))
 	env = append([]string{"POOLINIT=", "PATH=" + t.TempDir()}, env...)
-	p := scriptPool{s: s, url: url, runPool: runPool{start(t, program{args: args, env: env})}}
+	p := scriptPool{s: s, url: url, Pool: Pool{Start(t, Program{Args: args, Env: env})}}
 	p.awaitUps(1)
 	return p
 }
@@ -151,30 +151,30 @@ func (s scriptSDK) startUnder(t testing.TB, env []string, flags ...string) scrip
 // Where poolinit is the ENTRYPOINT a worker finds it as its parent, also if it has
 // another name.
 func TestSDKNodeFindsParent(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	script := filepath.Join(nodeSDK.dir(t), "pool.js")
-	for _, name := range []string{poolinit(t), named(t, "another-name"), "another-name"} {
-		url := unixURL(t, "?reply=always")
+	for _, name := range []string{Binary(t), Named(t, "another-name"), "another-name"} {
+		url := UnixURL(t, "?reply=always")
 		args := []string{name, "--ready", "notify", "--attempts", "1", "--listen", url, "--", nodeSDK.interpreter(t), script}
 		env := []string{"POOLINIT=", "PATH=" + t.TempDir()}
 		if !filepath.IsAbs(name) { // then it is no place to look at
-			args = append([]string{"/bin/bash", "-c", `exec -a "$0" ` + poolinit(t) + ` "$@"`}, args...)
+			args = append([]string{"/bin/bash", "-c", `exec -a "$0" ` + Binary(t) + ` "$@"`}, args...)
 		}
-		p := scriptPool{s: nodeSDK, url: url, runPool: runPool{start(t, program{args: args, env: env})}}
+		p := scriptPool{s: nodeSDK, url: url, Pool: Pool{Start(t, Program{Args: args, Env: env})}}
 		p.awaitUps(1)
 		c := p.client()
 		for i := range 3 {
 			c.send("stop", fmt.Sprint(i))
 			c.want("stop", fmt.Sprint(i))
 		}
-		p.signal(syscall.SIGTERM)
-		p.expectExit(0)
+		p.Signal(syscall.SIGTERM)
+		p.ExpectExit(0)
 	}
 }
 
 // With --user a worker must not look at its parent's program, but has its name.
 func TestSDKNodeFindsParentOfAnotherUser(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	if os.Getuid() != 0 {
 		strict.Skip(t, "only root can become somebody else")
 	}
@@ -189,22 +189,22 @@ func TestSDKNodeFindsParentOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	url := unixURL(t, "?reply=always")
-	p := scriptPool{s: nodeSDK, url: url, runPool: runPool{start(t, program{env: []string{"POOLINIT=", "PATH=/nowhere", "POOLINIT_READY=notify"},
-		args: []string{poolinit(t), "--user", "65534:65534", "--listen", url, "--", nodeSDK.interpreter(t), filepath.Join(dir, "pool.js")}})}}
+	url := UnixURL(t, "?reply=always")
+	p := scriptPool{s: nodeSDK, url: url, Pool: Pool{Start(t, Program{Env: []string{"POOLINIT=", "PATH=/nowhere", "POOLINIT_READY=notify"},
+		Args: []string{Binary(t), "--user", "65534:65534", "--listen", url, "--", nodeSDK.interpreter(t), filepath.Join(dir, "pool.js")}})}}
 	p.awaitUps(1)
 	if got := p.client().ask("notify STATUS=x"); got != "true" {
-		t.Errorf("%s\n%s", got, p.stderr.String())
+		t.Errorf("%s\n%s", got, p.Stderr.String())
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // READY=1 costs a process. It is not said where nobody waits for it.
 func TestSDKNodeReadyAsNeeded(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	spy := filepath.Join(t.TempDir(), "spy")
-	text := "#!/bin/sh\necho told: \"$3\" >&2\nexec " + poolinit(t) + " \"$@\"\n"
+	text := "#!/bin/sh\necho told: \"$3\" >&2\nexec " + Binary(t) + " \"$@\"\n"
 	if err := os.WriteFile(spy, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -225,23 +225,23 @@ func TestSDKNodeReadyAsNeeded(t *testing.T) {
 		c := p.client()
 		c.send("fine", "notify STATUS=x")
 		c.want("fine", "true") // what is told is told in its order
-		p.signal(syscall.SIGTERM)
-		p.expectExit(0)
-		if got := strings.Count(p.stderr.String(), "told: READY=1\n"); got != test.ready {
-			t.Errorf("%s %q: READY=1 %d times\n%s", test.env, test.flags, got, p.stderr.String())
+		p.Signal(syscall.SIGTERM)
+		p.ExpectExit(0)
+		if got := strings.Count(p.Stderr.String(), "told: READY=1\n"); got != test.ready {
+			t.Errorf("%s %q: READY=1 %d times\n%s", test.env, test.flags, got, p.Stderr.String())
 		}
 	}
 }
 
 // A worker behind a shell has another parent than poolinit. It says what it misses.
 func TestSDKNodeBehindShell(t *testing.T) {
-	need(t, "node", "sh")
+	Need(t, "node", "sh")
 	script := filepath.Join(nodeSDK.dir(t), "pool.js")
-	args := []string{poolinit(t), "--ready", "notify", "--ready-timeout", "1m", "--listen", unixURL(t, ""), "--",
+	args := []string{Binary(t), "--ready", "notify", "--ready-timeout", "1m", "--listen", UnixURL(t, ""), "--",
 		"/bin/sh", "-c", `"$0" "$1"; exit $?`, nodeSDK.interpreter(t), script}
-	p := runPool{start(t, program{args: args, env: []string{"POOLINIT=", "PATH=/nowhere"}})}
-	p.stderr.expect(t, "poolinit: worker 0 cannot say READY=1, and with --ready notify it gets no messages: "+
+	p := Pool{Start(t, Program{Args: args, Env: []string{"POOLINIT=", "PATH=/nowhere"}})}
+	p.Stderr.Expect(t, "poolinit: worker 0 cannot say READY=1, and with --ready notify it gets no messages: "+
 		"cannot find the program poolinit: it is not in PATH (/nowhere), there is no "+filepath.Dir(script)+"/poolinit, and POOLINIT is not set.\n")
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

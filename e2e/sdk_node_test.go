@@ -22,20 +22,20 @@ func (s scriptSDK) withFile(t testing.TB, name, text string) (path string) {
 // node stays where it cannot become poolinit: its signals are poolinit's, all but
 // those of the script's own that are meant for the workers; and so is its end.
 func TestSDKNodeSignals(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	p := nodeSDK.start(t)
-	p.signal(syscall.SIGHUP)
-	p.expectLog("reload done", nil)
+	p.Signal(syscall.SIGHUP)
+	p.ExpectLog("reload done", nil)
 	p.awaitUps(4)
 	p.stop(0)
 
 	p = nodeSDK.start(t)
-	child := p.waitFor("poolinit", func(q procInfo) bool { return q.Name == filepath.Base(poolinit(t)) })
-	if child.PID != p.pid {
+	child := p.WaitForProcess("poolinit", func(q ProcInfo) bool { return q.Name == filepath.Base(Binary(t)) })
+	if child.PID != p.PID {
 		if err := syscall.Kill(child.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if code := p.wait(); code != 137 {
+		if code := p.Wait(); code != 137 {
 			t.Errorf("exit code %d", code)
 		}
 	}
@@ -63,51 +63,51 @@ console.log('never');
 `
 
 func TestSDKNodeModule(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	path := nodeSDK.withFile(t, "pool.mjs", nodeModule)
-	p := runPool{start(t, program{args: []string{"node", path}, env: []string{"POOLINIT=" + poolinit(t)}})}
-	p.stdout.expectTimes(t, "up ", 2)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	if got := p.stdout.String(); strings.Count(got, "ours\n") != 2 || strings.Contains(got, "never") {
+	p := Pool{Start(t, Program{Args: []string{"node", path}, Env: []string{"POOLINIT=" + Binary(t)}})}
+	p.Stdout.ExpectTimes(t, "up ", 2)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	if got := p.Stdout.String(); strings.Count(got, "ours\n") != 2 || strings.Contains(got, "never") {
 		t.Error(got)
 	}
 
 	// One that has nothing more to do ends, with workerStop.
-	p = runPool{start(t, program{args: []string{"node", path}, env: []string{"POOLINIT=" + poolinit(t), "SHORT=1", "POOLINIT_RESTART=never"}})}
-	p.expectExit(0)
-	if got := p.stdout.String(); strings.Count(got, "down ") != 2 || strings.Contains(got, "ours") {
-		t.Errorf("%s\n%s", got, p.stderr.String())
+	p = Pool{Start(t, Program{Args: []string{"node", path}, Env: []string{"POOLINIT=" + Binary(t), "SHORT=1", "POOLINIT_RESTART=never"}})}
+	p.ExpectExit(0)
+	if got := p.Stdout.String(); strings.Count(got, "down ") != 2 || strings.Contains(got, "ours") {
+		t.Errorf("%s\n%s", got, p.Stderr.String())
 	}
 }
 
 // Where Node has execve, the process becomes poolinit.
 func TestSDKNodeExecve(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	path := nodeSDK.withFile(t, "execve.js", `
 process.execve = (file, args, env) => {
   process.stdout.write([file === args[0], env === process.env, ...args.slice(args.indexOf('--'))].join(' ') + '\n');
   process.exit(9);
 };`)
 	script := filepath.Join(nodeSDK.dir(t), "pool.js")
-	p, code := run(t, program{args: []string{"node", "--no-warnings", "-r", path, script, "a", "--"},
-		env: []string{"POOLINIT=" + poolinit(t), "POOL_URL=unix:///x"}})
+	p, code := Run(t, Program{Args: []string{"node", "--no-warnings", "-r", path, script, "a", "--"},
+		Env: []string{"POOLINIT=" + Binary(t), "POOL_URL=unix:///x"}})
 	want := "start\ntrue true -- " + nodeSDK.interpreter(t) + " --no-warnings -r " + path + " " + script + " a --\n"
-	if got := p.stdout.String(); code != 9 || got != want {
-		t.Errorf("exit code %d\n%s\nwant\n%s\n%s", code, got, want, p.stderr.String())
+	if got := p.Stdout.String(); code != 9 || got != want {
+		t.Errorf("exit code %d\n%s\nwant\n%s\n%s", code, got, want, p.Stderr.String())
 	}
 }
 
 // With concurrency one worker has several messages in hand; the replies are in order.
 func TestSDKNodeConcurrency(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	p := nodeSDK.start(t, "CONCURRENCY=4", "POOLINIT_WORKERS=1")
 	c := p.client()
 	file := filepath.Join(t.TempDir(), "go-on")
 	wait := "wait " + file
 	for i := range 2 {
 		c.send(wait+fmt.Sprint(i), wait+fmt.Sprint(i), "quick", wait+fmt.Sprint(i), "async", "reject now", "refuse this", "none", "last")
-		p.stdout.expectTimes(t, "waiting\n", 3*(i+1))
+		p.Stdout.ExpectTimes(t, "waiting\n", 3*(i+1))
 		touch(t, file+fmt.Sprint(i))
 		c.want(wait+fmt.Sprint(i), wait+fmt.Sprint(i), "quick", wait+fmt.Sprint(i), "async",
 			"!given-up: after 3 attempts: error: RangeError: now", "!refused: this", "", "last")
@@ -120,7 +120,7 @@ func TestSDKNodeConcurrency(t *testing.T) {
 	// More than it may have in hand.
 	w := nodeSDK.worker(t, "CONCURRENCY=2")
 	w.write(frames(wait+"2", "async", "quick", wait+"2", wait+"2"))
-	w.stdout.expectTimes(t, "waiting\n", 2)
+	w.Stdout.ExpectTimes(t, "waiting\n", 2)
 	touch(t, file+"2")
 	w.want(wait+"2", "async", "quick", wait+"2", wait+"2")
 	w.end()
@@ -129,7 +129,7 @@ func TestSDKNodeConcurrency(t *testing.T) {
 
 // Many messages of one client are on the way at once.
 func TestSDKNodeClientParallel(t *testing.T) {
-	need(t, "node")
+	Need(t, "node")
 	hear := func(bodies ...string) oneConn { return func(c scriptClient) { c.want(bodies...) } }
 	tell := func(frames string) oneConn {
 		return func(c scriptClient) { _, _ = c.Write([]byte(frames)) } // the client notices
@@ -144,7 +144,7 @@ func TestSDKNodeClientParallel(t *testing.T) {
 		t.Error(got)
 	}
 	p := nodeSDK.start(t)
-	if got := nodeSDK.clientSends(t, p.url, seq(3000), "PARALLEL=1"); got != seq(3000) {
+	if got := nodeSDK.clientSends(t, p.url, Seq(3000), "PARALLEL=1"); got != Seq(3000) {
 		t.Errorf("%.300q", got)
 	}
 	p.stop(0)
@@ -153,17 +153,17 @@ func TestSDKNodeClientParallel(t *testing.T) {
 // Ctrl-C comes to node and to poolinit, and is one request to stop, not two.
 func TestSDKScriptTerminal(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		tty := openPTY(t)
+		tty := OpenPTY(t)
 		script := filepath.Join(s.dir(t), "pool"+s.ext)
-		p := start(t, program{args: []string{s.needs, script}, tty: tty, env: []string{"POOLINIT=" + poolinit(t), "POOL_URL=" + unixURL(t, "")}})
-		tty.expect("up worker")
-		tty.expect("up worker")
-		tty.send("\x03")
-		tty.expect("down worker")
-		tty.expect("down worker")
-		tty.expect("shutdown ")
-		if code := p.wait(); code != 0 {
-			t.Errorf("exit code %d\n%s", code, tty.screen.String())
+		p := Start(t, Program{Args: []string{s.needs, script}, TTY: tty, Env: []string{"POOLINIT=" + Binary(t), "POOL_URL=" + UnixURL(t, "")}})
+		tty.Expect("up worker")
+		tty.Expect("up worker")
+		tty.Send("\x03")
+		tty.Expect("down worker")
+		tty.Expect("down worker")
+		tty.Expect("shutdown ")
+		if code := p.Wait(); code != 0 {
+			t.Errorf("exit code %d\n%s", code, tty.Screen.String())
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 func phpClientOf(t testing.TB, url string, env ...string) *exec.Cmd {
 	t.Helper()
-	need(t, "php")
+	Need(t, "php")
 	// default_socket_timeout must not count, nor be needed by a client.
 	cmd := exec.Command("php", "-d", "default_socket_timeout=0", "-d", "display_errors=stderr", "testdata/sdk/client.php", url)
 	cmd.Env = append(os.Environ(), append(env, "SDK="+sdkPHP(t, "Client.php"))...)
@@ -29,8 +29,8 @@ func phpClientSends(t testing.TB, url, lines string, env ...string) string {
 // The client gets replies and failures, by TCP and unix sockets.
 func TestSDKPHPClient(t *testing.T) {
 	big := strings.Repeat("b", 5<<20)
-	for _, url := range []string{"tcp://" + freePort(t), unixURL(t, "")} {
-		startSDK(t, url+phpAlways, "--max-message", "5MiB", "--attempts", "1")
+	for _, url := range []string{"tcp://" + FreePort(t), UnixURL(t, "")} {
+		StartSDK(t, url+phpAlways, "--max-message", "5MiB", "--attempts", "1")
 		lines := "hello\n\nnothing\nrefuse not mine\nfail now\nhell\xf6\x00\x80\n" + big + "\n" + big + "b\nafter\n"
 		want := "hello\n\n\nfailure refused not mine\nfailure given-up error: now\nhell\xf6\x00\x80\n" + big + "\nfailure too-big "
 		for _, timeout := range []string{"TIMEOUT=60", "TIMEOUT=null"} {
@@ -43,29 +43,29 @@ func TestSDKPHPClient(t *testing.T) {
 }
 
 func TestSDKPHPClientTLS(t *testing.T) {
-	need(t, "openssl")
+	Need(t, "openssl")
 	needPHPModules(t, "openssl")
-	p, dir := startTLS(t, "&reply=always")
+	p, dir := StartTLS(t, "&reply=always")
 	big := strings.Repeat("b", 1<<20) + "\n"
-	if got := phpClientSends(t, "tcp://"+p.addr, "one\n"+big+"two\n", "CA="+dir+"/server.crt"); got != "one\n"+big+"two\n" {
+	if got := phpClientSends(t, "tcp://"+p.Addr, "one\n"+big+"two\n", "CA="+dir+"/server.crt"); got != "one\n"+big+"two\n" {
 		t.Errorf("%.300q", got)
 	}
 	stranger := t.TempDir() + "/stranger"
-	issue(t, stranger, "stranger")
-	if got := phpClientSends(t, "tcp://"+p.addr, "one\n", "CA="+stranger+".crt"); !strings.HasPrefix(got, "error NoReply ") || !strings.Contains(got, "certificate verify failed") {
+	IssueCertificate(t, stranger, "stranger")
+	if got := phpClientSends(t, "tcp://"+p.Addr, "one\n", "CA="+stranger+".crt"); !strings.HasPrefix(got, "error NoReply ") || !strings.Contains(got, "certificate verify failed") {
 		t.Error(got)
 	}
 }
 
 // Its pool is replaced: each message has its reply.
 func TestSDKPHPClientRestart(t *testing.T) {
-	for _, url := range []string{"tcp://" + freePort(t), unixURL(t, "")} {
+	for _, url := range []string{"tcp://" + FreePort(t), UnixURL(t, "")} {
 		cmd := phpClientOf(t, url, "CONNECT_TIMEOUT=120", "TIMEOUT=120")
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var out buffer
+		var out Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		sent := make(chan int, 1) // 1: known before it is asked for
 		enough := make(chan struct{})
@@ -76,7 +76,7 @@ func TestSDKPHPClientRestart(t *testing.T) {
 			t.Cleanup(func() { _ = cmd.Process.Kill() })
 			go func() { // ends with the client, or when there is enough
 				n := 0
-				for !isDone(enough) {
+				for !IsDone(enough) {
 					if _, err := fmt.Fprintln(stdin, "message", n); err != nil {
 						break
 					}
@@ -137,7 +137,7 @@ func TestSDKPHPClientFails(t *testing.T) {
 	if got := phpClientSends(t, serve(t, append([]oneConn{takes("one", "")}, stops...)...), "one\n", "CONNECT_TIMEOUT=2"); !strings.HasSuffix(got, "closed the connection without a reply\n") {
 		t.Error(got)
 	}
-	if got := phpClientSends(t, unixURL(t, ""), "one\n", "CONNECT_TIMEOUT=120"); !strings.HasPrefix(got, "error NoReply unix://") {
+	if got := phpClientSends(t, UnixURL(t, ""), "one\n", "CONNECT_TIMEOUT=120"); !strings.HasPrefix(got, "error NoReply unix://") {
 		t.Error(got)
 	}
 	for url, says := range map[string]string{

@@ -14,7 +14,7 @@ import (
 // seed's programs, with the program as its ENTRYPOINT, and returns its name.
 func phpImage(t *testing.T, program string) string {
 	t.Helper()
-	needDocker(t)
+	NeedDocker(t)
 	needPHPModules(t, "pcntl", "posix")
 	out, err := exec.Command("php", "-r", `echo PHP_BINARY, "\n", PHP_EXTENSION_DIR, "\n", php_ini_loaded_file(), "\n", str_replace(",", "", php_ini_scanned_files());`).Output()
 	if err != nil {
@@ -23,23 +23,23 @@ func phpImage(t *testing.T, program string) string {
 	words := strings.Fields(string(out))
 	libraries, _ := filepath.Glob(filepath.Join(words[1], "*.so"))
 	var rootfs bytes.Buffer
-	w := newImageWriter(&rootfs)
-	w.program("/usr/bin/php", words[0])
+	w := NewImageWriter(&rootfs)
+	w.Program("/usr/bin/php", words[0])
 	for _, lib := range libraries {
-		w.program(lib, lib)
+		w.Program(lib, lib)
 	}
 	for _, ini := range words[2:] {
-		w.file(ini, ini)
+		w.File(ini, ini)
 	}
-	w.program("/usr/local/bin/poolinit", poolinit(t))
+	w.Program("/usr/local/bin/poolinit", Binary(t))
 	for _, name := range []string{"Pool.php", "swoole.php"} {
-		w.file("/app/"+name, sdkPHP(t, name))
+		w.File("/app/"+name, sdkPHP(t, name))
 	}
 	for _, name := range []string{"program3.php", "program4.php", "client.php"} {
-		w.file("/app/"+name, seedProgram(t, name))
+		w.File("/app/"+name, seedProgram(t, name))
 	}
-	w.dir("/tmp", 0o1777)
-	if err := w.close(); err != nil {
+	w.Dir("/tmp", 0o1777)
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("poolinit-e2e-php:%d-%s", os.Getpid(), strings.TrimSuffix(program, ".php"))
@@ -54,10 +54,10 @@ func phpImage(t *testing.T, program string) string {
 }
 
 // startPHPImage is docker run -d.
-func startPHPImage(t *testing.T, image string, options ...string) *container {
+func startPHPImage(t *testing.T, image string, options ...string) *Container {
 	t.Helper()
-	c := containerOf(t, containerName(t))
-	docker(t, append(append([]string{"run", "-d", "--name", c.name}, options...), image)...)
+	c := ContainerOf(t, ContainerName(t))
+	Docker(t, append(append([]string{"run", "-d", "--name", c.Name}, options...), image)...)
 	return c
 }
 
@@ -65,39 +65,39 @@ func startPHPImage(t *testing.T, image string, options ...string) *container {
 // poolinit, and stays PID 1.
 func TestSDKPHPDocker(t *testing.T) {
 	c := startPHPImage(t, phpImage(t, "program4.php"))
-	c.expectLog("Worker#0 is started\n", 1)
-	c.expectLog("Worker#1 is started\n", 1)
-	if name := c.exec("php", "-r", "echo file_get_contents('/proc/1/comm');"); name != "poolinit" {
+	c.ExpectLog("Worker#0 is started\n", 1)
+	c.ExpectLog("Worker#1 is started\n", 1)
+	if name := c.Exec("php", "-r", "echo file_get_contents('/proc/1/comm');"); name != "poolinit" {
 		t.Errorf("PID 1 is %q", name)
 	}
 	for n := 1; n <= 5; n++ {
-		c.exec("php", "client.php")
-		c.expectLog(`Message: {"data":"hello","uid":1991}`+"\n", n)
+		c.Exec("php", "client.php")
+		c.ExpectLog(`Message: {"data":"hello","uid":1991}`+"\n", n)
 	}
-	c.kill("USR1")
-	c.expectLog("reload done", 1)
-	c.expectLog("Worker#0 is started\n", 2)
-	c.expectLog("Worker#1 is started\n", 2)
-	c.exec("php", "client.php")
-	c.expectLog(`Message: {"data":"hello","uid":1991}`+"\n", 6)
-	c.stop(120)
-	if code := c.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, c.logs())
+	c.Kill("USR1")
+	c.ExpectLog("reload done", 1)
+	c.ExpectLog("Worker#0 is started\n", 2)
+	c.ExpectLog("Worker#1 is started\n", 2)
+	c.Exec("php", "client.php")
+	c.ExpectLog(`Message: {"data":"hello","uid":1991}`+"\n", 6)
+	c.Stop(120)
+	if code := c.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
-	c.expectLog("stopped: handled 6, spooled 0, lost 0, killed 0, ", 1)
+	c.ExpectLog("stopped: handled 6, spooled 0, lost 0, killed 0, ", 1)
 }
 
 // From outside it is reached as the environment says.
 func TestSDKPHPDockerEnvironment(t *testing.T) {
 	c := startPHPImage(t, phpImage(t, "program4.php"), "-e", "POOLINIT_LISTEN=tcp://0.0.0.0:8089?reply=always", "-e", "POOLINIT_WORKERS=3")
-	c.expectLog("taking messages", 1)
-	addr := "tcp://" + c.inspect("{{.NetworkSettings.IPAddress}}") + ":8089"
-	send(t, strings.NewReader(seq(100)), "--reply", addr).want(t, strings.Repeat("\n", 100), 0)
-	c.expectLog("Message: 100\n", 1)
-	c.expectLog("Worker#2 is started\n", 1)
-	c.stop(120)
-	if code := c.wait(); code != "0" {
-		t.Errorf("exit code %s\n%s", code, c.logs())
+	c.ExpectLog("taking messages", 1)
+	addr := "tcp://" + c.Inspect("{{.NetworkSettings.IPAddress}}") + ":8089"
+	Send(t, strings.NewReader(Seq(100)), "--reply", addr).Want(t, strings.Repeat("\n", 100), 0)
+	c.ExpectLog("Message: 100\n", 1)
+	c.ExpectLog("Worker#2 is started\n", 1)
+	c.Stop(120)
+	if code := c.Wait(); code != "0" {
+		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
 }
 
@@ -106,12 +106,12 @@ func TestSDKPHPDockerQueue(t *testing.T) {
 	needPHPModules(t, "sysvmsg")
 	image := phpImage(t, "program3.php")
 	c := startPHPImage(t, image, "--ipc", "shareable")
-	c.expectLog("taking messages", 1)
-	docker(t, "run", "--rm", "--ipc", "container:"+c.name, "--entrypoint", "php", image, "-r",
+	c.ExpectLog("taking messages", 1)
+	Docker(t, "run", "--rm", "--ipc", "container:"+c.Name, "--entrypoint", "php", image, "-r",
 		`$q = msg_get_queue(0x7000001); for ($i = 1; $i <= 100; $i++) msg_send($q, 1, "job $i", false) || exit(1);`)
 	for n := range 100 {
-		c.expectLog(fmt.Sprintf("Message: job %d\n", n+1), 1)
+		c.ExpectLog(fmt.Sprintf("Message: job %d\n", n+1), 1)
 	}
-	c.stop(120)
-	c.expectLog("stopped: handled 100, spooled 0, lost 0, killed 0, ", 1)
+	c.Stop(120)
+	c.ExpectLog("stopped: handled 100, spooled 0, lost 0, killed 0, ", 1)
 }

@@ -20,7 +20,7 @@ import (
 // needPHPModules skips the test unless php has these extensions.
 func needPHPModules(t testing.TB, modules ...string) {
 	t.Helper()
-	need(t, "php")
+	Need(t, "php")
 	out, err := exec.Command("php", "-m").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -64,16 +64,16 @@ func phpFile(t testing.TB, body string) string {
 }
 
 // withPoolinit tells the SDK where poolinit is.
-func withPoolinit(t testing.TB, prog program) program {
+func withPoolinit(t testing.TB, prog Program) Program {
 	t.Helper()
-	prog.env = append(prog.env, "POOLINIT="+poolinit(t))
+	prog.Env = append(prog.Env, "POOLINIT="+Binary(t))
 	return prog
 }
 
 // startPHP runs php with these arguments, which becomes poolinit.
-func startPHP(t testing.TB, args ...string) runPool {
+func startPHP(t testing.TB, args ...string) Pool {
 	t.Helper()
-	return runPool{start(t, withPoolinit(t, program{args: append([]string{"php"}, args...)}))}
+	return Pool{Start(t, withPoolinit(t, Program{Args: append([]string{"php"}, args...)}))}
 }
 
 // swoole is php's option that stands in for ext-swoole.
@@ -112,7 +112,7 @@ func (i *island) make() (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWIPC); err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
+	if err := LoopbackUp(); err != nil {
 		return err
 	}
 	if i.net, err = os.Open("/proc/thread-self/ns/net"); err == nil {
@@ -122,15 +122,15 @@ func (i *island) make() (err error) {
 }
 
 // program is a program on the island.
-func (i *island) program(args ...string) program {
+func (i *island) program(args ...string) Program {
 	i.t.Helper()
-	return program{args: append([]string{self(i.t)}, args...), child: islandChild, files: []*os.File{i.net, i.ipc}}
+	return Program{Args: append([]string{Self(i.t)}, args...), Child: islandChild, Files: []*os.File{i.net, i.ipc}}
 }
 
 // run runs a client on the island to its end.
 func (i *island) run(args ...string) string {
 	i.t.Helper()
-	cmd := exec.Command(self(i.t), args...)
+	cmd := exec.Command(Self(i.t), args...)
 	cmd.Env = append(os.Environ(), "E2E_CHILD="+islandChild)
 	cmd.ExtraFiles = []*os.File{i.net, i.ipc}
 	out, err := cmd.CombinedOutput()
@@ -141,23 +141,23 @@ func (i *island) run(args ...string) string {
 }
 
 // islandChild runs a program in the namespaces of descriptors 3 and 4.
-var islandChild = child("island", func(args []string) int {
+var islandChild = Child("island", func(args []string) int {
 	runtime.LockOSThread()
 	for fd, kind := range map[int]int{3: unix.CLONE_NEWNET, 4: unix.CLONE_NEWIPC} {
 		if err := unix.Setns(fd, kind); err != nil {
-			return stubFailed(err)
+			return Failed(err)
 		}
 		unix.Close(fd)
 	}
-	return becomeChild(args)
+	return Become(args)
 })
 
 // phpPool starts a program that takes messages from the URL, and waits until it
 // does. The body says what is done with $message.
-func phpPool(t testing.TB, url, body string, env ...string) runPool {
+func phpPool(t testing.TB, url, body string, env ...string) Pool {
 	t.Helper()
 	needPHPModules(t, "pcntl", "posix")
-	prog := withPoolinit(t, program{args: []string{"php", phpFile(t, fmt.Sprintf(`
+	prog := withPoolinit(t, Program{Args: []string{"php", phpFile(t, fmt.Sprintf(`
 $pool = new Poolinit\Pool(2);
 $pool->listen(%q)->set(['healthy-after' => '0s']);
 $pool->on('workerStart', function (Poolinit\Pool $pool, int $id): void { echo "started $id\n"; });
@@ -166,10 +166,10 @@ $pool->on('message', function (Poolinit\Pool $pool, string $message): mixed {
 %s
 });
 $pool->start();`, url, body))}})
-	prog.env = append(prog.env, env...)
-	p := runPool{start(t, prog)}
-	p.stdout.expectTimes(t, "started ", 2)
-	p.stderr.expect(t, "taking messages")
+	prog.Env = append(prog.Env, env...)
+	p := Pool{Start(t, prog)}
+	p.Stdout.ExpectTimes(t, "started ", 2)
+	p.Stderr.Expect(t, "taking messages")
 	return p
 }
 
@@ -181,8 +181,8 @@ type phpClient struct {
 
 func newPHPClient(t testing.TB, url string) phpClient {
 	t.Helper()
-	c := phpClient{t, dialURL(t, url)}
-	if err := c.SetDeadline(time.Now().Add(3 * patience)); err != nil {
+	c := phpClient{t, Dial(t, url)}
+	if err := c.SetDeadline(time.Now().Add(3 * Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -190,7 +190,7 @@ func newPHPClient(t testing.TB, url string) phpClient {
 
 func (c phpClient) send(body string) {
 	c.t.Helper()
-	if err := writeFrame(c, body); err != nil {
+	if err := WriteFrame(c, body); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -198,7 +198,7 @@ func (c phpClient) send(body string) {
 // want reads a reply; a failure is written with a ! before it.
 func (c phpClient) want(want string) {
 	c.t.Helper()
-	body, failed, err := readFrame(c)
+	body, failed, err := ReadFrame(c)
 	got := string(body)
 	if failed {
 		got = "!" + got

@@ -40,17 +40,17 @@ func TestSDKPHPLaunch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	install(t, shebang, "#!/usr/bin/env php\n"+string(text))
+	InstallScript(t, shebang, "#!/usr/bin/env php\n"+string(text))
 	if err := os.Symlink(name, filepath.Join(dir, "link.php")); err != nil {
 		t.Fatal(err)
 	}
 	cd := "chdir(" + fmt.Sprintf("%q", os.TempDir()) + ");"
 	code := strings.TrimPrefix(string(text), "<?php\n\ndeclare(strict_types=1);\n")
 	elsewhere := filepath.Join(dir, "elsewhere.php")
-	install(t, elsewhere, strings.Replace(string(text), "$pool->start();", cd+"$pool->start();", 1))
-	install(t, filepath.Join(dir, "titled.php"), strings.Replace(string(text), "$pool->start();", `cli_set_process_title("busy"); $pool->start();`, 1))
+	InstallScript(t, elsewhere, strings.Replace(string(text), "$pool->start();", cd+"$pool->start();", 1))
+	InstallScript(t, filepath.Join(dir, "titled.php"), strings.Replace(string(text), "$pool->start();", `cli_set_process_title("busy"); $pool->start();`, 1))
 	prepended := filepath.Join(dir, "prepended.php")
-	install(t, prepended, `<?php echo "prepended\n";`)
+	InstallScript(t, prepended, `<?php echo "prepended\n";`)
 	for label, tt := range map[string]struct{ command, says string }{
 		"absolute":       {"exec php " + file, "worker 0 of 1:  14"},
 		"arguments":      {"exec php " + file + " a '' 'b c' --d", "worker 0 of 1: a||b c|--d 14"},
@@ -63,21 +63,21 @@ func TestSDKPHPLaunch(t *testing.T) {
 		"chdir, -d":      {"cd " + dir + "; exec php -d auto_prepend_file=prepended.php elsewhere.php x", "worker 0 of 1: x 14"},
 		"-r":             {"exec php -r '" + strings.ReplaceAll(code, "'", `'\''`) + "' -- x", "worker 0 of 1: x 14"},
 		"title":          {"cd " + dir + "; exec php -d precision=9 titled.php x", "worker 0 of 1: x 14"},
-		"under poolinit": {"exec " + poolinit(t) + " php " + file + " x", "worker 0 of 1: x 14"},
-		"under a shell":  {"exec " + poolinit(t) + " sh -c 'php " + file + " x; exit $?'", "worker 0 of 1: x 14"},
+		"under poolinit": {"exec " + Binary(t) + " php " + file + " x", "worker 0 of 1: x 14"},
+		"under a shell":  {"exec " + Binary(t) + " sh -c 'php " + file + " x; exit $?'", "worker 0 of 1: x 14"},
 	} {
 		t.Run(label, func(t *testing.T) {
 			t.Parallel()
-			p := runPool{start(t, withPoolinit(t, program{args: []string{"sh", "-c", tt.command}}))}
-			p.stdout.expect(t, tt.says+"\n")
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
-			p.stdout.expectTimes(t, "out of the loop\nstopped\n", 1)
+			p := Pool{Start(t, withPoolinit(t, Program{Args: []string{"sh", "-c", tt.command}}))}
+			p.Stdout.Expect(t, tt.says+"\n")
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
+			p.Stdout.ExpectTimes(t, "out of the loop\nstopped\n", 1)
 			if strings.HasPrefix(label, "under") {
 				return // nobody has asked for more
 			}
-			p.stdout.expectTimes(t, "start in 1\n", 1)
-			p.stdout.expectTimes(t, "shutdown below 1, worker -1, has ended\nafter start\n", 1)
+			p.Stdout.ExpectTimes(t, "start in 1\n", 1)
+			p.Stdout.ExpectTimes(t, "shutdown below 1, worker -1, has ended\nafter start\n", 1)
 		})
 	}
 }
@@ -92,15 +92,15 @@ func TestSDKPHPLaunchFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		install(t, to, strings.ReplaceAll(string(text), sdkPHP(t, "Pool.php"), "Pool.php"))
+		InstallScript(t, to, strings.ReplaceAll(string(text), sdkPHP(t, "Pool.php"), "Pool.php"))
 	}
-	taken := freePort(t)
+	taken := FreePort(t)
 	listen := func(body string) string {
 		return phpFile(t, "$pool = new Poolinit\\Pool(1);\n"+body+"\n$pool->start();")
 	}
 	port := listen(fmt.Sprintf("$pool->listen('tcp://%s')->on('message', fn () => null);", taken))
 	first := startPHP(t, port)
-	first.stderr.expect(t, "taking messages")
+	first.Stderr.Expect(t, "taking messages")
 	for label, tt := range map[string]struct {
 		command string
 		code    int
@@ -139,9 +139,9 @@ $pool->start();`), 0, []string{"start() has been called before", "the command at
 	} {
 		t.Run(label, func(t *testing.T) {
 			t.Parallel()
-			p, code := run(t, withPoolinit(t, program{args: []string{"sh", "-c", tt.command}}))
-			said := p.stderr.String() + p.stdout.String() // where PHP's own errors go is php.ini's choice
-			if code != tt.code || strings.Contains(said, "never") && label == "workerStart throws" && strings.Contains(p.stdout.String(), "never") {
+			p, code := Run(t, withPoolinit(t, Program{Args: []string{"sh", "-c", tt.command}}))
+			said := p.Stderr.String() + p.Stdout.String() // where PHP's own errors go is php.ini's choice
+			if code != tt.code || strings.Contains(said, "never") && label == "workerStart throws" && strings.Contains(p.Stdout.String(), "never") {
 				t.Errorf("exit code %d, want %d\n%s", code, tt.code, said)
 			}
 			for _, text := range tt.says {
@@ -176,19 +176,19 @@ func badBinary(t testing.TB) string {
 // listen, counts.
 func TestSDKPHPEnvironmentOutranks(t *testing.T) {
 	needPHPModules(t, "pcntl", "posix")
-	url := unixURL(t, phpAlways)
-	p := runPool{start(t, withPoolinit(t, program{env: []string{"POOLINIT_LISTEN=" + url, "POOLINIT_WORKERS=3", "POOLINIT_LOG_LEVEL="},
-		args: []string{"php", phpFile(t, `
+	url := UnixURL(t, phpAlways)
+	p := Pool{Start(t, withPoolinit(t, Program{Env: []string{"POOLINIT_LISTEN=" + url, "POOLINIT_WORKERS=3", "POOLINIT_LOG_LEVEL="},
+		Args: []string{"php", phpFile(t, `
 $pool = new Poolinit\Pool(1);
 $pool->set(['log-level' => 'debug', 'restart' => null])->listen('tcp://256.0.0.1:1');
 $pool->on('message', fn (Poolinit\Pool $pool, string $message): string => "$message of $pool->workers");
 $pool->start();`)}}))}
-	p.expectLog("taking messages", nil)
+	p.ExpectLog("taking messages", nil)
 	c := newPHPClient(t, url)
 	c.send("one")
 	c.want("one of 3")
-	p.signal(syscall.SIGWINCH)
-	p.expectLog("passing a signal on", func(r record) bool { return r.Level == "debug" }) // an empty variable is none
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGWINCH)
+	p.ExpectLog("passing a signal on", func(r Record) bool { return r.Level == "debug" }) // an empty variable is none
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

@@ -8,13 +8,13 @@ import (
 
 // A silent channel is no broken one, whatever php.ini says of sockets.
 func TestSDKPHPIdle(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, "usleep((int) $message); return 'slept';", "PHPRC="+iniFile(t, "default_socket_timeout=1"))
 	c := newPHPClient(t, url)
 	c.send("2500000") // the other worker is idle for as long
 	c.want("slept")
-	if p.count("worker ended") > 0 {
-		t.Error(p.stderr.String())
+	if p.Count("worker ended") > 0 {
+		t.Error(p.Stderr.String())
 	}
 }
 
@@ -22,7 +22,7 @@ func TestSDKPHPIdle(t *testing.T) {
 func iniFile(t *testing.T, text string) string {
 	t.Helper()
 	path := t.TempDir() + "/php.ini"
-	install(t, path, text+"\n")
+	InstallScript(t, path, text+"\n")
 	return path
 }
 
@@ -30,7 +30,7 @@ func iniFile(t *testing.T, text string) string {
 // handler's part.
 func TestSDKPHPWatchdog(t *testing.T) {
 	t.Parallel()
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, `
     for ($i = 0; $i < 50; $i++) {
         usleep(100_000);
@@ -40,20 +40,20 @@ func TestSDKPHPWatchdog(t *testing.T) {
 	c := newPHPClient(t, url)
 	c.send("alive")
 	c.want("still here")
-	if p.count("worker ended") > 0 {
-		t.Error(p.stderr.String())
+	if p.Count("worker ended") > 0 {
+		t.Error(p.Stderr.String())
 	}
 	c.send("hangs")
-	if body, failed, err := readFrame(c); err != nil || !failed || !strings.Contains(string(body), "given-up: ") {
+	if body, failed, err := ReadFrame(c); err != nil || !failed || !strings.Contains(string(body), "given-up: ") {
 		t.Errorf("%q, %v", body, err)
 	}
-	p.expectLog("worker sent no WATCHDOG=1 in time: stopping it", nil)
+	p.ExpectLog("worker sent no WATCHDOG=1 in time: stopping it", nil)
 }
 
 // A worker is ready when workerStart has returned: a new version that cannot
 // start ends the reload, and the old one serves on.
 func TestSDKPHPReload(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	needPHPModules(t, "pcntl", "posix")
 	p := startPHP(t, phpFile(t, `
 $pool = new Poolinit\Pool(2);
@@ -66,8 +66,8 @@ $pool->on('workerStart', function (Poolinit\Pool $pool, int $id): void {
 });
 $pool->on('message', fn (Poolinit\Pool $pool, string $message): string => "$message of generation $pool->generation");
 $pool->start();`))
-	p.expectLog("taking messages", nil)
-	p.expectLog("worker says", func(r record) bool { return r.Status == "serves as 1" })
+	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("worker says", func(r Record) bool { return r.Status == "serves as 1" })
 	c := newPHPClient(t, url)
 	ask := func(want string) {
 		t.Helper()
@@ -75,14 +75,14 @@ $pool->start();`))
 		c.want("reply of generation " + want)
 	}
 	ask("1")
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload failed", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload failed", nil)
 	ask("1")
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload done", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload done", nil)
 	ask("3")
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // A worker with a loop of its own says when it is ready; exit() ends it like any
@@ -111,12 +111,12 @@ $pool->on('workerStart', function (Poolinit\Pool $pool): void {
 });
 $pool->on('workerStop', fn () => print("stopped\n"));
 $pool->start();`))
-	p.stdout.expect(t, "child up\n")
-	p.stdout.expectTimes(t, "stopped\n", 1)
-	p.expectLog("worker ended", func(r record) bool { return r.Why == "done" })
-	p.expectLog("worker says", nil)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "stopped\n", 2) // and not that of the child
+	p.Stdout.Expect(t, "child up\n")
+	p.Stdout.ExpectTimes(t, "stopped\n", 1)
+	p.ExpectLog("worker ended", func(r Record) bool { return r.Why == "done" })
+	p.ExpectLog("worker says", nil)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "stopped\n", 2) // and not that of the child
 	expectClean(p)
 }

@@ -45,7 +45,7 @@ const phpDeeds = `
 const phpAlways = "?reply=always"
 
 func TestSDKPHPReplies(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, phpDeeds, "POOLINIT_ATTEMPTS=1")
 	c := newPHPClient(t, url)
 	for _, tt := range [][2]string{
@@ -84,26 +84,26 @@ func TestSDKPHPReplies(t *testing.T) {
 	c.send("binary")
 	c.want(binary.String())
 	c.send("error x")
-	body, failed, err := readFrame(c)
+	body, failed, err := ReadFrame(c)
 	if err != nil || !failed || !strings.Contains(string(body), "must be of type int, string given") {
 		t.Errorf("%q, %v", body, err)
 	}
-	p.stdout.expectTimes(t, "printed\n", 1)
-	p.stdout.expectTimes(t, "too\n", 1)
-	p.stderr.expect(t, "RuntimeException: bad luck in ")
+	p.Stdout.ExpectTimes(t, "printed\n", 1)
+	p.Stdout.ExpectTimes(t, "too\n", 1)
+	p.Stderr.Expect(t, "RuntimeException: bad luck in ")
 	c.send(strings.Repeat("x", 2<<20+1))
 	c.want("!too-big: the longest message here is 2097152 bytes")
-	if len(p.workers()) != 2 || p.count("worker ended") > 0 {
-		t.Errorf("a worker died:\n%s", p.stderr.String())
+	if len(p.Workers()) != 2 || p.Count("worker ended") > 0 {
+		t.Errorf("a worker died:\n%s", p.Stderr.String())
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "stopped ", 2)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "stopped ", 2)
 }
 
 // Many at once, in any sizes: all come back, in their order.
 func TestSDKPHPPipelined(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, "return $message;")
 	c := newPHPClient(t, url)
 	var bodies []string
@@ -115,7 +115,7 @@ func TestSDKPHPPipelined(t *testing.T) {
 	}
 	go func() { // ends when all is written, or with the connection
 		for _, body := range bodies {
-			if writeFrame(c, body) != nil {
+			if WriteFrame(c, body) != nil {
 				return
 			}
 		}
@@ -125,10 +125,10 @@ func TestSDKPHPPipelined(t *testing.T) {
 			return
 		}
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	expectClean(p)
-	p.expectLog(fmt.Sprintf("handled %d, spooled 0, lost 0, killed 0", len(bodies)), nil)
+	p.ExpectLog(fmt.Sprintf("handled %d, spooled 0, lost 0, killed 0", len(bodies)), nil)
 }
 
 // A failure is delivered again, a death too; what exit() says counts.
@@ -146,29 +146,29 @@ func TestSDKPHPDeaths(t *testing.T) {
 	} {
 		t.Run(tt.message, func(t *testing.T) {
 			t.Parallel()
-			url := unixURL(t, phpAlways)
+			url := UnixURL(t, phpAlways)
 			p := phpPool(t, url, phpDeeds, append(tt.env, "POOLINIT_ATTEMPTS=2")...)
 			c := newPHPClient(t, url)
 			c.send("before")
 			c.want("before")
 			c.send(tt.message)
-			if body, failed, err := readFrame(c); err != nil || !failed || !strings.HasPrefix(string(body), "given-up: after 2 attempts: "+tt.why) {
+			if body, failed, err := ReadFrame(c); err != nil || !failed || !strings.HasPrefix(string(body), "given-up: after 2 attempts: "+tt.why) {
 				t.Errorf("%q, %v", body, err)
 			}
 			c.send("after")
 			c.want("after")
-			p.stderr.expectTimes(t, tt.says, 2)
-			eventually(t, "both ends are logged", func() (any, bool) { return p.stderr.String(), p.count("worker ended") == 2 })
-			for _, r := range p.records() {
+			p.Stderr.ExpectTimes(t, tt.says, 2)
+			Eventually(t, "both ends are logged", func() (any, bool) { return p.Stderr.String(), p.Count("worker ended") == 2 })
+			for _, r := range p.Records() {
 				if r.Message == "worker ended" && r.Code != tt.code {
 					t.Errorf("%+v", r)
 				}
 			}
 			if tt.code < 255 && tt.env == nil {
-				p.stdout.expectTimes(t, "stopped ", 2) // exit() is an end like any other
+				p.Stdout.ExpectTimes(t, "stopped ", 2) // exit() is an end like any other
 			}
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
 		})
 	}
 }
@@ -176,64 +176,64 @@ func TestSDKPHPDeaths(t *testing.T) {
 // The message in hand is finished, its reply goes out, and no other is lost:
 // whoever sends the signal, and at what time.
 func TestSDKPHPTermInHandler(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, phpDeeds, "POOLINIT_ATTEMPTS=1")
 	c := newPHPClient(t, url)
 	for n := 1; n <= 5; n++ {
 		c.send("term")
 		c.want("told")
-		p.stdout.expectTimes(t, "stopped ", n)
-		p.stdout.expectTimes(t, "started ", 2+n)
+		p.Stdout.ExpectTimes(t, "stopped ", n)
+		p.Stdout.ExpectTimes(t, "started ", 2+n)
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "stopped ", 7)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "stopped ", 7)
 	expectClean(p)
 }
 
 // A worker that waits for a message, and one that asks for its end itself.
 func TestSDKPHPStop(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, phpDeeds, "POOLINIT_ATTEMPTS=1")
-	if err := syscall.Kill(p.worker(0).PID, syscall.SIGTERM); err != nil {
+	if err := syscall.Kill(p.Worker(0).PID, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	p.stdout.expectTimes(t, "stopped 0\n", 1)
-	p.stdout.expectTimes(t, "started 0\n", 2)
+	p.Stdout.ExpectTimes(t, "stopped 0\n", 1)
+	p.Stdout.ExpectTimes(t, "started 0\n", 2)
 	c := newPHPClient(t, url)
 	c.send("stop")
 	c.want("stopping")
-	p.stdout.expectTimes(t, "stopped ", 2)
-	p.stdout.expectTimes(t, "started ", 4)
+	p.Stdout.ExpectTimes(t, "stopped ", 2)
+	p.Stdout.ExpectTimes(t, "started ", 4)
 	c.send("who")
-	body, _, err := readFrame(c)
+	body, _, err := ReadFrame(c)
 	if got := string(body); err != nil || got != "0 of 2, generation 1" && got != "1 of 2, generation 1" {
 		t.Errorf("%q, %v", got, err)
 	}
 	c.send("shutdown")
 	c.want("shutting down")
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "stopped ", 4)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "stopped ", 4)
 	expectClean(p)
 }
 
 // One that has detached answers, is replaced, works on, and still hears of the
 // stop.
 func TestSDKPHPDetach(t *testing.T) {
-	url := unixURL(t, phpAlways)
+	url := UnixURL(t, phpAlways)
 	p := phpPool(t, url, phpDeeds)
 	c := newPHPClient(t, url)
 	c.send("detach")
 	c.want("I am off")
-	p.stdout.expect(t, "detached\n")
-	p.expectLog("worker closed its channel and is detached", nil)
-	p.stdout.expectTimes(t, "started ", 3)
+	p.Stdout.Expect(t, "detached\n")
+	p.ExpectLog("worker closed its channel and is detached", nil)
+	p.Stdout.ExpectTimes(t, "started ", 3)
 	for range 100 {
 		c.send("next")
 		c.want("next")
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "let go\n", 1)
-	p.stdout.expectTimes(t, "stopped ", 3)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "let go\n", 1)
+	p.Stdout.ExpectTimes(t, "stopped ", 3)
 }

@@ -33,27 +33,27 @@ func TestSDKPHPReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	install(t, filepath.Join(dir, "Pool.php"), string(sdk))
-	install(t, filepath.Join(dir, "pool.php"), program)
-	path := "PATH=" + filepath.Dir(named(t, "poolinit")) + ":" + os.Getenv("PATH")
+	InstallScript(t, filepath.Join(dir, "Pool.php"), string(sdk))
+	InstallScript(t, filepath.Join(dir, "pool.php"), program)
+	path := "PATH=" + filepath.Dir(Named(t, "poolinit")) + ":" + os.Getenv("PATH")
 
 	i := newIsland(t)
 	prog := i.program("sh", "-c", "cd "+dir+" && exec "+command)
-	prog.env = []string{path}
-	p := runPool{start(t, prog)}
-	p.stderr.expect(t, "taking messages")
-	p.stdout.expectTimes(t, " is up\n", 4)
+	prog.Env = []string{path}
+	p := Pool{Start(t, prog)}
+	p.Stderr.Expect(t, "taking messages")
+	p.Stdout.ExpectTimes(t, " is up\n", 4)
 	out := i.run("sh", "-c", path+"; cd "+dir+"; { "+client+"} 2>said; exit 0")
 	said, _ := os.ReadFile(filepath.Join(dir, "said"))
 	if out != replies || !strings.Contains(string(text), "`"+strings.TrimPrefix(strings.TrimSpace(string(said)), "poolinit: ")+"`") {
 		t.Errorf("replies %q, want %q\nsaid %q", out, replies, said)
 	}
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload done", nil)
-	p.stdout.expectTimes(t, " is down\n", 4)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, " is down\n", 8)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload done", nil)
+	p.Stdout.ExpectTimes(t, " is down\n", 4)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, " is down\n", 8)
 }
 
 // composer.json is one, and what it names is there.
@@ -82,15 +82,15 @@ func TestSDKPHPComposer(t *testing.T) {
 
 // Each public method is in the README, and each file is one that PHP takes.
 func TestSDKPHPFiles(t *testing.T) {
-	need(t, "php")
+	Need(t, "php")
 	readme, err := os.ReadFile(sdkPHP(t, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"Pool.php", "Client.php", "swoole.php"} {
-		p, code := run(t, program{host: true, args: []string{"php", "-l", sdkPHP(t, name)}})
+		p, code := Run(t, Program{Host: true, Args: []string{"php", "-l", sdkPHP(t, name)}})
 		if code != 0 {
-			t.Errorf("%s%s", p.stdout.String(), p.stderr.String())
+			t.Errorf("%s%s", p.Stdout.String(), p.Stderr.String())
 		}
 	}
 	text, err := os.ReadFile(sdkPHP(t, "Pool.php"))

@@ -13,20 +13,20 @@ import (
 
 // phpSeed starts one of them on the island, by php. Lines of workers do not mix,
 // as those of var_dump would.
-func phpSeed(t *testing.T, i *island, name string) runPool {
+func phpSeed(t *testing.T, i *island, name string) Pool {
 	t.Helper()
 	prog := withPoolinit(t, i.program("php", swoole(t), seedProgram(t, name)))
-	prog.env = append(prog.env, "POOLINIT_OUTPUT=prefix")
-	return runPool{start(t, prog)}
+	prog.Env = append(prog.Env, "POOLINIT_OUTPUT=prefix")
+	return Pool{Start(t, prog)}
 }
 
 // startRedis starts a redis-server where the programs look for it.
 func (i *island) startRedis() *islandRedis {
 	i.t.Helper()
-	need(i.t, "redis-server", "redis-cli")
+	Need(i.t, "redis-server", "redis-cli")
 	needPHPModules(i.t, "redis", "pcntl", "posix")
-	start(i.t, i.program("redis-server", "--save", "", "--dir", i.t.TempDir()))
-	eventually(i.t, "redis answers", func() (any, bool) {
+	Start(i.t, i.program("redis-server", "--save", "", "--dir", i.t.TempDir()))
+	Eventually(i.t, "redis answers", func() (any, bool) {
 		out := i.run("sh", "-c", "redis-cli ping 2>&1; true")
 		return out, strings.HasPrefix(out, "PONG")
 	})
@@ -51,15 +51,15 @@ func (r *islandRedis) push(n int) {
 
 // expectAll waits until every element has been printed, by var_dump of what
 // brpop returned, and checks that none was printed twice.
-func (r *islandRedis) expectAll(p runPool) {
+func (r *islandRedis) expectAll(p Pool) {
 	r.t.Helper()
 	seen := map[string]int{}
-	eventually(r.t, "all elements are printed", func() (any, bool) {
+	Eventually(r.t, "all elements are printed", func() (any, bool) {
 		clear(seen)
-		for _, m := range poppedJob.FindAllStringSubmatch(p.stdout.String(), -1) {
+		for _, m := range poppedJob.FindAllStringSubmatch(p.Stdout.String(), -1) {
 			seen[m[1]]++
 		}
-		return fmt.Sprintf("%d of %d\n%s", len(seen), r.pushed, p.stderr.String()), len(seen) == r.pushed
+		return fmt.Sprintf("%d of %d\n%s", len(seen), r.pushed, p.Stderr.String()), len(seen) == r.pushed
 	})
 	for job, n := range seen {
 		if n != 1 {
@@ -72,10 +72,10 @@ var poppedJob = regexp.MustCompile(`"(job-\d+\.)"`)
 
 // expectWorkers waits until each of the workers 0 to n-1 has said the text so
 // often.
-func expectWorkers(p runPool, n int, text string, times int) {
-	p.t.Helper()
+func expectWorkers(p Pool, n int, text string, times int) {
+	p.T.Helper()
 	for id := range n {
-		p.stdout.expectTimes(p.t, fmt.Sprintf("Worker#%d is %s\n", id, text), times)
+		p.Stdout.ExpectTimes(p.T, fmt.Sprintf("Worker#%d is %s\n", id, text), times)
 	}
 }
 
@@ -90,21 +90,21 @@ func TestSDKPHPSeedRedis(t *testing.T) {
 			expectWorkers(p, 10, "started", 1)
 			r.push(100)
 			r.expectAll(p)
-			p.signal(syscall.SIGUSR1)
-			for n := 0; p.count("reload done") == 0 && p.count("reload failed") == 0 && n < 5000; n++ {
+			p.Signal(syscall.SIGUSR1)
+			for n := 0; p.Count("reload done") == 0 && p.Count("reload failed") == 0 && n < 5000; n++ {
 				if name == "program2.php" {
 					r.push(20) // it loses nothing, whenever it is told to stop
 				} else {
 					r.run("redis-cli", "lpush", "key1", "lost or not") // so that nobody waits for long
 				}
 			}
-			p.expectLog("reload done", nil)
+			p.ExpectLog("reload done", nil)
 			expectWorkers(p, 10, "stopped", 1)
 			expectWorkers(p, 10, "started", 2)
 			r.push(100)
 			r.expectAll(p)
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
 			expectWorkers(p, 10, "stopped", 2)
 			expectClean(p)
 			r.expectAll(p)
@@ -113,19 +113,19 @@ func TestSDKPHPSeedRedis(t *testing.T) {
 }
 
 // expectClean checks that every worker that was told to end has exited with 0.
-func expectClean(p runPool) {
-	p.t.Helper()
+func expectClean(p Pool) {
+	p.T.Helper()
 	n := 0
-	for _, r := range p.records() {
+	for _, r := range p.Records() {
 		if r.Message == "worker ended" {
 			n++
 			if r.Signal != "" || r.Code != 0 {
-				p.t.Errorf("it did not end by itself: %+v", r)
+				p.T.Errorf("it did not end by itself: %+v", r)
 			}
 		}
 	}
 	if n == 0 {
-		p.t.Error("no worker ended")
+		p.T.Error("no worker ended")
 	}
 }
 
@@ -142,18 +142,18 @@ func TestSDKPHPSeedQueue(t *testing.T) {
 			for ($i = %d; $i < %d; $i++) msg_send($q, 1 + $i, "job $i", false) || exit(1);`, sent, sent+100))
 		sent += 100
 		for n := range sent {
-			p.stdout.expectTimes(t, fmt.Sprintf("Message: job %d\n", n), 1)
+			p.Stdout.ExpectTimes(t, fmt.Sprintf("Message: job %d\n", n), 1)
 		}
 	}
 	feed()
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload done", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload done", nil)
 	expectWorkers(p, 2, "started", 2)
 	feed()
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	expectClean(p)
-	if handled, _, lost := p.totals(); handled != sent || lost != 0 {
+	if handled, _, lost := p.Totals(); handled != sent || lost != 0 {
 		t.Errorf("handled %d, lost %d; want %d and none", handled, lost, sent)
 	}
 }
@@ -173,17 +173,17 @@ func TestSDKPHPSeedPort(t *testing.T) {
 			}
 			sent++
 		}
-		p.stdout.expectTimes(t, `Message: {"data":"hello","uid":1991}`+"\n", sent)
+		p.Stdout.ExpectTimes(t, `Message: {"data":"hello","uid":1991}`+"\n", sent)
 	}
 	feed()
-	p.signal(syscall.SIGUSR1)
-	p.expectLog("reload done", nil)
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("reload done", nil)
 	expectWorkers(p, 2, "started", 2)
 	feed()
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	expectClean(p)
-	if handled, _, lost := p.totals(); handled != sent || lost != 0 {
+	if handled, _, lost := p.Totals(); handled != sent || lost != 0 {
 		t.Errorf("handled %d, lost %d; want %d and none", handled, lost, sent)
 	}
 }

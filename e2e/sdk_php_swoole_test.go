@@ -13,17 +13,17 @@ import (
 func swooleFile(t *testing.T, body string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program.php")
-	install(t, path, "<?php\nuse Swoole\\Process\\Pool;\n"+body)
+	InstallScript(t, path, "<?php\nuse Swoole\\Process\\Pool;\n"+body)
 	return path
 }
 
 // startSwoole runs a program for Swoole.
-func startSwoole(t *testing.T, body string, env ...string) runPool {
+func startSwoole(t *testing.T, body string, env ...string) Pool {
 	t.Helper()
 	needPHPModules(t, "pcntl", "posix", "sysvmsg")
-	prog := withPoolinit(t, program{args: []string{"php", swoole(t), "-ddisplay_errors=stderr", "-dhtml_errors=0", swooleFile(t, body)}})
-	prog.env = append(prog.env, env...)
-	return runPool{start(t, prog)}
+	prog := withPoolinit(t, Program{Args: []string{"php", swoole(t), "-ddisplay_errors=stderr", "-dhtml_errors=0", swooleFile(t, body)}})
+	prog.Env = append(prog.Env, env...)
+	return Pool{Start(t, prog)}
 }
 
 // shortDir is a directory whose name leaves room for a socket's.
@@ -60,8 +60,8 @@ $pool->on('MESSAGE', function (Pool $pool, string $message) {
 $pool->on('workerStop', function (Pool $pool, int $workerId) { if (!$pool->workerRunning) echo "stop $workerId\n"; });
 $pool->listen('unix:%s/s', 0, 100);
 $pool->start();`, dir))
-	p.stdout.expectTimes(t, "[false,true,true,1,true,true,true,false,false] ready\n", 2)
-	both := p.stdout.String() + p.stderr.String()
+	p.Stdout.ExpectTimes(t, "[false,true,true,1,true,true,true,false,false] ready\n", 2)
+	both := p.Stdout.String() + p.Stderr.String()
 	for _, warning := range []string{"process pool is started. unable to register event callback function", "process pool is started. unable to listen"} {
 		if strings.Count(both, warning) < 2 {
 			t.Errorf("no warning %q:\n%s", warning, both)
@@ -75,7 +75,7 @@ $pool->start();`, dir))
 		if want != "" {
 			c.want(want)
 		}
-		if _, _, err := readFrame(c); err == nil || err.Error() != "EOF" {
+		if _, _, err := ReadFrame(c); err == nil || err.Error() != "EOF" {
 			t.Errorf("%s: %v, want the end", body, err)
 		}
 	}
@@ -85,15 +85,15 @@ $pool->start();`, dir))
 	ask("fail", "")
 	ask(strings.Repeat("x", 1025), "")
 	ask("detach", "one, ")
-	p.stdout.expect(t, "on my own\n")
-	p.stdout.expectTimes(t, "ready\n", 3)
+	p.Stdout.Expect(t, "on my own\n")
+	p.Stdout.ExpectTimes(t, "ready\n", 3)
 	ask("stop", "hello client!\n")
-	p.stdout.expectTimes(t, "ready\n", 4)
+	p.Stdout.ExpectTimes(t, "ready\n", 4)
 	ask("shutdown", "hello client!\n")
-	p.expectExit(0)
-	p.expectLog("stopping", func(r record) bool { return r.Why == "SIGTERM" })
-	p.stdout.expectTimes(t, "stop ", 4)
-	if !strings.Contains(p.stderr.String(), `"timeout":"7s"`) {
+	p.ExpectExit(0)
+	p.ExpectLog("stopping", func(r Record) bool { return r.Why == "SIGTERM" })
+	p.Stdout.ExpectTimes(t, "stop ", 4)
+	if !strings.Contains(p.Stderr.String(), `"timeout":"7s"`) {
 		t.Error("max_wait_time is not --stop-timeout")
 	}
 }
@@ -111,9 +111,9 @@ var_dump($pool->start());
 echo "START 1\n";
 set_exception_handler(fn (Throwable $e) => print($e->getMessage() . "\n"));
 var_dump($pool->start());`)
-	p.expectExit(0)
+	p.ExpectExit(0)
 	want := "start 1 running\nworker of 1\nworker stop\nshutdown 1 over\nNULL\nSTART 1\nstart() has been called before: a program has one pool, and starts it once\n"
-	if got := p.stdout.String(); got != want {
+	if got := p.Stdout.String(); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }
@@ -129,19 +129,19 @@ var_dump($pool->on('workerReady', 'strlen'));
 $pool->on('workerStart', function (Pool $pool, int $workerId) { $pool->on('x', 'strlen'); echo "up\n"; sleep(60); });
 $pool->on('shutdown', fn () => print("shutdown\n"));
 $pool->start();`)
-	p.stdout.expectTimes(t, "up\n", 2)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expect(t, "shutdown\n")
+	p.Stdout.ExpectTimes(t, "up\n", 2)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.Expect(t, "shutdown\n")
 	for place, times := range map[string]int{
 		`option "daemonize" is unknown without ext-swoole, and has no effect, called in %s on line 6`: 1,
 		"max_package_size must be greater than or equal to 0, got -1, called in %s on line 6":         1,
 		"unknown event type[workerReady], called in %s on line 7":                                     1,
 		"unable to register event callback function, called in %s on line 8":                          2, // in each worker
 	} {
-		want := fmt.Sprintf(place, p.cmd.Args[len(p.cmd.Args)-1])
-		if got := strings.Count(p.stderr.String(), want); got != times {
-			t.Errorf("%d times %q, want %d:\n%s", got, want, times, p.stderr.String())
+		want := fmt.Sprintf(place, p.Cmd.Args[len(p.Cmd.Args)-1])
+		if got := strings.Count(p.Stderr.String(), want); got != times {
+			t.Errorf("%d times %q, want %d:\n%s", got, want, times, p.Stderr.String())
 		}
 	}
 }
@@ -160,14 +160,14 @@ $pool->on('workerStart', function (Pool $pool, int $workerId) {
 });
 $pool->on('workerStop', fn () => print("stopped\n"));
 $pool->start();`)
-	p.stdout.expectTimes(t, "up\n", 2)
-	p.signal(syscall.SIGUSR2) // which ends neither
-	p.signal(syscall.SIGUSR1)
-	p.stdout.expectTimes(t, "up\n", 4)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "out of the loop\n", 4)
-	p.stdout.expectTimes(t, "stopped\n", 4)
+	p.Stdout.ExpectTimes(t, "up\n", 2)
+	p.Signal(syscall.SIGUSR2) // which ends neither
+	p.Signal(syscall.SIGUSR1)
+	p.Stdout.ExpectTimes(t, "up\n", 4)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "out of the loop\n", 4)
+	p.Stdout.ExpectTimes(t, "stopped\n", 4)
 	expectClean(p)
 }
 
@@ -205,9 +205,9 @@ $pool->on('message', function (Pool $pool, string $data) {
 });
 $pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
 $pool->start();`, "TMPDIR="+dir)
-	p.expectExit(0)
+	p.ExpectExit(0)
 	for _, text := range []string{"[1,true,true,true,false,false,false]\n", "[70000,true]\n", "one has 70000\n", "one has 0\n", "to myself\n", "stopped 0\n", "stopped 1\n", "stopped 2\n"} {
-		p.stdout.expectTimes(t, text, 1)
+		p.Stdout.ExpectTimes(t, text, 1)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
@@ -230,18 +230,18 @@ $pool->on('message', function (Pool $pool, string $message) {
 });
 $pool->start();
 echo "queue gone\n";`)
-	p.expectExit(0)
+	p.ExpectExit(0)
 	for n := range 10 {
-		p.stdout.expectTimes(t, fmt.Sprintf("got job %d\n", n), 1)
+		p.Stdout.ExpectTimes(t, fmt.Sprintf("got job %d\n", n), 1)
 	}
-	p.stdout.expectTimes(t, "queue gone\n", 1)
-	_, key, _ := strings.Cut(p.stdout.String(), "queue ")
-	var q sysvQueue
-	if _, err := fmt.Sscan(key, &q); err != nil || q.depth() != -1 {
+	p.Stdout.ExpectTimes(t, "queue gone\n", 1)
+	_, key, _ := strings.Cut(p.Stdout.String(), "queue ")
+	var q SysVQueue
+	if _, err := fmt.Sscan(key, &q); err != nil || q.Depth() != -1 {
 		t.Errorf("queue %d is left, %v", q, err)
 	}
 
-	key2 := newSysVQueue(t)
+	key2 := NewSysVQueue(t)
 	p = startSwoole(t, fmt.Sprintf(`
 $pool = new Pool(2, SWOOLE_IPC_MSGQUEUE, %d);
 $pool->on('workerStart', function (Pool $pool, int $workerId) {
@@ -259,10 +259,10 @@ $pool->on('workerStart', function (Pool $pool, int $workerId) {
 });
 $pool->on('workerStop', fn ($pool, $id) => print("stopped $id\n"));
 $pool->start();`, uint32(key2)))
-	p.expectExit(0)
-	p.stdout.expectTimes(t, "hello world\n", 1)
-	p.stdout.expectTimes(t, `[false,true,{"queue_num":1},"mine",true]`+"\n", 1)
-	p.stdout.expectTimes(t, "stopped ", 2)
+	p.ExpectExit(0)
+	p.Stdout.ExpectTimes(t, "hello world\n", 1)
+	p.Stdout.ExpectTimes(t, `[false,true,{"queue_num":1},"mine",true]`+"\n", 1)
+	p.Stdout.ExpectTimes(t, "stopped ", 2)
 }
 
 // What is not there says so, where Swoole would work or fail otherwise.
@@ -295,8 +295,8 @@ func TestSDKPHPSwooleAbsent(t *testing.T) {
 			if tt.says == "" {
 				tt.body, tt.says = strings.Replace(tt.body, "require '", "require_once '", 1), "fine"
 			}
-			p, _ := run(t, withPoolinit(t, program{args: []string{"php", swoole(t), "-dhtml_errors=0", "-ddisplay_errors=1", swooleFile(t, tt.body)}}))
-			if said := p.stdout.String() + p.stderr.String(); !strings.Contains(said, tt.says) {
+			p, _ := Run(t, withPoolinit(t, Program{Args: []string{"php", swoole(t), "-dhtml_errors=0", "-ddisplay_errors=1", swooleFile(t, tt.body)}}))
+			if said := p.Stdout.String() + p.Stderr.String(); !strings.Contains(said, tt.says) {
 				t.Errorf("it does not say %q, but:\n%s", tt.says, said)
 			}
 		})

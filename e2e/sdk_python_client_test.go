@@ -14,8 +14,8 @@ import (
 // A client forks while another of its threads waits for a reply. The child gets
 // through, by a connection of its own, and leaves its parent's alone.
 func TestSDKPythonClientFork(t *testing.T) {
-	need(t, "python3")
-	url := unixURL(t, "")
+	Need(t, "python3")
+	url := UnixURL(t, "")
 	ln, err := net.Listen("unix", strings.TrimPrefix(url, "unix://"))
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +23,7 @@ func TestSDKPythonClientFork(t *testing.T) {
 	var server sync.WaitGroup
 	over := make(chan struct{})
 	server.Go(func() { forkServer(ln, &server, over) })
-	cmd := exec.Command("timeout", fmt.Sprint(patience.Seconds()), pythonSDK.interpreter(t), "-W", "ignore", "-c", `
+	cmd := exec.Command("timeout", fmt.Sprint(Patience.Seconds()), pythonSDK.interpreter(t), "-W", "ignore", "-c", `
 import os, sys, threading, poolinit
 def say(text):
     os.write(1, (text + "\n").encode()) # at once: print may write the end of line later
@@ -71,7 +71,7 @@ func forkServer(ln net.Listener, server *sync.WaitGroup, over <-chan struct{}) {
 		server.Go(func() {
 			defer nc.Close()
 			for count := 1; ; count++ {
-				body, _, err := readFrame(nc)
+				body, _, err := ReadFrame(nc)
 				if err != nil {
 					return
 				}

@@ -10,9 +10,9 @@ import (
 
 // python3 pool.py becomes poolinit, with the same PID: an ENTRYPOINT's PID 1.
 func TestSDKPythonBecomesPoolinit(t *testing.T) {
-	need(t, "python3")
+	Need(t, "python3")
 	p := pythonSDK.start(t)
-	if q, ok := readProc(p.pid); !ok || q.Inside != 1 || q.Name != filepath.Base(poolinit(t)) {
+	if q, ok := ReadProc(p.PID); !ok || q.Inside != 1 || q.Name != filepath.Base(Binary(t)) {
 		t.Errorf("PID 1 is %v", q)
 	}
 	p.stop(0)
@@ -21,7 +21,7 @@ func TestSDKPythonBecomesPoolinit(t *testing.T) {
 // The script is run again as it was run: with Python's own options, and from
 // wherever it is.
 func TestSDKPythonCommand(t *testing.T) {
-	need(t, "python3")
+	Need(t, "python3")
 	dir := pythonSDK.dir(t)
 	fake := filepath.Join(dir, "fake")
 	if err := os.WriteFile(fake, []byte("#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\necho \"$@\"\n"), 0o755); err != nil {
@@ -35,9 +35,9 @@ func TestSDKPythonCommand(t *testing.T) {
 		"-Wignore::UserWarning pool.py -m x": "-Wignore::UserWarning " + dir + "/pool.py -m x",
 		"-X dev -m pool a":                   "-X dev -m pool a",
 	} {
-		p, _ := run(t, program{args: []string{"sh", "-c", "cd " + dir + " && exec " + python + " " + args},
-			env: []string{"POOLINIT=" + fake, "POOL_URL=unix:///x"}})
-		got := p.stdout.String() + p.stderr.String()
+		p, _ := Run(t, Program{Args: []string{"sh", "-c", "cd " + dir + " && exec " + python + " " + args},
+			Env: []string{"POOLINIT=" + fake, "POOL_URL=unix:///x"}})
+		got := p.Stdout.String() + p.Stderr.String()
 		if !strings.HasPrefix(got, "start\n"+python+" ") || !strings.HasSuffix(got, want+"\n") {
 			t.Errorf("%s: %q, want %q", args, got, want)
 		}
@@ -46,12 +46,12 @@ func TestSDKPythonCommand(t *testing.T) {
 
 // A child that is a copy of the worker neither answers for it nor stops for it.
 func TestSDKPythonFork(t *testing.T) {
-	need(t, "python3")
+	Need(t, "python3")
 	w := pythonSDK.worker(t)
 	w.write(frames("fork", "next"))
 	w.want("7", "next")
-	if strings.Contains(w.stdout.String(), "down") {
-		t.Error(w.stdout.String())
+	if strings.Contains(w.Stdout.String(), "down") {
+		t.Error(w.Stdout.String())
 	}
 	w.end()
 	w.wantEnd(0, "")
@@ -59,19 +59,19 @@ func TestSDKPythonFork(t *testing.T) {
 
 // An idle worker and one that goes on are alive; one that hangs says nothing.
 func TestSDKPythonWatchdog(t *testing.T) {
-	need(t, "python3")
+	Need(t, "python3")
 	w := pythonSDK.worker(t, "WATCHDOG_USEC=20000")
 	w.wantNotice("READY=1")
 	w.wantNotice("WATCHDOG=1")
 	w.wantNotice("WATCHDOG=1")
 	file := filepath.Join(t.TempDir(), "go-on")
 	w.write(frames("wait " + file))
-	eventually(t, "silence", func() (any, bool) {
+	Eventually(t, "silence", func() (any, bool) {
 		select {
 		case got := <-w.notices:
 			return got, false
 		case <-time.After(100 * time.Millisecond):
-			return "", strings.Contains(w.stdout.String(), "waiting")
+			return "", strings.Contains(w.Stdout.String(), "waiting")
 		}
 	})
 	touch(t, file)
@@ -83,7 +83,7 @@ func TestSDKPythonWatchdog(t *testing.T) {
 
 // The thread that looks after waiting replies is there only where some may wait.
 func TestSDKPythonThreads(t *testing.T) {
-	need(t, "python3")
+	Need(t, "python3")
 	w := pythonSDK.worker(t)
 	for range 10 {
 		w.write(frames("threads"))

@@ -33,7 +33,7 @@ func (s scriptSDK) clientSends(t testing.TB, url, lines string, env ...string) s
 // The client gets replies and failures, by TCP and unix sockets.
 func TestSDKScriptClient(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		for _, url := range []string{"tcp://" + freePort(t), unixURL(t, "")} {
+		for _, url := range []string{"tcp://" + FreePort(t), UnixURL(t, "")} {
 			p := s.startAt(t, url+"?reply=always", "MAX_MESSAGE=1MiB")
 			lines := "hello\n\nrefuse not mine\nfail now\nhellö\n" + strings.Repeat("b", 1<<20) + "\n" + strings.Repeat("b", 1<<20+1) + "\nafter\n"
 			want := "hello\n\nfailure refused not mine\nfailure given-up after 3 attempts: error: " + s.fails + "\nhellö\n" +
@@ -49,13 +49,13 @@ func TestSDKScriptClient(t *testing.T) {
 
 func TestSDKScriptClientTLS(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		p, dir := startTLS(t, "&reply=always")
-		if got := s.clientSends(t, "tcp://"+p.addr, "one\ntwo\n", "CA="+dir+"/server.crt"); got != "one\ntwo\n" {
+		p, dir := StartTLS(t, "&reply=always")
+		if got := s.clientSends(t, "tcp://"+p.Addr, "one\ntwo\n", "CA="+dir+"/server.crt"); got != "one\ntwo\n" {
 			t.Error(got)
 		}
 		stranger := t.TempDir() + "/stranger"
-		issue(t, stranger, "stranger")
-		if got := s.clientSends(t, "tcp://"+p.addr, "one\n", "CA="+stranger+".crt"); !strings.HasPrefix(got, "error ") {
+		IssueCertificate(t, stranger, "stranger")
+		if got := s.clientSends(t, "tcp://"+p.Addr, "one\n", "CA="+stranger+".crt"); !strings.HasPrefix(got, "error ") {
 			t.Error(got)
 		}
 	})
@@ -70,7 +70,7 @@ func TestSDKScriptClientDeploy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var out buffer
+		var out Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -87,7 +87,7 @@ func TestSDKScriptClientDeploy(t *testing.T) {
 		for range 100 {
 			say()
 		}
-		eventually(t, "all are answered", func() (any, bool) { return out.String(), strings.Count(out.String(), "\n") == sent })
+		Eventually(t, "all are answered", func() (any, bool) { return out.String(), strings.Count(out.String(), "\n") == sent })
 		go func() { // ends with the second pool's start, or the test
 			defer close(deploy)
 			first.stop(0)
@@ -98,7 +98,7 @@ func TestSDKScriptClientDeploy(t *testing.T) {
 		var second scriptPool
 		for up := false; !up; {
 			say()
-			eventually(t, "that was taken", func() (any, bool) {
+			Eventually(t, "that was taken", func() (any, bool) {
 				select {
 				case second, up = <-deploy:
 					return nil, true
@@ -134,7 +134,7 @@ type oneConn func(scriptClient)
 // serve is a server that deals with one connection after the other, as it is told.
 func serve(t *testing.T, conns ...oneConn) (url string) {
 	t.Helper()
-	url = unixURL(t, "")
+	url = UnixURL(t, "")
 	ln, err := net.Listen("unix", strings.TrimPrefix(url, "unix://"))
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestSDKScriptClientFails(t *testing.T) {
 		if got := s.clientSends(t, url, "one\n", "CONNECT_TIMEOUT=2"); got != "failure stopping bye\n" {
 			t.Error(got)
 		}
-		if got := s.clientSends(t, unixURL(t, ""), "one\n", "CONNECT_TIMEOUT=120"); !strings.HasPrefix(got, "error ") {
+		if got := s.clientSends(t, UnixURL(t, ""), "one\n", "CONNECT_TIMEOUT=120"); !strings.HasPrefix(got, "error ") {
 			t.Error(got)
 		}
 		for url, says := range map[string]string{

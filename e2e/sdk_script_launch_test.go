@@ -27,15 +27,15 @@ func TestSDKScriptFindsPoolinit(t *testing.T) {
 		for _, place := range []string{"PATH", "POOLINIT", "beside"} {
 			dir, tools := s.dir(t), t.TempDir()
 			link := map[string]string{"PATH": tools + "/poolinit", "POOLINIT": tools + "/another-name", "beside": dir + "/poolinit"}[place]
-			if err := os.Symlink(poolinit(t), link); err != nil {
+			if err := os.Symlink(Binary(t), link); err != nil {
 				t.Fatal(err)
 			}
-			env := []string{"PATH=" + tools, "POOL_URL=" + unixURL(t, "?reply=always"), "POOLINIT="}
+			env := []string{"PATH=" + tools, "POOL_URL=" + UnixURL(t, "?reply=always"), "POOLINIT="}
 			if place == "POOLINIT" {
 				env[2] += link
 			}
-			p := scriptPool{s: s, runPool: runPool{start(t, program{env: env,
-				args: []string{sh, "-c", "cd " + dir + " && exec " + interpreter + " pool" + s.ext}})}}
+			p := scriptPool{s: s, Pool: Pool{Start(t, Program{Env: env,
+				Args: []string{sh, "-c", "cd " + dir + " && exec " + interpreter + " pool" + s.ext}})}}
 			p.awaitUps(2) // the path of the script was relative
 			p.stop(0)
 			if t.Failed() {
@@ -59,15 +59,15 @@ func TestSDKScriptFindsNoPoolinit(t *testing.T) {
 			{"POOLINIT=" + noProgram, []string{"POOLINIT is '" + noProgram + "'"}},
 			{"POOLINIT=" + dir, []string{"POOLINIT is '" + dir + "'"}},
 		} {
-			p, code := run(t, program{args: []string{interpreter, noProgram},
-				env: []string{"PATH=" + tools, tt.env, "POOL_URL=" + unixURL(t, "")}})
+			p, code := Run(t, Program{Args: []string{interpreter, noProgram},
+				Env: []string{"PATH=" + tools, tt.env, "POOL_URL=" + UnixURL(t, "")}})
 			checkSays(t, p, code, 127, tt.says...)
-			if n := len(p.stderr.lines()); n > 2 {
-				t.Errorf("%d lines:\n%s", n, p.stderr.String())
+			if n := len(p.Stderr.Lines()); n > 2 {
+				t.Errorf("%d lines:\n%s", n, p.Stderr.String())
 			}
 		}
-		p, code := run(t, program{args: []string{s.needs, noProgram},
-			env: []string{"POOLINIT=" + badInterpreter(t), "POOL_URL=" + unixURL(t, "")}})
+		p, code := Run(t, Program{Args: []string{s.needs, noProgram},
+			Env: []string{"POOLINIT=" + badInterpreter(t), "POOL_URL=" + UnixURL(t, "")}})
 		if code != 126 && code != 127 {
 			t.Errorf("exit code %d", code)
 		}
@@ -85,14 +85,14 @@ func badInterpreter(t testing.TB) string {
 	return path
 }
 
-func checkSays(t testing.TB, p *process, code, want int, says ...string) {
+func checkSays(t testing.TB, p *Process, code, want int, says ...string) {
 	t.Helper()
 	if code != want {
 		t.Errorf("exit code %d, want %d", code, want)
 	}
 	for _, text := range says {
-		if !strings.Contains(p.stderr.String(), text) {
-			t.Errorf("stderr does not say %q:\n%s", text, p.stderr.String())
+		if !strings.Contains(p.Stderr.String(), text) {
+			t.Errorf("stderr does not say %q:\n%s", text, p.Stderr.String())
 		}
 	}
 }
@@ -108,7 +108,7 @@ func TestSDKScriptMistakes(t *testing.T) {
 		}
 		eval := map[string]string{".py": "-c", ".js": "-e"}[s.ext]
 		cd := []string{"sh", "-c", `cd "$0" && exec "$@"`, dir}
-		url := "POOL_URL=" + unixURL(t, "")
+		url := "POOL_URL=" + UnixURL(t, "")
 		for name, tt := range map[string]struct {
 			args []string
 			env  string
@@ -127,9 +127,9 @@ func TestSDKScriptMistakes(t *testing.T) {
 			"worker, no id":   {[]string{s.needs, script}, "POOLINIT_WORKER_ID=x", "POOLINIT_WORKER_ID is 'x', which is no number"},
 			"worker, nothing": {[]string{s.needs, script}, "START=loops\nPOOLINIT_WORKER_ID=0\nPOOLINIT_DELIVER=frames", "gives this script messages"},
 		} {
-			p, code := run(t, program{args: tt.args, env: append(strings.Split(tt.env, "\n"), "POOLINIT="+poolinit(t), "PYTHONPATH="+dir)})
-			if code != 1 || !strings.Contains(p.stderr.String(), tt.says) || strings.Contains(p.stdout.String(), "start\n") {
-				t.Errorf("%s: exit code %d\n%s", name, code, p.stderr.String())
+			p, code := Run(t, Program{Args: tt.args, Env: append(strings.Split(tt.env, "\n"), "POOLINIT="+Binary(t), "PYTHONPATH="+dir)})
+			if code != 1 || !strings.Contains(p.Stderr.String(), tt.says) || strings.Contains(p.Stdout.String(), "start\n") {
+				t.Errorf("%s: exit code %d\n%s", name, code, p.Stderr.String())
 			}
 		}
 	})
@@ -139,17 +139,17 @@ func TestSDKScriptMistakes(t *testing.T) {
 // ends, and says why.
 func TestSDKScriptTwice(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		first := s.startAt(t, "tcp://"+freePort(t))
+		first := s.startAt(t, "tcp://"+FreePort(t))
 		script := filepath.Join(s.dir(t), "pool"+s.ext)
-		env := []string{"POOLINIT=" + poolinit(t), "POOLINIT_GIVE_UP=2", "POOLINIT_RESTART_DELAY=1ms", "POOLINIT_HEALTHY_AFTER=1m"}
-		p, code := run(t, program{args: []string{s.needs, script}, env: append(env, "POOL_URL="+first.url)})
+		env := []string{"POOLINIT=" + Binary(t), "POOLINIT_GIVE_UP=2", "POOLINIT_RESTART_DELAY=1ms", "POOLINIT_HEALTHY_AFTER=1m"}
+		p, code := Run(t, Program{Args: []string{s.needs, script}, Env: append(env, "POOL_URL="+first.url)})
 		checkSays(t, p, code, 2, "address already in use")
-		env = append(env, "POOL_URL="+unixURL(t, ""))
-		p, code = run(t, program{args: []string{s.needs, script}, env: append(env, "START=again")})
+		env = append(env, "POOL_URL="+UnixURL(t, ""))
+		p, code = Run(t, Program{Args: []string{s.needs, script}, Env: append(env, "START=again")})
 		checkSays(t, p, code, 1, "start() after start()")
-		p, code = run(t, program{args: []string{s.needs, script}, env: append(env, "START=fails")})
+		p, code = Run(t, Program{Args: []string{s.needs, script}, Env: append(env, "START=fails")})
 		checkSays(t, p, code, 1, "no database", "pool"+s.ext)
-		if strings.Contains(p.stdout.String(), "down worker") {
+		if strings.Contains(p.Stdout.String(), "down worker") {
 			t.Error("a worker that did not start came down")
 		}
 		first.stop(0)
@@ -165,12 +165,12 @@ func TestSDKScriptFlags(t *testing.T) {
 			t.Fatal(err)
 		}
 		flags := func(env ...string) []string {
-			p, code := run(t, program{args: []string{interpreter, filepath.Join(dir, "pool"+s.ext), "an argument"},
-				env: append(env, "POOLINIT=", "PATH="+t.TempDir(), "POOL_URL=unix:///x?reply=always")})
+			p, code := Run(t, Program{Args: []string{interpreter, filepath.Join(dir, "pool"+s.ext), "an argument"},
+				Env: append(env, "POOLINIT=", "PATH="+t.TempDir(), "POOL_URL=unix:///x?reply=always")})
 			if code != 9 {
-				t.Fatalf("exit code %d\n%s", code, p.stderr.String())
+				t.Fatalf("exit code %d\n%s", code, p.Stderr.String())
 			}
-			before, after, _ := strings.Cut(p.stdout.String(), "--\n")
+			before, after, _ := strings.Cut(p.Stdout.String(), "--\n")
 			if after = strings.TrimSpace(after); !strings.HasSuffix(after, "/pool"+s.ext+"\nan argument") {
 				t.Errorf("the command is %q", after)
 			}
@@ -198,11 +198,11 @@ func TestSDKScriptLoop(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.awaitUps(3)
-		p.signal(syscall.SIGUSR1)
-		p.expectLog("reload done", nil)
+		p.Signal(syscall.SIGUSR1)
+		p.ExpectLog("reload done", nil)
 		p.awaitUps(5)
 		p.stop(0)
-		for _, r := range p.records() {
+		for _, r := range p.Records() {
 			if r.Message == "worker ended" && (r.Code != 0 || r.Signal != "") {
 				t.Errorf("%+v", r)
 			}

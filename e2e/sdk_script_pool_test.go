@@ -12,12 +12,12 @@ import (
 // stopped.
 func TestSDKScriptLife(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
-		addr := freePort(t)
+		addr := FreePort(t)
 		p := s.startAt(t, "tcp://"+addr+"?reply=always")
 		url := "tcp://" + addr + "?reply=always"
-		send(t, strings.NewReader(seq(500)), url).want(t, seq(500), 0)
-		p.signal(syscall.SIGUSR1)
-		p.expectLog("reload done", nil)
+		Send(t, strings.NewReader(Seq(500)), url).Want(t, Seq(500), 0)
+		p.Signal(syscall.SIGUSR1)
+		p.ExpectLog("reload done", nil)
 		ups := p.awaitUps(4)
 		for i, u := range ups {
 			if u.of != 2 || u.generation != i/2+1 {
@@ -27,11 +27,11 @@ func TestSDKScriptLife(t *testing.T) {
 		if err := syscall.Kill(p.outside(ups[3]), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		p.expectLog("worker ended", func(r record) bool { return r.Signal == "SIGKILL" && *r.Worker == ups[3].worker })
+		p.ExpectLog("worker ended", func(r Record) bool { return r.Signal == "SIGKILL" && *r.Worker == ups[3].worker })
 		if u := p.awaitUps(5)[4]; u.worker != ups[3].worker || u.generation != 2 {
 			t.Errorf("%+v replaces %+v", u, ups[3])
 		}
-		send(t, strings.NewReader(seq(500)), url).want(t, seq(500), 0)
+		Send(t, strings.NewReader(Seq(500)), url).Want(t, Seq(500), 0)
 		p.stop(1)
 	})
 }
@@ -75,13 +75,13 @@ func TestSDKScriptReplies(t *testing.T) {
 			}
 		}
 		for _, code := range []int{0, 3} {
-			p.expectLog("worker ended", func(r record) bool { return r.Code == code && r.Signal == "" })
+			p.ExpectLog("worker ended", func(r Record) bool { return r.Code == code && r.Signal == "" })
 		}
 		c.send("fine")
 		c.want("fine")
-		p.stdout.expect(t, "\nprinted: that\n")
+		p.Stdout.Expect(t, "\nprinted: that\n")
 		for text, n := range map[string]int{s.fails: 3, "not mine": 0, "pool" + s.ext: 1} {
-			if got := strings.Count(p.stderr.String(), text); got < n || n == 0 && got > 0 {
+			if got := strings.Count(p.Stderr.String(), text); got < n || n == 0 && got > 0 {
 				t.Errorf("%q %d times on stderr", text, got)
 			}
 		}
@@ -117,7 +117,7 @@ func TestSDKScriptLoops(t *testing.T) {
 		c.send(append(quick, "loop", "after")...)
 		c.want(quick...)
 		c.want("!given-up: no answer within 4s", "after")
-		p.stop(strings.Count(p.stdout.String(), "looping\n"))
+		p.stop(strings.Count(p.Stdout.String(), "looping\n"))
 	})
 }
 
@@ -128,9 +128,9 @@ func TestSDKScriptStopInHandler(t *testing.T) {
 		c := p.client()
 		file := filepath.Join(t.TempDir(), "go-on")
 		c.send("wait " + file)
-		p.stdout.expect(t, "waiting\n")
-		p.signal(syscall.SIGTERM)
-		p.expectLog("stopping", nil)
+		p.Stdout.Expect(t, "waiting\n")
+		p.Signal(syscall.SIGTERM)
+		p.ExpectLog("stopping", nil)
 		touch(t, file)
 		c.want("wait " + file)
 		c.Close()
@@ -147,13 +147,13 @@ func TestSDKScriptTermInHandler(t *testing.T) {
 		for i := range 3 {
 			file := filepath.Join(t.TempDir(), fmt.Sprint("go-on-", i))
 			c.send("wait " + file)
-			p.stdout.expectTimes(t, "waiting\n", i+1)
+			p.Stdout.ExpectTimes(t, "waiting\n", i+1)
 			if err := syscall.Kill(p.outside(p.awaitUps(i + 1)[i]), syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
 			touch(t, file)
 			c.want("wait " + file)
-			p.stdout.expectTimes(t, "down worker=0\n", i+1)
+			p.Stdout.ExpectTimes(t, "down worker=0\n", i+1)
 			c.send("next")
 			c.want("next")
 		}
@@ -167,9 +167,9 @@ func TestSDKScriptStop(t *testing.T) {
 		p := s.start(t, "POOLINIT_ATTEMPTS=1")
 		// One after the other: until a worker that wants to stop has been heard, it may get the second one too.
 		for i := range 2 {
-			want := seq(1000) + "stop\n" + seq(1000)
-			send(t, strings.NewReader(want), p.url).want(t, want, 0)
-			p.stdout.expectTimes(t, "down worker=", i+1)
+			want := Seq(1000) + "stop\n" + Seq(1000)
+			Send(t, strings.NewReader(want), p.url).Want(t, want, 0)
+			p.Stdout.ExpectTimes(t, "down worker=", i+1)
 			p.awaitUps(i + 3)
 		}
 		p.stop(0)
@@ -185,10 +185,10 @@ func TestSDKScriptReloadFails(t *testing.T) {
 		if got := c.ask("fine"); got != "fine" { // all are ready, or the reload would wait for them
 			t.Error(got)
 		}
-		p.signal(syscall.SIGUSR1)
-		failed := p.expectLog("reload failed", nil)
-		if !strings.Contains(failed.Error, "new worker 0 is not ready: ") || p.count("worker replaced") != 0 {
-			t.Errorf("%+v\n%s", failed, p.stderr.String())
+		p.Signal(syscall.SIGUSR1)
+		failed := p.ExpectLog("reload failed", nil)
+		if !strings.Contains(failed.Error, "new worker 0 is not ready: ") || p.Count("worker replaced") != 0 {
+			t.Errorf("%+v\n%s", failed, p.Stderr.String())
 		}
 		if got := c.ask("pid"); got != fmt.Sprint(p.upOf(1).pid) {
 			t.Errorf("%s has answered: %v", got, p.ups())
@@ -205,7 +205,7 @@ func TestSDKScriptNotify(t *testing.T) {
 		if got := c.ask("notify X=y\nSTATUS=warm and well"); got != "true" {
 			t.Error(got)
 		}
-		p.expectLog("worker says", func(r record) bool { return r.Status == "warm and well" })
+		p.ExpectLog("worker says", func(r Record) bool { return r.Status == "warm and well" })
 		if got := c.ask("child"); strings.Contains(got, "NOTIFY_SOCKET") {
 			t.Error(got)
 		}
@@ -240,13 +240,13 @@ func TestSDKScriptDetach(t *testing.T) {
 		for i := range 2 {
 			c.send("detach "+file, "pid")
 			c.want("detached", fmt.Sprint(p.awaitUps(i + 2)[i+1].pid))
-			p.stdout.expectTimes(t, "waiting\n", i+1)
+			p.Stdout.ExpectTimes(t, "waiting\n", i+1)
 			if i > 0 {
 				break // the stop finds it at work
 			}
 			p.outside(p.ups()[i]) // it is still there
 			touch(t, file)
-			p.expectLog("detached worker ended", func(r record) bool { return r.Code == 0 && r.Signal == "" })
+			p.ExpectLog("detached worker ended", func(r Record) bool { return r.Code == 0 && r.Signal == "" })
 			file += "-never"
 		}
 		c.Close()

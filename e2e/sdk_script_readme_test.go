@@ -29,11 +29,11 @@ func (s scriptSDK) example(t testing.TB, n int, replace ...string) (path string)
 	return path
 }
 
-func (s scriptSDK) startExample(i *island, path string) runPool {
+func (s scriptSDK) startExample(i *island, path string) Pool {
 	i.t.Helper()
 	prog := i.program(s.needs, path)
-	prog.env = []string{"POOLINIT=" + poolinit(i.t), "PYTHONUNBUFFERED="}
-	return runPool{start(i.t, prog)}
+	prog.Env = []string{"POOLINIT=" + Binary(i.t), "PYTHONUNBUFFERED="}
+	return Pool{Start(i.t, prog)}
 }
 
 func file(t testing.TB, text string) (path string) {
@@ -56,18 +56,18 @@ func TestSDKScriptREADMEShort(t *testing.T) {
 				t.Errorf("%v\n%s", err, text)
 			}
 			p := s.startExample(i, path)
-			p.stdout.expectTimes(t, " is started\n", 2)
-			p.stderr.expect(t, "taking messages")
+			p.Stdout.ExpectTimes(t, " is started\n", 2)
+			p.Stderr.Expect(t, "taking messages")
 			hello := file(t, "hello")
-			i.run(poolinit(t), "send", url, hello)
-			p.stdout.expect(t, "\nMessage: hello\n")
-			p.signal(syscall.SIGUSR1)
-			p.expectLog("reload done", nil)
-			p.stdout.expectTimes(t, " is started\n", 4)
-			i.run(poolinit(t), "send", url, hello, hello)
-			p.stdout.expectTimes(t, "Message: hello\n", 3)
-			p.signal(syscall.SIGTERM)
-			p.expectExit(0)
+			i.run(Binary(t), "send", url, hello)
+			p.Stdout.Expect(t, "\nMessage: hello\n")
+			p.Signal(syscall.SIGUSR1)
+			p.ExpectLog("reload done", nil)
+			p.Stdout.ExpectTimes(t, " is started\n", 4)
+			i.run(Binary(t), "send", url, hello, hello)
+			p.Stdout.ExpectTimes(t, "Message: hello\n", 3)
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(0)
 		}
 	})
 }
@@ -78,23 +78,23 @@ func TestSDKScriptREADMELong(t *testing.T) {
 		i := newIsland(t)
 		path, url := s.example(t, 2), "tcp://127.0.0.1:8089?reply=always"
 		p := s.startExample(i, path)
-		p.stdout.expectTimes(t, " of 4, generation 1\n", 4)
+		p.Stdout.ExpectTimes(t, " of 4, generation 1\n", 4)
 		if got := i.run(s.needs, path, "send"); got != "hello, Swoole\n" {
 			t.Error(got)
 		}
-		if got := i.run(poolinit(t), "send", url, file(t, `{"uid": 1991, "stop": "worker"}`)); got != "hello, Swoole\n" {
+		if got := i.run(Binary(t), "send", url, file(t, `{"uid": 1991, "stop": "worker"}`)); got != "hello, Swoole\n" {
 			t.Error(got)
 		}
-		p.stdout.expectTimes(t, " of 4, generation 1\n", 5)
-		got := i.run("sh", "-c", "! "+poolinit(t)+" send '"+url+"' $0 $1 2>&1", file(t, "no JSON"), file(t, `{"uid": 7}`))
+		p.Stdout.ExpectTimes(t, " of 4, generation 1\n", 5)
+		got := i.run("sh", "-c", "! "+Binary(t)+" send '"+url+"' $0 $1 2>&1", file(t, "no JSON"), file(t, `{"uid": 7}`))
 		if !strings.Contains(got, ": refused: ") || !strings.Contains(got, ": given-up: after 3 attempts: error: ") {
 			t.Error(got)
 		}
-		if got := i.run(poolinit(t), "send", url, file(t, `{"uid": 1991, "stop": "pool"}`)); got != "hello, Swoole\n" {
+		if got := i.run(Binary(t), "send", url, file(t, `{"uid": 1991, "stop": "pool"}`)); got != "hello, Swoole\n" {
 			t.Error(got)
 		}
-		p.expectExit(0)
-		out := p.stdout.String()
+		p.ExpectExit(0)
+		out := p.Stdout.String()
 		if !strings.HasPrefix(out, "once, before poolinit runs\n") || !strings.HasSuffix(out, "\nonce, when no worker is left\n") ||
 			strings.Count(out, " has answered its last message\n") != 5 {
 			t.Error(out)
@@ -106,13 +106,13 @@ func TestSDKScriptREADMELong(t *testing.T) {
 func TestSDKScriptREADMELoop(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		p := s.startExample(newIsland(t), s.example(t, 3))
-		p.stdout.expectTimes(t, " is started\n", 2)
-		p.signal(syscall.SIGTERM)
-		p.expectExit(0)
-		if strings.Count(p.stdout.String(), " is stopped\n") != 2 {
-			t.Error(p.stdout.String())
+		p.Stdout.ExpectTimes(t, " is started\n", 2)
+		p.Signal(syscall.SIGTERM)
+		p.ExpectExit(0)
+		if strings.Count(p.Stdout.String(), " is stopped\n") != 2 {
+			t.Error(p.Stdout.String())
 		}
-		for _, r := range p.records() {
+		for _, r := range p.Records() {
 			if r.Message == "worker ended" && (r.Code != 0 || r.Signal != "") {
 				t.Errorf("%+v", r)
 			}

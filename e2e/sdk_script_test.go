@@ -35,7 +35,7 @@ var (
 func eachScriptSDK(t *testing.T, test func(t *testing.T, s scriptSDK)) {
 	for _, s := range []scriptSDK{pythonSDK, nodeSDK} {
 		t.Run(s.name, func(t *testing.T) {
-			need(t, s.needs)
+			Need(t, s.needs)
 			test(t, s)
 		})
 	}
@@ -59,7 +59,7 @@ func (s scriptSDK) dir(t testing.TB) string {
 
 // A scriptPool is the tests' program as a pool, run by hand.
 type scriptPool struct {
-	runPool
+	Pool
 	s   scriptSDK
 	url string
 }
@@ -68,14 +68,14 @@ type scriptPool struct {
 // workers are up.
 func (s scriptSDK) start(t testing.TB, env ...string) scriptPool {
 	t.Helper()
-	return s.startAt(t, unixURL(t, "?reply=always"), env...)
+	return s.startAt(t, UnixURL(t, "?reply=always"), env...)
 }
 
 func (s scriptSDK) startAt(t testing.TB, url string, env ...string) scriptPool {
 	t.Helper()
-	prog := program{args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)},
-		env: append([]string{"POOLINIT=" + poolinit(t), "POOL_URL=" + url, "PYTHONUNBUFFERED="}, env...)}
-	p := scriptPool{runPool{start(t, prog)}, s, url}
+	prog := Program{Args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)},
+		Env: append([]string{"POOLINIT=" + Binary(t), "POOL_URL=" + url, "PYTHONUNBUFFERED="}, env...)}
+	p := scriptPool{Pool{Start(t, prog)}, s, url}
 	workers := 2
 	if slices.Contains(env, "POOLINIT_WORKERS=1") {
 		workers = 1
@@ -90,7 +90,7 @@ type up struct{ worker, of, generation, pid int }
 var upPattern = regexp.MustCompile(`(?m)^up worker=(\d+) of=(\d+) generation=(\d+) pid=(\d+)$`)
 
 func (p scriptPool) ups() (list []up) {
-	for _, m := range upPattern.FindAllStringSubmatch(p.stdout.String(), -1) {
+	for _, m := range upPattern.FindAllStringSubmatch(p.Stdout.String(), -1) {
 		var n [4]int
 		for i := range n {
 			n[i], _ = strconv.Atoi(m[i+1])
@@ -102,47 +102,47 @@ func (p scriptPool) ups() (list []up) {
 
 // awaitUps waits until so many workers have said that they start.
 func (p scriptPool) awaitUps(n int) (list []up) {
-	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("%d starts", n), func() (any, bool) {
+	p.T.Helper()
+	Eventually(p.T, fmt.Sprintf("%d starts", n), func() (any, bool) {
 		list = p.ups()
-		return fmt.Sprint(list, p.stdout.String(), p.stderr.String()), len(list) >= n
+		return fmt.Sprint(list, p.Stdout.String(), p.Stderr.String()), len(list) >= n
 	})
 	return list
 }
 
 // upOf returns the first start of a worker.
 func (p scriptPool) upOf(worker int) (u up) {
-	p.t.Helper()
+	p.T.Helper()
 	ups := p.ups()
 	i := slices.IndexFunc(ups, func(u up) bool { return u.worker == worker })
 	if i < 0 {
-		p.t.Fatalf("worker %d has not started: %v", worker, ups)
+		p.T.Fatalf("worker %d has not started: %v", worker, ups)
 	}
 	return ups[i]
 }
 
 // outside returns the PID that a worker has for the test.
 func (p scriptPool) outside(u up) int {
-	p.t.Helper()
-	return p.waitFor(fmt.Sprintf("worker %+v", u), func(q procInfo) bool { return q.Inside == u.pid }).PID
+	p.T.Helper()
+	return p.WaitForProcess(fmt.Sprintf("worker %+v", u), func(q ProcInfo) bool { return q.Inside == u.pid }).PID
 }
 
 // stop stops the pool. Every worker that has come up, but for so many, has to
 // come down by itself.
 func (p scriptPool) stop(killed int) {
-	p.t.Helper()
-	p.signal(syscall.SIGTERM)
+	p.T.Helper()
+	p.Signal(syscall.SIGTERM)
 	p.expectEnd(killed)
 }
 
 func (p scriptPool) expectEnd(killed int) {
-	p.t.Helper()
-	p.expectExit(0)
-	if ups, downs := len(p.ups()), strings.Count(p.stdout.String(), "down worker="); downs != ups-killed {
-		p.t.Errorf("%d workers stopped, want %d - %d\n%s\n%s", downs, ups, killed, p.stdout.String(), p.stderr.String())
+	p.T.Helper()
+	p.ExpectExit(0)
+	if ups, downs := len(p.ups()), strings.Count(p.Stdout.String(), "down worker="); downs != ups-killed {
+		p.T.Errorf("%d workers stopped, want %d - %d\n%s\n%s", downs, ups, killed, p.Stdout.String(), p.Stderr.String())
 	}
-	if out := p.stdout.String(); !strings.HasPrefix(out, "start\n") || !strings.HasSuffix(out, "\nshutdown -1\n") {
-		p.t.Errorf("not from start to shutdown:\n%s\n%s", out, p.stderr.String())
+	if out := p.Stdout.String(); !strings.HasPrefix(out, "start\n") || !strings.HasSuffix(out, "\nshutdown -1\n") {
+		p.T.Errorf("not from start to shutdown:\n%s\n%s", out, p.Stderr.String())
 	}
 }
 
@@ -153,10 +153,10 @@ type scriptClient struct {
 }
 
 func (p scriptPool) client() scriptClient {
-	p.t.Helper()
-	c := scriptClient{p.t, dialURL(p.t, p.url)}
-	if err := c.SetDeadline(time.Now().Add(3 * patience)); err != nil {
-		p.t.Fatal(err)
+	p.T.Helper()
+	c := scriptClient{p.T, Dial(p.T, p.url)}
+	if err := c.SetDeadline(time.Now().Add(3 * Patience)); err != nil {
+		p.T.Fatal(err)
 	}
 	return c
 }
@@ -164,7 +164,7 @@ func (p scriptPool) client() scriptClient {
 func (c scriptClient) send(bodies ...string) {
 	c.t.Helper()
 	for _, body := range bodies {
-		if err := writeFrame(c, body); err != nil {
+		if err := WriteFrame(c, body); err != nil {
 			c.t.Fatal(err)
 		}
 	}
@@ -173,7 +173,7 @@ func (c scriptClient) send(bodies ...string) {
 // next reads a reply; a failure has a ! before it.
 func (c scriptClient) next() string {
 	c.t.Helper()
-	body, failed, err := readFrame(c)
+	body, failed, err := ReadFrame(c)
 	switch {
 	case err == io.EOF:
 		return "EOF"

@@ -17,7 +17,7 @@ import (
 // socket, and of the one for sd_notify.
 type workerEnd struct {
 	scriptClient
-	*process
+	*Process
 	notices chan string
 }
 
@@ -47,15 +47,15 @@ func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
 		notify.Close()
 		os.RemoveAll(dir)
 	})
-	p := start(t, program{args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)}, files: []*os.File{theirs},
-		env: append([]string{"POOLINIT_FD=3", "POOLINIT_DELIVER=frames", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
-			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "POOLINIT=" + poolinit(t), "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
-	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+	p := Start(t, Program{Args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)}, Files: []*os.File{theirs},
+		Env: append([]string{"POOLINIT_FD=3", "POOLINIT_DELIVER=frames", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
+			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "POOLINIT=" + Binary(t), "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
+	if err := conn.SetDeadline(time.Now().Add(2 * Patience)); err != nil {
 		t.Fatal(err)
 	}
 	w := workerEnd{scriptClient{t, conn}, p, make(chan string, 1000)}
 	go w.listen(notify)
-	p.stdout.expect(t, "up worker=5 of=8 generation=2")
+	p.Stdout.Expect(t, "up worker=5 of=8 generation=2")
 	return w
 }
 
@@ -77,39 +77,39 @@ func (w workerEnd) listen(notify *net.UnixConn) {
 
 // end ends the worker's input.
 func (w workerEnd) end() {
-	w.process.t.Helper()
+	w.Process.T.Helper()
 	if err := w.Conn.(*net.UnixConn).CloseWrite(); err != nil {
-		w.process.t.Fatal(err)
+		w.Process.T.Fatal(err)
 	}
 }
 
 func (w workerEnd) wantNotice(want string) {
-	w.process.t.Helper()
+	w.Process.T.Helper()
 	select {
 	case got := <-w.notices:
 		if got != want {
-			w.process.t.Fatalf("notice %q, want %q\n%s", got, want, w.stderr.String())
+			w.Process.T.Fatalf("notice %q, want %q\n%s", got, want, w.Stderr.String())
 		}
-	case <-time.After(patience):
-		w.process.t.Fatalf("no notice, want %q\n%s", want, w.stderr.String())
+	case <-time.After(Patience):
+		w.Process.T.Fatalf("no notice, want %q\n%s", want, w.Stderr.String())
 	}
 }
 
 // wantNoNotice checks that nothing has been said that was not wanted.
 func (w workerEnd) wantNoNotice() {
-	w.process.t.Helper()
+	w.Process.T.Helper()
 	select {
 	case got := <-w.notices:
-		w.process.t.Errorf("notice %q", got)
+		w.Process.T.Errorf("notice %q", got)
 	default:
 	}
 }
 
 // wantEnd waits for the end, with this code, and after worker_stop.
 func (w workerEnd) wantEnd(code int, says string) {
-	w.process.t.Helper()
-	if got := w.wait(); got != code || !strings.HasSuffix(w.stdout.String(), "down worker=5\n") || !strings.Contains(w.stderr.String(), says) {
-		w.process.t.Errorf("exit code %d, want %d\n%s\n%s", got, code, w.stdout.String(), w.stderr.String())
+	w.Process.T.Helper()
+	if got := w.Wait(); got != code || !strings.HasSuffix(w.Stdout.String(), "down worker=5\n") || !strings.Contains(w.Stderr.String(), says) {
+		w.Process.T.Errorf("exit code %d, want %d\n%s\n%s", got, code, w.Stdout.String(), w.Stderr.String())
 	}
 }
 
@@ -117,15 +117,15 @@ func (w workerEnd) wantEnd(code int, says string) {
 func frames(bodies ...string) string {
 	var b strings.Builder
 	for _, body := range bodies {
-		_ = writeFrame(&b, body) // it never fails
+		_ = WriteFrame(&b, body) // it never fails
 	}
 	return b.String()
 }
 
 func (w workerEnd) write(bytes string) {
-	w.process.t.Helper()
+	w.Process.T.Helper()
 	if _, err := io.WriteString(w.Conn, bytes); err != nil {
-		w.process.t.Fatal(err)
+		w.Process.T.Fatal(err)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestSDKScriptWorkerBrokenOutput(t *testing.T) {
 		w := s.worker(t)
 		file := filepath.Join(t.TempDir(), "go-on")
 		w.write(frames("wait " + file))
-		w.stdout.expect(t, "waiting")
+		w.Stdout.Expect(t, "waiting")
 		w.Conn.Close()
 		touch(t, file)
 		w.wantEnd(1, "the worker's channel broke: ")
@@ -226,12 +226,12 @@ func TestSDKScriptWorkerSIGTERM(t *testing.T) {
 		w := s.worker(t)
 		w.write(frames("a"))
 		w.want("a")
-		w.signal(syscall.SIGTERM)
+		w.Signal(syscall.SIGTERM)
 		w.wantNotice("READY=1")
 		w.wantNotice("STOPPING=1")
 		w.write(frames("b"))
 		w.want("b")
-		w.signal(syscall.SIGTERM)
+		w.Signal(syscall.SIGTERM)
 		w.write(frames("c"))
 		w.want("c")
 		w.end()
@@ -242,8 +242,8 @@ func TestSDKScriptWorkerSIGTERM(t *testing.T) {
 		w = s.worker(t, "NOTIFY_SOCKET=") // it cannot be told
 		file := filepath.Join(t.TempDir(), "go-on")
 		w.write(frames("wait "+file, "here already"))
-		w.stdout.expect(t, "waiting")
-		w.signal(syscall.SIGTERM)
+		w.Stdout.Expect(t, "waiting")
+		w.Signal(syscall.SIGTERM)
 		touch(t, file)
 		w.want("wait "+file, "here already", "EOF")
 		w.wantEnd(0, "")

@@ -12,19 +12,19 @@ import (
 
 // The seed's client, byte for byte, which closes as soon as it has written.
 func TestSendSeedClient(t *testing.T) {
-	need(t, "php")
-	p := start(t, program{child: aloneChild,
-		args: []string{self(t), poolinit(t), "run", "--listen", "tcp://127.0.0.1:8089", "-n", "2", "--", testWorker(t)}})
-	p.stderr.expect(t, "taking messages")
+	Need(t, "php")
+	p := Start(t, Program{Child: AloneChild,
+		Args: []string{Self(t), Binary(t), "run", "--listen", "tcp://127.0.0.1:8089", "-n", "2", "--", SDKWorker(t)}})
+	p.Stderr.Expect(t, "taking messages")
 	for n := 1; n <= 3; n++ {
-		cmd := exec.Command(self(t), strconv.Itoa(p.pid), "php", "testdata/seed/client.php")
-		cmd.Env = append(cmd.Environ(), "E2E_CHILD="+joinChild)
+		cmd := exec.Command(Self(t), strconv.Itoa(p.PID), "php", "testdata/seed/client.php")
+		cmd.Env = append(cmd.Environ(), "E2E_CHILD="+JoinChild)
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		eventually(t, "the message", func() (any, bool) {
-			got := strings.Count(p.stdout.String(), `message: {"data":"hello","uid":1991}`+"\n")
-			return p.stdout.String(), got == n
+		Eventually(t, "the message", func() (any, bool) {
+			got := strings.Count(p.Stdout.String(), `message: {"data":"hello","uid":1991}`+"\n")
+			return p.Stdout.String(), got == n
 		})
 	}
 }
@@ -53,28 +53,28 @@ echo fread($fp, unpack("N", fread($fp, 4))[1]);
 ' "$0"`, "hello"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			need(t, tt.needs)
-			url := unixURL(t, "")
-			startSDK(t, url)
-			client(t, nil, "sh", "-c", tt.script, strings.TrimPrefix(url, "unix://")).want(t, tt.want, 0)
+			Need(t, tt.needs)
+			url := UnixURL(t, "")
+			StartSDK(t, url)
+			RunClient(t, nil, "sh", "-c", tt.script, strings.TrimPrefix(url, "unix://")).Want(t, tt.want, 0)
 		})
 	}
 }
 
 // Who says nothing keeps nobody waiting. (Swoole serves the third after 60 s.)
 func TestSendBesideSilentConnections(t *testing.T) {
-	url := unixURL(t, "")
-	startSDK(t, url)
-	silent := dialURL(t, url)
-	begun := dialURL(t, url)
+	url := UnixURL(t, "")
+	StartSDK(t, url)
+	silent := Dial(t, url)
+	begun := Dial(t, url)
 	if _, err := fmt.Fprint(begun, "\x00\x00"); err != nil {
 		t.Fatal(err)
 	}
-	send(t, strings.NewReader("third\n"), url).want(t, "third\n", 0)
+	Send(t, strings.NewReader("third\n"), url).Want(t, "third\n", 0)
 	if _, err := fmt.Fprint(silent, "\x00\x00\x00\x02me"); err != nil {
 		t.Fatal(err)
 	}
-	_ = silent.SetReadDeadline(time.Now().Add(patience))
+	_ = silent.SetReadDeadline(time.Now().Add(Patience))
 	buf := make([]byte, 6)
 	if n, err := io.ReadFull(silent, buf); string(buf[:n]) != "\x00\x00\x00\x02me" {
 		t.Errorf("%q, %v", buf[:n], err)

@@ -21,13 +21,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testWorker returns the path of a worker made with the Go SDK, to which everything
+// SDKWorker returns the path of a worker made with the Go SDK, to which everything
 // can happen: worker/internal/testworker says how.
-func testWorker(t testing.TB) string { return ofModule(t, builtWorker) }
+func SDKWorker(t testing.TB) string { return ofModule(t, builtWorker) }
 
-// testClient returns the path of a client made with the Go package, as
+// SDKClient returns the path of a client made with the Go package, as
 // client/internal/testclient describes it.
-func testClient(t testing.TB) string { return ofModule(t, builtClient) }
+func SDKClient(t testing.TB) string { return ofModule(t, builtClient) }
 
 var (
 	builtWorker = sync.OnceValues(func() (string, error) { return buildOfModule("worker", "testworker") })
@@ -62,23 +62,23 @@ func buildOfModule(module, name string) (path string, err error) {
 	return path, nil
 }
 
-// startSource starts a pool that serves at the URL, and waits until it does.
-func startSource(t testing.TB, prog program, url string, flagsAndCommand ...string) *process {
+// StartSource starts a pool that serves at the URL, and waits until it does.
+func StartSource(t testing.TB, prog Program, url string, flagsAndCommand ...string) *Process {
 	t.Helper()
-	prog.args = append([]string{poolinit(t), "run", "--listen", url}, flagsAndCommand...)
-	p := start(t, prog)
-	p.stderr.expect(t, "taking messages")
+	prog.Args = append([]string{Binary(t), "run", "--listen", url}, flagsAndCommand...)
+	p := Start(t, prog)
+	p.Stderr.Expect(t, "taking messages")
 	return p
 }
 
-// startSDK is startSource with the SDK's worker.
-func startSDK(t testing.TB, url string, flags ...string) *process {
+// StartSDK is startSource with the SDK's worker.
+func StartSDK(t testing.TB, url string, flags ...string) *Process {
 	t.Helper()
-	return startSource(t, program{}, url, append(flags, "--", testWorker(t))...)
+	return StartSource(t, Program{}, url, append(flags, "--", SDKWorker(t))...)
 }
 
-// unixURL returns the URL of a new unix socket.
-func unixURL(t testing.TB, params string) string {
+// UnixURL returns the URL of a new unix socket.
+func UnixURL(t testing.TB, params string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "send") // t.TempDir is too long for a socket's path
 	if err != nil {
@@ -88,8 +88,8 @@ func unixURL(t testing.TB, params string) string {
 	return "unix://" + filepath.Join(dir, "pool.sock") + params
 }
 
-// dialURL connects to a unix:// URL.
-func dialURL(t testing.TB, url string) net.Conn {
+// Dial connects to a unix:// URL.
+func Dial(t testing.TB, url string) net.Conn {
 	t.Helper()
 	path, _, _ := strings.Cut(strings.TrimPrefix(url, "unix://"), "?")
 	nc, err := net.Dial("unix", path)
@@ -100,21 +100,21 @@ func dialURL(t testing.TB, url string) net.Conn {
 	return nc
 }
 
-// A sent is what `poolinit send` did.
-type sent struct {
-	stdout, stderr string
-	code           int
+// A Result is what `poolinit send` did.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
 }
 
-func send(t testing.TB, stdin io.Reader, args ...string) sent {
+func Send(t testing.TB, stdin io.Reader, args ...string) Result {
 	t.Helper()
-	return client(t, stdin, append([]string{poolinit(t), "send"}, args...)...)
+	return RunClient(t, stdin, append([]string{Binary(t), "send"}, args...)...)
 }
 
-// client runs any client program to its end.
-func client(t testing.TB, stdin io.Reader, args ...string) sent {
+// RunClient runs any client program to its end.
+func RunClient(t testing.TB, stdin io.Reader, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var stdout, stderr bytes.Buffer
@@ -124,18 +124,18 @@ func client(t testing.TB, stdin io.Reader, args ...string) sent {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return sent{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-func (s sent) want(t testing.TB, stdout string, code int) {
+func (s Result) Want(t testing.TB, stdout string, code int) {
 	t.Helper()
-	if s.stdout != stdout || s.code != code {
-		t.Errorf("exit code %d, want %d\nstdout %.300q, want %.300q\nstderr %.1000s", s.code, code, s.stdout, stdout, s.stderr)
+	if s.Stdout != stdout || s.Code != code {
+		t.Errorf("exit code %d, want %d\nstdout %.300q, want %.300q\nstderr %.1000s", s.Code, code, s.Stdout, stdout, s.Stderr)
 	}
 }
 
-// seq is what seq(1) prints.
-func seq(n int) string {
+// Seq is what seq(1) prints.
+func Seq(n int) string {
 	var b strings.Builder
 	for i := 1; i <= n; i++ {
 		fmt.Fprintln(&b, i)
@@ -143,61 +143,61 @@ func seq(n int) string {
 	return b.String()
 }
 
-// aloneChild runs a program in a network namespace of its own, where every port
+// AloneChild runs a program in a network namespace of its own, where every port
 // is free.
-var aloneChild = child("alone", func(args []string) int {
+var AloneChild = Child("alone", func(args []string) int {
 	runtime.LockOSThread() // the namespace is this thread's until exec
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
-	if err := loopbackUp(); err != nil {
-		return stubFailed(err)
+	if err := LoopbackUp(); err != nil {
+		return Failed(err)
 	}
-	return becomeChild(args)
+	return Become(args)
 })
 
-// joinChild runs a program in the network namespace of another process.
-var joinChild = child("join", func(args []string) int {
+// JoinChild runs a program in the network namespace of another process.
+var JoinChild = Child("join", func(args []string) int {
 	runtime.LockOSThread()
 	fd, err := unix.Open("/proc/"+args[0]+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
-	return becomeChild(args[1:])
+	return Become(args[1:])
 })
 
-// tmpfsChild runs a program that finds a file system of its own in a directory,
+// TmpfsChild runs a program that finds a file system of its own in a directory,
 // with such options. Others see it below /proc/PID/root.
-var tmpfsChild = child("tmpfs", func(args []string) int {
+var TmpfsChild = Child("tmpfs", func(args []string) int {
 	if err := unix.Mount("none", args[0], "tmpfs", 0, args[1]); err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
-	return becomeChild(args[2:])
+	return Become(args[2:])
 })
 
-// userChild runs a program as the user with a number.
-var userChild = child("user", func(args []string) int {
+// UserChild runs a program as the user with a number.
+var UserChild = Child("user", func(args []string) int {
 	id, err := strconv.Atoi(args[0])
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	runtime.LockOSThread() // until exec they are this thread's
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
-		return stubFailed(errno)
+		return Failed(errno)
 	}
 	for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 		if _, _, errno := unix.RawSyscall(call, uintptr(id), uintptr(id), uintptr(id)); errno != 0 {
-			return stubFailed(errno)
+			return Failed(errno)
 		}
 	}
-	return becomeChild(args[1:])
+	return Become(args[1:])
 })
 
-// becomeChild becomes the program, with the role of E2E_NEXT.
-func becomeChild(args []string) int {
+// Become becomes the program, with the role of E2E_NEXT.
+func Become(args []string) int {
 	path, err := exec.LookPath(args[0])
 	if err == nil {
 		err = os.Setenv("E2E_CHILD", os.Getenv("E2E_NEXT"))
@@ -205,10 +205,10 @@ func becomeChild(args []string) int {
 	if err == nil {
 		err = syscall.Exec(path, args, os.Environ())
 	}
-	return stubFailed(err)
+	return Failed(err)
 }
 
-func loopbackUp() error {
+func LoopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

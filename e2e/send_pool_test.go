@@ -29,30 +29,30 @@ func TestSend(t *testing.T) {
 	}
 	for _, params := range []string{"", "?reply=always", "?reply=never", "?reply=always&once=true", "?once=true"} {
 		t.Run(params, func(t *testing.T) {
-			url := unixURL(t, params)
-			startSDK(t, url, "-n", "2")
+			url := UnixURL(t, params)
+			StartSDK(t, url, "-n", "2")
 			out := func(s string) string {
 				if params == "?reply=never" {
 					return ""
 				}
 				return s
 			}
-			send(t, strings.NewReader(seq(300)), url).want(t, out(seq(300)), 0)
-			send(t, strings.NewReader("a\nb"), "--count", "2", url).want(t, out("a\na\nb\nb\n"), 0)
-			send(t, strings.NewReader("a\nb"), "--whole", url).want(t, out("a\nb\n"), 0)
-			send(t, nil, "--raw", url, file, file).want(t, out("two\nlinestwo\nlines"), 0)
-			send(t, strings.NewReader("a\nb\n"), "--whole", url).want(t, out("a\nb\n"), 0)
-			send(t, strings.NewReader(""), url).want(t, "", 0)
-			send(t, strings.NewReader(strings.Repeat("x", 1<<20)), url).want(t, out(strings.Repeat("x", 1<<20)+"\n"), 0)
+			Send(t, strings.NewReader(Seq(300)), url).Want(t, out(Seq(300)), 0)
+			Send(t, strings.NewReader("a\nb"), "--count", "2", url).Want(t, out("a\na\nb\nb\n"), 0)
+			Send(t, strings.NewReader("a\nb"), "--whole", url).Want(t, out("a\nb\n"), 0)
+			Send(t, nil, "--raw", url, file, file).Want(t, out("two\nlinestwo\nlines"), 0)
+			Send(t, strings.NewReader("a\nb\n"), "--whole", url).Want(t, out("a\nb\n"), 0)
+			Send(t, strings.NewReader(""), url).Want(t, "", 0)
+			Send(t, strings.NewReader(strings.Repeat("x", 1<<20)), url).Want(t, out(strings.Repeat("x", 1<<20)+"\n"), 0)
 		})
 	}
 }
 
 // Each way to fail has its exit code and its line.
 func TestSendFails(t *testing.T) {
-	always := unixURL(t, "?reply=always")
+	always := UnixURL(t, "?reply=always")
 	plain, _, _ := strings.Cut(always, "?")
-	startSDK(t, always, "--max-message", "1000", "--attempts", "2")
+	StartSDK(t, always, "--max-message", "1000", "--attempts", "2")
 	for name, tt := range map[string]struct {
 		stdin          string
 		args           []string
@@ -69,10 +69,10 @@ func TestSendFails(t *testing.T) {
 		"no such queue":    {"a\n", []string{"sysv://0x7afe0001"}, "", "no such queue"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := send(t, strings.NewReader(tt.stdin), tt.args...)
-			got.want(t, tt.stdout, 1)
-			if !strings.Contains(got.stderr, tt.stderr) {
-				t.Errorf("stderr %q, want %q", got.stderr, tt.stderr)
+			got := Send(t, strings.NewReader(tt.stdin), tt.args...)
+			got.Want(t, tt.stdout, 1)
+			if !strings.Contains(got.Stderr, tt.stderr) {
+				t.Errorf("stderr %q, want %q", got.Stderr, tt.stderr)
 			}
 		})
 	}
@@ -80,21 +80,21 @@ func TestSendFails(t *testing.T) {
 
 // seq 1 100000 | poolinit send: as many replies, while workers die.
 func TestSendWhileWorkersDie(t *testing.T) {
-	url := unixURL(t, "?reply=always")
-	p := startSDK(t, url, "-n", "3", "--healthy-after", "0s", "--attempts", "1000", "--output", "inherit")
+	url := UnixURL(t, "?reply=always")
+	p := StartSDK(t, url, "-n", "3", "--healthy-after", "0s", "--attempts", "1000", "--output", "inherit")
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
 	killed := 0
 	killer.Go(func() {
-		for handled := -1; !isDone(stop); {
-			for _, q := range p.list() {
-				if q.PPID != p.pid || q.State == 'Z' {
+		for handled := -1; !IsDone(stop); {
+			for _, q := range p.List() {
+				if q.PPID != p.PID || q.State == 'Z' {
 					continue
 				}
-				for p.stdout.size() == handled && !isDone(stop) { // however slow the machine, something is handled between two kills
+				for p.Stdout.Size() == handled && !IsDone(stop) { // however slow the machine, something is handled between two kills
 					time.Sleep(time.Millisecond)
 				}
-				handled = p.stdout.size()
+				handled = p.Stdout.Size()
 				if syscall.Kill(q.PID, syscall.SIGKILL) == nil {
 					killed++
 				}
@@ -103,17 +103,17 @@ func TestSendWhileWorkersDie(t *testing.T) {
 		}
 	})
 	plain, _, _ := strings.Cut(url, "?")
-	got := send(t, strings.NewReader(seq(100_000)), plain)
+	got := Send(t, strings.NewReader(Seq(100_000)), plain)
 	close(stop)
 	killer.Wait()
-	got.want(t, seq(100_000), 0)
+	got.Want(t, Seq(100_000), 0)
 	if killed < 3 {
 		t.Errorf("only %d workers were killed", killed)
 	}
 	t.Logf("%d workers killed", killed)
 }
 
-func isDone(c <-chan struct{}) bool {
+func IsDone(c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true
@@ -126,36 +126,36 @@ func isDone(c <-chan struct{}) bool {
 func TestSendAcrossRestart(t *testing.T) {
 	for _, args := range [][]string{{"--reply", "--connect-timeout", "1m"}, {"--connect-timeout", "1m"}} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
-			url := unixURL(t, "?reply=always")
+			url := UnixURL(t, "?reply=always")
 			plain, _, _ := strings.Cut(url, "?")
-			p := startSDK(t, url, "-n", "2")
+			p := StartSDK(t, url, "-n", "2")
 			r, w := io.Pipe()
-			result := make(chan sent, 1) // 1: whether or not anybody still wants it
-			go func() {                  // ends with its input
-				result <- send(t, r, append(args, plain)...)
+			result := make(chan Result, 1) // 1: whether or not anybody still wants it
+			go func() {                    // ends with its input
+				result <- Send(t, r, append(args, plain)...)
 				r.Close()
 			}()
-			all := seq(20_000)
+			all := Seq(20_000)
 			half := len(all) / 2
 			if _, err := io.WriteString(w, all[:half]); err != nil {
 				t.Fatal(err)
 			}
-			p.stdout.expect(t, "message: 100\n")
-			p.signal(syscall.SIGTERM)
-			p.wait()
-			startSDK(t, url, "-n", "2")
+			p.Stdout.Expect(t, "message: 100\n")
+			p.Signal(syscall.SIGTERM)
+			p.Wait()
+			StartSDK(t, url, "-n", "2")
 			_, _ = io.WriteString(w, all[half:]) // if it has ended, its result tells why
 			w.Close()
 			got := <-result
 			var lost int
-			if m := regexp.MustCompile(`(\d+) had no reply`).FindStringSubmatch(got.stderr); m != nil && args[0] != "--reply" {
+			if m := regexp.MustCompile(`(\d+) had no reply`).FindStringSubmatch(got.Stderr); m != nil && args[0] != "--reply" {
 				// The old pool ended with bytes unread: without --reply that can only be told.
 				lost, _ = strconv.Atoi(m[1])
 			}
 			if lost == 0 {
-				got.want(t, all, 0)
-			} else if n := strings.Count(got.stdout, "\n"); got.code != 1 || n+lost != 20_000 {
-				t.Errorf("exit code %d, %d replies and %d lost, of 20000: %s", got.code, n, lost, got.stderr)
+				got.Want(t, all, 0)
+			} else if n := strings.Count(got.Stdout, "\n"); got.Code != 1 || n+lost != 20_000 {
+				t.Errorf("exit code %d, %d replies and %d lost, of 20000: %s", got.Code, n, lost, got.Stderr)
 			}
 		})
 	}
@@ -167,21 +167,21 @@ func TestSendTLS(t *testing.T) {
 	stranger := newAuthority(t, dir, "stranger")
 	server := ca.issue(t, dir, "server", "pool.example")
 	mine := ca.issue(t, dir, "client", "client")
-	addr := freePort(t)
-	startSDK(t, "tcp://"+addr+"?reply=always&cert="+server+".pem&key="+server+".key&client-ca="+ca.file)
+	addr := FreePort(t)
+	StartSDK(t, "tcp://"+addr+"?reply=always&cert="+server+".pem&key="+server+".key&client-ca="+ca.file)
 	address := "tcp://" + addr + "?reply=always"
 	flags := []string{"--ca", ca.file, "--cert", mine + ".pem", "--key", mine + ".key", "--server-name", "pool.example"}
 	big := strings.Repeat("x", 1<<20) + "\n"
-	send(t, strings.NewReader(seq(1000)+big), append(flags, address)...).want(t, seq(1000)+big, 0)
-	send(t, strings.NewReader(seq(1000)+big), append(flags, "tcp://"+addr)...).want(t, seq(1000)+big, 0)
+	Send(t, strings.NewReader(Seq(1000)+big), append(flags, address)...).Want(t, Seq(1000)+big, 0)
+	Send(t, strings.NewReader(Seq(1000)+big), append(flags, "tcp://"+addr)...).Want(t, Seq(1000)+big, 0)
 	for _, wrong := range [][]string{
 		{"--server-name", "other.example"},
 		{"--ca", stranger.file},
 	} {
-		send(t, strings.NewReader("a\n"), append(append(flags, wrong...), address)...).want(t, "", 1)
+		Send(t, strings.NewReader("a\n"), append(append(flags, wrong...), address)...).Want(t, "", 1)
 	}
-	got := send(t, strings.NewReader("a\n"), "--ca", ca.file, "--server-name", "pool.example", "--connect-timeout", "200ms", address)
-	got.want(t, "", 1) // without a certificate of its own
+	got := Send(t, strings.NewReader("a\n"), "--ca", ca.file, "--server-name", "pool.example", "--connect-timeout", "200ms", address)
+	got.Want(t, "", 1) // without a certificate of its own
 }
 
 type authority struct {

@@ -21,20 +21,20 @@ import (
 // serveShared is an HTTP server on the first shared socket that ends its
 // requests when it is told to stop, as every good one does. It answers with its
 // generation; any other path than / is a file that it waits for first.
-var serveShared = deed("serve-shared", func([]string) int {
+var serveShared = Deed("serve-shared", func([]string) int {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" {
-		return stubFailed(fmt.Errorf("LISTEN_PID=%s LISTEN_FDS=%s", os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")))
+		return Failed(fmt.Errorf("LISTEN_PID=%s LISTEN_FDS=%s", os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")))
 	}
 	ln, err := net.FileListener(os.NewFile(3, "shared"))
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	var open sync.WaitGroup
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/" {
 				fmt.Println("slow begins")
-				awaitFile(r.URL.Path)
+				AwaitFile(r.URL.Path)
 			}
 			fmt.Fprint(w, os.Getenv("POOLINIT_GENERATION"))
 		}),
@@ -56,7 +56,7 @@ var serveShared = deed("serve-shared", func([]string) int {
 	}()
 	// Not Shutdown: it drops the requests of connections that were accepted just before.
 	if err := server.Serve(ln); !errors.Is(err, net.ErrClosed) {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	open.Wait()
 	return 0
@@ -78,9 +78,9 @@ func startLoad(t testing.TB, addr string) *load {
 	t.Cleanup(l.end)
 	for range 8 {
 		l.all.Go(func() {
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: Patience}
 			for !l.stop.Load() {
-				l.note(get(client, "http://"+addr+"/"))
+				l.note(Get(client, "http://"+addr+"/"))
 			}
 		})
 	}
@@ -98,7 +98,7 @@ func (l *load) note(text string, err error) {
 // served waits until a generation has answered.
 func (l *load) served(generation string) {
 	l.t.Helper()
-	eventually(l.t, "generation "+generation+" serves", func() (any, bool) {
+	Eventually(l.t, "generation "+generation+" serves", func() (any, bool) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return fmt.Sprint(l.generations, l.errs), l.generations[generation] > 0
@@ -116,17 +116,17 @@ func TestShareRolledUnderLoad(t *testing.T) {
 	for _, order := range []string{"stop-first", "start-first"} {
 		for _, workers := range []string{"1", "3"} {
 			t.Run(order+" "+workers, func(t *testing.T) {
-				addr := freePort(t)
-				p := startRun(t, program{}, "-n", workers, "--share", "tcp://"+addr, "--reload-order", order, "--", serveShared)
+				addr := FreePort(t)
+				p := StartRun(t, Program{}, "-n", workers, "--share", "tcp://"+addr, "--reload-order", order, "--", serveShared)
 				n, _ := strconv.Atoi(workers)
-				p.awaitWorkers(n)
+				p.AwaitWorkers(n)
 				l := startLoad(t, addr)
 				l.served("1")
 				for _, generation := range []string{"2", "3", "4"} {
-					p.signal(syscall.SIGUSR1)
+					p.Signal(syscall.SIGUSR1)
 					l.served(generation)
-					eventually(t, "the reload is done", func() (any, bool) {
-						done := p.count("reload done")
+					Eventually(t, "the reload is done", func() (any, bool) {
+						done := p.Count("reload done")
 						return done, strconv.Itoa(done+1) == generation
 					})
 				}
@@ -134,8 +134,8 @@ func TestShareRolledUnderLoad(t *testing.T) {
 				if len(l.errs) > 0 {
 					t.Errorf("%d of %v requests failed: %v", len(l.errs), l.generations, l.errs[0])
 				}
-				p.signal(syscall.SIGTERM)
-				p.expectExit(0)
+				p.Signal(syscall.SIGTERM)
+				p.ExpectExit(0)
 			})
 		}
 	}
@@ -144,20 +144,20 @@ func TestShareRolledUnderLoad(t *testing.T) {
 // At a stop the socket stays open until the last worker is gone: requests in
 // hand are finished, and nobody is refused before.
 func TestShareStop(t *testing.T) {
-	addr, goOn := freePort(t), filepath.Join(t.TempDir(), "go-on")
-	p := startRun(t, program{}, "--share", "tcp://"+addr, "--stop-timeout", "5m", "--", serveShared)
-	p.awaitWorkers(1)
+	addr, goOn := FreePort(t), filepath.Join(t.TempDir(), "go-on")
+	p := StartRun(t, Program{}, "--share", "tcp://"+addr, "--stop-timeout", "5m", "--", serveShared)
+	p.AwaitWorkers(1)
 	answer := make(chan error, 1)
 	go func() { // ends with its request
-		text, err := get(&http.Client{Timeout: patience}, "http://"+addr+goOn)
+		text, err := Get(&http.Client{Timeout: Patience}, "http://"+addr+goOn)
 		if err == nil && text != "1" {
 			err = fmt.Errorf("%q", text)
 		}
 		answer <- err
 	}()
-	p.stdout.expect(t, "slow begins")
-	p.signal(syscall.SIGTERM)
-	p.expectLog("stopping", nil)
+	p.Stdout.Expect(t, "slow begins")
+	p.Signal(syscall.SIGTERM)
+	p.ExpectLog("stopping", nil)
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Errorf("refused while a worker still works: %v", err)
@@ -170,7 +170,7 @@ func TestShareStop(t *testing.T) {
 	if err := <-answer; err != nil {
 		t.Errorf("the request in hand: %v", err)
 	}
-	p.expectExit(0)
+	p.ExpectExit(0)
 	if nc, err := net.Dial("tcp", addr); err == nil {
 		nc.Close()
 		t.Error("still open")
@@ -200,33 +200,33 @@ while True:
 `
 
 func TestSharePython(t *testing.T) {
-	need(t, "python3")
-	addr, path := freePort(t), t.TempDir()+"/admin.sock"
-	args := []string{poolinit(t), "--share", "tcp://" + addr + "?name=web", "--share", "unix://" + path + "?mode=0666"}
+	Need(t, "python3")
+	addr, path := FreePort(t), t.TempDir()+"/admin.sock"
+	args := []string{Binary(t), "--share", "tcp://" + addr + "?name=web", "--share", "unix://" + path + "?mode=0666"}
 	uid := "0"
 	if os.Geteuid() == 0 {
 		uid = "12345"
 		args = append(args, "--user", "12345:12345")
 	}
-	p := runPool{start(t, program{args: append(args, "--", "/usr/bin/env", "python3", "-c", sdListenFDs)})}
+	p := Pool{Start(t, Program{Args: append(args, "--", "/usr/bin/env", "python3", "-c", sdListenFDs)})}
 	if uid == "0" {
 		uid = strconv.Itoa(os.Geteuid())
 	}
-	p.stdout.expect(t, "ready "+uid)
+	p.Stdout.Expect(t, "ready "+uid)
 	for _, a := range [][2]string{{"tcp", addr}, {"unix", path}} {
 		nc, err := net.Dial(a[0], a[1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = nc.SetDeadline(time.Now().Add(patience))
+		_ = nc.SetDeadline(time.Now().Add(Patience))
 		text, err := io.ReadAll(nc)
 		nc.Close()
 		if want := map[string]string{"tcp": "web", "unix": "unix-admin.sock"}[a[0]]; string(text) != want || err != nil {
 			t.Errorf("%s: %q %v", a[0], text, err)
 		}
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("%s is still there: %v", path, err)
 	}
@@ -234,14 +234,14 @@ func TestSharePython(t *testing.T) {
 
 // Workers die with poolinit, though they were another program first.
 func TestShareWorkersDieWithPoolinit(t *testing.T) {
-	p := startRun(t, program{under: true}, "-n", "3", "--share", "tcp://"+freePort(t), "--", "ignore")
-	p.awaitWorkers(3)
-	workers := p.workers()
-	p.signal(syscall.SIGKILL)
+	p := StartRun(t, Program{Under: true}, "-n", "3", "--share", "tcp://"+FreePort(t), "--", "ignore")
+	p.AwaitWorkers(3)
+	workers := p.Workers()
+	p.Signal(syscall.SIGKILL)
 	for _, list := range workers {
 		for _, w := range list {
-			eventually(t, "the worker is gone", func() (any, bool) {
-				q, ok := readProc(w.PID)
+			Eventually(t, "the worker is gone", func() (any, bool) {
+				q, ok := ReadProc(w.PID)
 				return q, !ok || q.State == 'Z'
 			})
 		}
@@ -250,9 +250,9 @@ func TestShareWorkersDieWithPoolinit(t *testing.T) {
 
 func TestShareCannotStart(t *testing.T) {
 	for command, want := range map[string]int{"./no-such-command": 127, "/": 126} {
-		p, code := run(t, program{args: []string{poolinit(t), "--share", "tcp://" + freePort(t), "--", command}})
-		if code != want || !strings.Contains(p.stderr.String(), "exec "+command+": ") {
-			t.Errorf("%s: code %d\n%s", command, code, p.stderr.String())
+		p, code := Run(t, Program{Args: []string{Binary(t), "--share", "tcp://" + FreePort(t), "--", command}})
+		if code != want || !strings.Contains(p.Stderr.String(), "exec "+command+": ") {
+			t.Errorf("%s: code %d\n%s", command, code, p.Stderr.String())
 		}
 	}
 }
@@ -282,8 +282,8 @@ func TestShareBadAddresses(t *testing.T) {
 			if flag == "--listen" && strings.Contains(says, "=") || flag == "--listen" && says == "--share" {
 				continue
 			}
-			p, code := run(t, program{args: []string{poolinit(t), flag, url, "--", "sh", "-c", "echo started"}})
-			checkUsage(t, p, code, []string{says})
+			p, code := Run(t, Program{Args: []string{Binary(t), flag, url, "--", "sh", "-c", "echo started"}})
+			CheckUsage(t, p, code, []string{says})
 		}
 	}
 	if nc, err := net.Dial("unix", dir+"/live"); err != nil {

@@ -42,28 +42,28 @@ func TestSpoolRestart(t *testing.T) {
 	args := []string{"-n", "2", "--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--stop-timeout", "4s",
 		"--", noteDeed, string(notes)}
 	notes.pause(t)
-	p := startRun(t, program{}, args...)
-	p.awaitWorkers(2)
+	p := StartRun(t, Program{}, args...)
+	p.AwaitWorkers(2)
 	nc := sendFrames(t, socket, 0, 300)
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	replies, err := io.ReadAll(nc)
 	if n := strings.Count(string(replies), "spooled: "); n != 300 || err != nil {
 		t.Errorf("%d of 300 are told that they are kept; %v", n, err)
 	}
 	p.expectStopped()
-	if _, spooled, lost := p.totals(); spooled != 300 || lost != 0 {
+	if _, spooled, lost := p.Totals(); spooled != 300 || lost != 0 {
 		t.Errorf("spooled %d, lost %d", spooled, lost)
 	}
 
 	notes.goOn()
-	p = startRun(t, program{}, args...)
+	p = StartRun(t, Program{}, args...)
 	notes.expectAll(t, 300)
-	eventually(t, "the spool is empty", func() (any, bool) {
+	Eventually(t, "the spool is empty", func() (any, bool) {
 		left, _ := filepath.Glob(filepath.Join(spool, "*d"))
 		return left, len(left) == 0
 	})
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // kill -9 of poolinit while it reads the spool: what was not handled is there.
@@ -73,32 +73,32 @@ func TestSpoolSurvivesKill(t *testing.T) {
 	args := []string{"--listen", "unix://" + socket, "--spool", spool, "--stop-timeout", "4s", "--queue-messages", "2000", "--",
 		noteDeed, string(notes)}
 	notes.pause(t)
-	p := startRun(t, program{}, args...)
-	p.awaitWorkers(1)
+	p := StartRun(t, Program{}, args...)
+	p.AwaitWorkers(1)
 	sendFrames(t, socket, 0, 1000)
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	p.expectStopped()
 	notes.goOn()
 	for range 3 {
-		p = startRun(t, program{}, args...)
+		p = StartRun(t, Program{}, args...)
 		before := len(notes.handled())
-		eventually(t, "some are handled", func() (any, bool) { n := len(notes.handled()); return n, n > before || n == 1000 })
-		p.signal(syscall.SIGKILL)
-		p.wait()
+		Eventually(t, "some are handled", func() (any, bool) { n := len(notes.handled()); return n, n > before || n == 1000 })
+		p.Signal(syscall.SIGKILL)
+		p.Wait()
 	}
-	startRun(t, program{}, args...)
+	StartRun(t, Program{}, args...)
 	notes.expectAll(t, 1000)
 }
 
 // complainDeed takes a message, says on stderr what is wrong with it, and dies,
 // in the middle of a line as crashing programs do.
-var complainDeed = deed("complain", func([]string) int {
+var complainDeed = Deed("complain", func([]string) int {
 	var body []byte
 	var err error
 	if os.Getenv("POOLINIT_DELIVER") == "exec" {
 		body, err = io.ReadAll(os.Stdin)
 	} else {
-		body, _, err = readFrame(os.NewFile(3, "channel"))
+		body, _, err = ReadFrame(os.NewFile(3, "channel"))
 	}
 	if err != nil {
 		return 0 // none came
@@ -121,16 +121,16 @@ func TestSpoolGivenUpStderr(t *testing.T) {
 	} {
 		t.Run(tt.output+" "+tt.deliver, func(t *testing.T) {
 			spool, socket := t.TempDir(), filepath.Join(t.TempDir(), "sock")
-			p := startRun(t, program{}, "-n", "2", "--output", tt.output, "--deliver", tt.deliver, "--attempts", "1",
+			p := StartRun(t, Program{}, "-n", "2", "--output", tt.output, "--deliver", tt.deliver, "--attempts", "1",
 				"--listen", "unix://"+socket+"?reply=always", "--spool", spool, "--", complainDeed)
-			p.expectLog("taking messages", nil)
-			_, failed, err := readFrame(sendFrames(t, socket, 0, 1))
+			p.ExpectLog("taking messages", nil)
+			_, failed, err := ReadFrame(sendFrames(t, socket, 0, 1))
 			if !failed || err != nil {
 				t.Fatalf("failed: %v, %v", failed, err)
 			}
 			names, _ := filepath.Glob(filepath.Join(spool, "*.given-up"))
 			if len(names) != 1 {
-				t.Fatalf("given up: %q\n%s", names, p.stderr.String())
+				t.Fatalf("given up: %q\n%s", names, p.Stderr.String())
 			}
 			file, err := os.ReadFile(names[0])
 			if err != nil {
@@ -155,20 +155,20 @@ func TestSpoolUnusable(t *testing.T) {
 	}
 	socket := filepath.Join(dir, "sock")
 	taken := filepath.Join(dir, "taken")
-	p := startRun(t, program{}, "--listen", "unix://"+socket+"1", "--spool", taken, "--", "obey")
-	p.awaitWorkers(1)
+	p := StartRun(t, Program{}, "--listen", "unix://"+socket+"1", "--spool", taken, "--", "obey")
+	p.AwaitWorkers(1)
 	for path, want := range map[string]string{
 		file:          "not a directory",
 		"/proc/spool": "no such file or directory",
 		taken:         "another poolinit uses it",
 		"/dev/full":   "not a directory",
 	} {
-		q := startRun(t, program{}, "--listen", "unix://"+socket, "--spool", path, "--", "obey")
-		if code := q.wait(); code != 2 {
+		q := StartRun(t, Program{}, "--listen", "unix://"+socket, "--spool", path, "--", "obey")
+		if code := q.Wait(); code != 2 {
 			t.Errorf("%s: exit code %d, want 2", path, code)
 		}
-		got := q.stderr.String()
-		if !strings.Contains(got, fmt.Sprintf("cannot use the spool %s: ", path)) || !strings.Contains(got, want) || strings.Contains(q.stdout.String(), "up worker") {
+		got := q.Stderr.String()
+		if !strings.Contains(got, fmt.Sprintf("cannot use the spool %s: ", path)) || !strings.Contains(got, want) || strings.Contains(q.Stdout.String(), "up worker") {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
@@ -177,9 +177,9 @@ func TestSpoolUnusable(t *testing.T) {
 // expectStopped waits for the end of a pool whose workers had messages in hand:
 // they die of the stop signal just before they would be killed, or of SIGKILL if
 // the machine is too busy for that.
-func (p runPool) expectStopped() {
-	p.t.Helper()
-	if code := p.wait(); code != 0 && code != 137 {
-		p.t.Errorf("exit code %d\n%s", code, p.stderr.String())
+func (p Pool) expectStopped() {
+	p.T.Helper()
+	if code := p.Wait(); code != 0 && code != 137 {
+		p.T.Errorf("exit code %d\n%s", code, p.Stderr.String())
 	}
 }

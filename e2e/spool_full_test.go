@@ -34,11 +34,11 @@ func dialogueAt(t testing.TB, socket string) *dialogue {
 // failure.
 func (d *dialogue) ask(body, want string) {
 	d.t.Helper()
-	_ = d.nc.SetDeadline(time.Now().Add(patience))
-	if err := writeFrame(d.nc, body); err != nil {
+	_ = d.nc.SetDeadline(time.Now().Add(Patience))
+	if err := WriteFrame(d.nc, body); err != nil {
 		d.t.Fatal(err)
 	}
-	reply, failed, err := readFrame(d.in)
+	reply, failed, err := ReadFrame(d.in)
 	got := string(reply)
 	if failed {
 		got = "!" + got
@@ -65,20 +65,20 @@ func anyonesDir(t testing.TB) string {
 
 // expectComplaints waits for a complaint about the spool, and checks that there
 // are far fewer than there were reasons to complain.
-func (p runPool) expectComplaints(why string, reasons int) {
-	p.t.Helper()
-	p.expectLog("cannot write to the spool", func(r record) bool { return r.Level == "warn" && strings.Contains(r.Why, why) })
-	if n := p.count("cannot write to the spool"); n > reasons/2 {
-		p.t.Errorf("%d complaints about %d messages:\n%s", n, reasons, p.stderr.String())
+func (p Pool) expectComplaints(why string, reasons int) {
+	p.T.Helper()
+	p.ExpectLog("cannot write to the spool", func(r Record) bool { return r.Level == "warn" && strings.Contains(r.Why, why) })
+	if n := p.Count("cannot write to the spool"); n > reasons/2 {
+		p.T.Errorf("%d complaints about %d messages:\n%s", n, reasons, p.Stderr.String())
 	}
 }
 
 // expectTotals waits for the end, and compares the figures of the last line.
-func (p runPool) expectTotals(handled, spooled, lost int) {
-	p.t.Helper()
-	p.expectExit(0)
-	if h, s, l := p.totals(); h != handled || s != spooled || l != lost {
-		p.t.Errorf("handled %d, spooled %d, lost %d; want %d, %d, %d", h, s, l, handled, spooled, lost)
+func (p Pool) expectTotals(handled, spooled, lost int) {
+	p.T.Helper()
+	p.ExpectExit(0)
+	if h, s, l := p.Totals(); h != handled || s != spooled || l != lost {
+		p.T.Errorf("handled %d, spooled %d, lost %d; want %d, %d, %d", h, s, l, handled, spooled, lost)
 	}
 }
 
@@ -88,12 +88,12 @@ func TestSpoolGetsFull(t *testing.T) {
 	needRoot(t)
 	dir, spool := anyonesDir(t), t.TempDir()
 	socket := filepath.Join(dir, "sock")
-	p := runPool{start(t, program{child: tmpfsChild, env: []string{"E2E_NEXT=" + chaosWorker}, args: []string{
-		self(t), spool, "size=64k", poolinit(t), "--attempts", "1", "--stop-timeout", "5m",
-		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", self(t), filepath.Join(dir, "book"),
+	p := Pool{Start(t, Program{Child: TmpfsChild, Env: []string{"E2E_NEXT=" + chaosWorker}, Args: []string{
+		Self(t), spool, "size=64k", Binary(t), "--attempts", "1", "--stop-timeout", "5m",
+		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", Self(t), filepath.Join(dir, "book"),
 	}})}
-	p.stderr.expect(t, "taking messages")
-	seen := filepath.Join("/proc", statusLine(p.pid, "Pid"), "root", spool)
+	p.Stderr.Expect(t, "taking messages")
+	seen := filepath.Join("/proc", StatusLine(p.PID, "Pid"), "root", spool)
 	kept := func() []string {
 		names, _ := filepath.Glob(filepath.Join(seen, "*.given-up"))
 		return names
@@ -119,7 +119,7 @@ func TestSpoolGetsFull(t *testing.T) {
 		t.Errorf("with room again: %q", names)
 	}
 	d.nc.Close()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	p.expectTotals(bad, 0, bad-len(full))
 }
 
@@ -127,7 +127,7 @@ func TestSpoolGetsFull(t *testing.T) {
 // that is not root.
 func TestSpoolGetsUnwritable(t *testing.T) {
 	needRoot(t)
-	need(t, "sh")
+	Need(t, "sh")
 	dir := anyonesDir(t)
 	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "run", "sock")
 	for _, path := range []string{spool, filepath.Dir(socket)} {
@@ -139,11 +139,11 @@ func TestSpoolGetsUnwritable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := runPool{start(t, program{child: userChild, args: []string{
-		self(t), "65534", poolinit(t), "--attempts", "1", "--deliver", "exec", "--stop-timeout", "5m",
+	p := Pool{Start(t, Program{Child: UserChild, Args: []string{
+		Self(t), "65534", Binary(t), "--attempts", "1", "--deliver", "exec", "--stop-timeout", "5m",
 		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", "sh", "-c", `read -r word; [ "$word" = good ] && echo fine`,
 	}})}
-	p.stderr.expect(t, "taking messages")
+	p.Stderr.Expect(t, "taking messages")
 	d := dialogueAt(t, socket)
 	allow := func(mode os.FileMode, kept int) {
 		t.Helper()
@@ -166,7 +166,7 @@ func TestSpoolGetsUnwritable(t *testing.T) {
 	d.ask("bad", "!given-up: ")
 	allow(0o700, 2)
 	d.nc.Close()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	p.expectTotals(3, 0, bad)
 }
 
@@ -176,12 +176,12 @@ func TestListenNotWritable(t *testing.T) {
 	needRoot(t)
 	dir := anyonesDir(t)
 	for _, flag := range []string{"--listen", "--share"} {
-		p, code := run(t, program{child: userChild, args: []string{
-			self(t), "65534", poolinit(t), flag, "unix://" + dir + "/pool.sock", "--", "sh", "-c", "echo started"}})
-		checkUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/pool.sock: ",
+		p, code := Run(t, Program{Child: UserChild, Args: []string{
+			Self(t), "65534", Binary(t), flag, "unix://" + dir + "/pool.sock", "--", "sh", "-c", "echo started"}})
+		CheckUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/pool.sock: ",
 			"permission denied: let uid 65534 write to " + dir + ", or choose another directory"})
-		p, code = run(t, program{args: []string{poolinit(t), flag, "unix://" + dir + "/none/pool.sock", "--", "sh", "-c", "echo started"}})
-		checkUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/none/pool.sock: ",
+		p, code = Run(t, Program{Args: []string{Binary(t), flag, "unix://" + dir + "/none/pool.sock", "--", "sh", "-c", "echo started"}})
+		CheckUsage(t, p, code, []string{"cannot listen on unix://" + dir + "/none/pool.sock: ",
 			"no such file or directory: make the directory " + dir + "/none, or choose another one"})
 	}
 }

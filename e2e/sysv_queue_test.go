@@ -25,13 +25,13 @@ import (
 // there is a file "pause" in it they handle nothing.
 type notebook string
 
-var noteDeed = deed("note", func(words []string) int {
+var noteDeed = Deed("note", func(words []string) int {
 	dir := words[0]
 	sock := os.NewFile(3, "channel")
 	r := bufio.NewReader(sock)
 	notes, err := os.OpenFile(filepath.Join(dir, "notes"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
-		return stubFailed(err)
+		return Failed(err)
 	}
 	for {
 		var size [4]byte
@@ -43,7 +43,7 @@ var noteDeed = deed("note", func(words []string) int {
 			return 0
 		}
 		if _, err := os.Stat(filepath.Join(dir, "pause")); err == nil {
-			return forEver()
+			return Forever()
 		}
 		_, _ = notes.Write(append(body, '\n'))
 		_, _ = sock.Write(make([]byte, 4))
@@ -72,7 +72,7 @@ func (n notebook) goOn() { _ = os.Remove(filepath.Join(string(n), "pause")) }
 // expectAll waits until the messages 0 to n-1 have been handled, and no others.
 func (n notebook) expectAll(t testing.TB, count int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d messages handled", count), func() (any, bool) {
+	Eventually(t, fmt.Sprintf("%d messages handled", count), func() (any, bool) {
 		got := n.handled()
 		return len(got), len(got) >= count
 	})
@@ -87,19 +87,19 @@ func (n notebook) expectAll(t testing.TB, count int) {
 	}
 }
 
-// A sysvQueue is a System V queue of a test.
-type sysvQueue uint32
+// A SysVQueue is a System V queue of a test.
+type SysVQueue uint32
 
-func newSysVQueue(t testing.TB) sysvQueue {
+func NewSysVQueue(t testing.TB) SysVQueue {
 	t.Helper()
-	q := sysvQueue(0x60000000 | rand.Uint32()>>4)
-	t.Cleanup(q.remove)
+	q := SysVQueue(0x60000000 | rand.Uint32()>>4)
+	t.Cleanup(q.Remove)
 	return q
 }
 
-func (q sysvQueue) url() string { return fmt.Sprintf("sysv://%#x?mode=0600", uint32(q)) }
+func (q SysVQueue) URL() string { return fmt.Sprintf("sysv://%#x?mode=0600", uint32(q)) }
 
-func (q sysvQueue) remove() {
+func (q SysVQueue) Remove() {
 	if f := q.row(); f != nil {
 		id, _ := strconv.Atoi(f[1])
 		_, _, _ = unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_RMID, 0)
@@ -107,7 +107,7 @@ func (q sysvQueue) remove() {
 }
 
 // row is the queue's in /proc/sysvipc/msg, or nil.
-func (q sysvQueue) row() []string {
+func (q SysVQueue) row() []string {
 	text, _ := os.ReadFile("/proc/sysvipc/msg")
 	for line := range strings.Lines(string(text)) {
 		if f := strings.Fields(line); f[0] == strconv.Itoa(int(int32(q))) {
@@ -117,8 +117,8 @@ func (q sysvQueue) row() []string {
 	return nil
 }
 
-// depth returns how many messages are in the queue; -1: there is no queue.
-func (q sysvQueue) depth() int {
+// Depth returns how many messages are in the queue; -1: there is no queue.
+func (q SysVQueue) Depth() int {
 	f := q.row()
 	if f == nil {
 		return -1
@@ -128,28 +128,28 @@ func (q sysvQueue) depth() int {
 }
 
 // phpSend sends the numbers from..to-1 with PHP's msg_send.
-func (q sysvQueue) phpSend(t testing.TB, from, to int) *process {
+func (q SysVQueue) phpSend(t testing.TB, from, to int) *Process {
 	t.Helper()
-	return start(t, program{host: true, args: []string{"php", "-r", fmt.Sprintf(
+	return Start(t, Program{Host: true, Args: []string{"php", "-r", fmt.Sprintf(
 		`$q = msg_get_queue(%d, 0600); for ($i = %d; $i < %d; $i++) msg_send($q, 1, (string)$i, false) || exit(1);`, uint32(q), from, to)}})
 }
 
 func needPHP(t testing.TB) {
 	t.Helper()
-	need(t, "php")
-	if _, code := run(t, program{host: true, args: []string{"php", "-r", "exit(function_exists('msg_send') ? 0 : 1);"}}); code != 0 {
+	Need(t, "php")
+	if _, code := Run(t, Program{Host: true, Args: []string{"php", "-r", "exit(function_exists('msg_send') ? 0 : 1);"}}); code != 0 {
 		strict.Skip(t, "php has no sysvmsg")
 	}
 }
 
 var lastLine = regexp.MustCompile(`stopped: handled (\d+), spooled (\d+), lost (\d+)`)
 
-// totals are the figures of the last line.
-func (p runPool) totals() (handled, spooled, lost int) {
-	p.t.Helper()
-	m := lastLine.FindStringSubmatch(p.stderr.String())
+// Totals are the figures of the last line.
+func (p Pool) Totals() (handled, spooled, lost int) {
+	p.T.Helper()
+	m := lastLine.FindStringSubmatch(p.Stderr.String())
 	if m == nil {
-		p.t.Fatalf("no last line: %s", p.stderr.String())
+		p.T.Fatalf("no last line: %s", p.Stderr.String())
 	}
 	handled, _ = strconv.Atoi(m[1])
 	spooled, _ = strconv.Atoi(m[2])
@@ -158,14 +158,14 @@ func (p runPool) totals() (handled, spooled, lost int) {
 }
 
 // killSome kills workers while messages are being handled.
-func (p runPool) killSome(times int) {
-	p.t.Helper()
+func (p Pool) killSome(times int) {
+	p.T.Helper()
 	for range times {
-		workers := p.awaitWorkers(2)
+		workers := p.AwaitWorkers(2)
 		w := workers[rand.IntN(2)]
 		_ = syscall.Kill(w.PID, syscall.SIGKILL)
-		p.waitFor("another worker", func(q procInfo) bool { return q.PID != w.PID && q.PPID == w.PPID })
-		eventually(p.t, "it is gone", func() (any, bool) { _, there := readProc(w.PID); return nil, !there })
+		p.WaitForProcess("another worker", func(q ProcInfo) bool { return q.PID != w.PID && q.PPID == w.PPID })
+		Eventually(p.T, "it is gone", func() (any, bool) { _, there := ReadProc(w.PID); return nil, !there })
 	}
 }
 
@@ -173,44 +173,44 @@ func (p runPool) killSome(times int) {
 // at a stop with messages in hand; and after the next start all are handled.
 func TestSysVLosesNothing(t *testing.T) {
 	needPHP(t)
-	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
-	args := []string{"-n", "2", "--listen", q.url(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
+	q, notes, spool := NewSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	args := []string{"-n", "2", "--listen", q.URL(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
 		"--stop-timeout", "3s", "--", noteDeed, string(notes)}
-	p := startRun(t, program{}, args...)
-	p.expectLog("taking messages", nil)
+	p := StartRun(t, Program{}, args...)
+	p.ExpectLog("taking messages", nil)
 	sender := q.phpSend(t, 0, 10_000)
 	p.killSome(20)
-	if code := sender.wait(); code != 0 {
-		t.Fatalf("php: exit code %d: %s", code, sender.stderr.String())
+	if code := sender.Wait(); code != 0 {
+		t.Fatalf("php: exit code %d: %s", code, sender.Stderr.String())
 	}
 	notes.expectAll(t, 10_000)
 
 	notes.pause(t)
-	if code := q.phpSend(t, 10_000, 11_000).wait(); code != 0 {
+	if code := q.phpSend(t, 10_000, 11_000).Wait(); code != 0 {
 		t.Fatalf("php: exit code %d", code)
 	}
-	eventually(t, "both workers have something", func() (any, bool) { return q.depth(), q.depth() <= 998 })
-	p.signal(syscall.SIGTERM)
+	Eventually(t, "both workers have something", func() (any, bool) { return q.Depth(), q.Depth() <= 998 })
+	p.Signal(syscall.SIGTERM)
 	p.expectStopped()
-	handled, spooled, lost := p.totals()
+	handled, spooled, lost := p.Totals()
 	kept, err := filepath.Glob(filepath.Join(spool, "*.undelivered"))
 	if err != nil || len(kept) != spooled || spooled == 0 || lost != 0 {
 		t.Errorf("spooled %d, files %d, lost %d", spooled, len(kept), lost)
 	}
-	if handled+q.depth()+spooled != 11_000 {
-		t.Errorf("handled %d + in the queue %d + spooled %d = %d, want 11000", handled, q.depth(), spooled, handled+q.depth()+spooled)
+	if handled+q.Depth()+spooled != 11_000 {
+		t.Errorf("handled %d + in the queue %d + spooled %d = %d, want 11000", handled, q.Depth(), spooled, handled+q.Depth()+spooled)
 	}
 
 	notes.goOn()
-	p = startRun(t, program{}, args...)
+	p = StartRun(t, Program{}, args...)
 	notes.expectAll(t, 11_000)
-	eventually(t, "the spool is empty", func() (any, bool) {
+	Eventually(t, "the spool is empty", func() (any, bool) {
 		left, _ := filepath.Glob(filepath.Join(spool, "*d"))
 		return left, len(left) == 0
 	})
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	if again, _, _ := p.totals(); handled+again != 11_000 {
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	if again, _, _ := p.Totals(); handled+again != 11_000 {
 		t.Errorf("handled %d and %d, want 11000 together", handled, again)
 	}
 }
@@ -218,19 +218,19 @@ func TestSysVLosesNothing(t *testing.T) {
 // A stop: the rest waits in the kernel. A start: it goes on.
 func TestSysVSurvivesRestart(t *testing.T) {
 	needPHP(t)
-	q, notes := newSysVQueue(t), notebook(t.TempDir())
-	args := []string{"--listen", q.url(), "--", noteDeed, string(notes)}
+	q, notes := NewSysVQueue(t), notebook(t.TempDir())
+	args := []string{"--listen", q.URL(), "--", noteDeed, string(notes)}
 	for round := range 3 {
-		p := startRun(t, program{}, args...)
-		eventually(t, "the queue is there", func() (any, bool) { return q.depth(), q.depth() >= 0 })
+		p := StartRun(t, Program{}, args...)
+		Eventually(t, "the queue is there", func() (any, bool) { return q.Depth(), q.Depth() >= 0 })
 		notes.expectAll(t, 100*round)
-		p.signal(syscall.SIGTERM)
-		p.expectExit(0)
-		if code := q.phpSend(t, 100*round, 100*(round+1)).wait(); code != 0 {
+		p.Signal(syscall.SIGTERM)
+		p.ExpectExit(0)
+		if code := q.phpSend(t, 100*round, 100*(round+1)).Wait(); code != 0 {
 			t.Fatalf("php: exit code %d", code)
 		}
-		if q.depth() != 100 {
-			t.Errorf("%d messages in the queue, want 100", q.depth())
+		if q.Depth() != 100 {
+			t.Errorf("%d messages in the queue, want 100", q.Depth())
 		}
 	}
 }
@@ -238,19 +238,19 @@ func TestSysVSurvivesRestart(t *testing.T) {
 // A worker that is killed with --attempts 1: at most once.
 func TestSysVAtMostOnce(t *testing.T) {
 	needPHP(t)
-	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
-	p := startRun(t, program{}, "-n", "2", "--listen", q.url(), "--spool", spool, "--attempts", "1", "--healthy-after", "0s",
+	q, notes, spool := NewSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	p := StartRun(t, Program{}, "-n", "2", "--listen", q.URL(), "--spool", spool, "--attempts", "1", "--healthy-after", "0s",
 		"--", noteDeed, string(notes))
-	p.expectLog("taking messages", nil)
+	p.ExpectLog("taking messages", nil)
 	sender := q.phpSend(t, 0, 20_000)
 	p.killSome(10)
-	if code := sender.wait(); code != 0 {
-		t.Fatalf("php: exit code %d: %s", code, sender.stderr.String())
+	if code := sender.Wait(); code != 0 {
+		t.Fatalf("php: exit code %d: %s", code, sender.Stderr.String())
 	}
-	eventually(t, "the queue is empty", func() (any, bool) { return q.depth(), q.depth() == 0 })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
-	handled, _, lost := p.totals()
+	Eventually(t, "the queue is empty", func() (any, bool) { return q.Depth(), q.Depth() == 0 })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	handled, _, lost := p.Totals()
 	givenUp, _ := filepath.Glob(filepath.Join(spool, "*.given-up"))
 	if handled+len(givenUp) != 20_000 || lost != 0 {
 		t.Errorf("handled %d + given up %d != 20000; lost %d", handled, len(givenUp), lost)
@@ -265,51 +265,51 @@ func TestSysVAtMostOnce(t *testing.T) {
 // ipcrm while it runs, and messages too long for --max-message.
 func TestSysVFaults(t *testing.T) {
 	needPHP(t)
-	q, notes, spool := newSysVQueue(t), notebook(t.TempDir()), t.TempDir()
-	p := startRun(t, program{}, "--listen", q.url(), "--spool", spool, "--max-message", "4", "--", noteDeed, string(notes))
-	p.awaitWorkers(1)
+	q, notes, spool := NewSysVQueue(t), notebook(t.TempDir()), t.TempDir()
+	p := StartRun(t, Program{}, "--listen", q.URL(), "--spool", spool, "--max-message", "4", "--", noteDeed, string(notes))
+	p.AwaitWorkers(1)
 	for round := range 3 {
-		eventually(t, "the queue is there", func() (any, bool) { return q.depth(), q.depth() >= 0 })
-		if code := q.phpSend(t, 10*round, 10*(round+1)).wait(); code != 0 {
+		Eventually(t, "the queue is there", func() (any, bool) { return q.Depth(), q.Depth() >= 0 })
+		if code := q.phpSend(t, 10*round, 10*(round+1)).Wait(); code != 0 {
 			t.Fatalf("php: exit code %d", code)
 		}
 		for _, body := range []string{"toolong", strings.Repeat("x", 8192)} {
-			q.send(t, body)
+			q.Send(t, body)
 		}
 		notes.expectAll(t, 10*(round+1))
-		eventually(t, "the oversized ones are put away", func() (any, bool) {
+		Eventually(t, "the oversized ones are put away", func() (any, bool) {
 			list, _ := filepath.Glob(filepath.Join(spool, "*.given-up"))
 			return list, len(list) == 2*(round+1)
 		})
-		q.remove()
+		q.Remove()
 	}
-	p.expectLog("System V queue lost", nil)
-	p.expectLog("oversized messages", nil)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.ExpectLog("System V queue lost", nil)
+	p.ExpectLog("oversized messages", nil)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // The queue is removed while the only worker hangs: senders find it again, and
 // who replaces the worker handles what they send.
 func TestSysVRemovedWhileHung(t *testing.T) {
-	q, notes := newSysVQueue(t), notebook(t.TempDir())
+	q, notes := NewSysVQueue(t), notebook(t.TempDir())
 	notes.pause(t)
-	p := startRun(t, program{}, "-n", "1", "--window", "1", "--healthy-after", "0s", "--listen", q.url(), "--", noteDeed, string(notes))
-	hung := p.awaitWorkers(1)[0]
-	q.send(t, "0")
-	eventually(t, "the worker has it", func() (any, bool) { return q.depth(), q.depth() == 0 })
-	q.remove()
-	eventually(t, "the queue is there again", func() (any, bool) { return q.depth(), q.depth() == 0 })
-	q.send(t, "1")
+	p := StartRun(t, Program{}, "-n", "1", "--window", "1", "--healthy-after", "0s", "--listen", q.URL(), "--", noteDeed, string(notes))
+	hung := p.AwaitWorkers(1)[0]
+	q.Send(t, "0")
+	Eventually(t, "the worker has it", func() (any, bool) { return q.Depth(), q.Depth() == 0 })
+	q.Remove()
+	Eventually(t, "the queue is there again", func() (any, bool) { return q.Depth(), q.Depth() == 0 })
+	q.Send(t, "1")
 	notes.goOn()
 	_ = syscall.Kill(hung.PID, syscall.SIGKILL)
 	notes.expectAll(t, 2)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
-// send puts a message of type 1 into the queue. It waits while that is full.
-func (q sysvQueue) send(t testing.TB, body string) {
+// Send puts a message of type 1 into the queue. It waits while that is full.
+func (q SysVQueue) Send(t testing.TB, body string) {
 	t.Helper()
 	id, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(q), 0o200, 0)
 	if errno != 0 {
@@ -347,33 +347,33 @@ func setMaxQueues(t testing.TB, n int) {
 // until it can.
 func TestSysVMissingIsNotReady(t *testing.T) {
 	ownIPC(t)
-	q := newSysVQueue(t)
-	p := startRun(t, program{}, "--http", "127.0.0.1:0", "--listen", q.url(), "--", noteDeed, t.TempDir())
-	p.awaitPool()
-	base := httpOf(p.process)
+	q := NewSysVQueue(t)
+	p := StartRun(t, Program{}, "--http", "127.0.0.1:0", "--listen", q.URL(), "--", noteDeed, t.TempDir())
+	p.AwaitPool()
+	base := HTTPAddress(p.Process)
 
 	setMaxQueues(t, 0)
-	q.remove()
+	q.Remove()
 	why := fmt.Sprintf("messages are not taken from sysv://%#x: no space left on device", uint32(q))
-	d := p.awaitDocument("the pool is not ready", func(d *statusDocument) bool { return !d.Ready })
+	d := p.AwaitDocument("the pool is not ready", func(d *Document) bool { return !d.Ready })
 	if d.Reason != why {
 		t.Errorf("reason %q, want %q", d.Reason, why)
 	}
-	if code, text := page(t, base+"/readyz"); code != 503 || text != why+"\n" {
+	if code, text := Page(t, base+"/readyz"); code != 503 || text != why+"\n" {
 		t.Errorf("/readyz: %d %q", code, text)
 	}
-	if n := metric(t, base, "poolinit_ready"); n != 0 {
+	if n := Metric(t, base, "poolinit_ready"); n != 0 {
 		t.Errorf("poolinit_ready %v", n)
 	}
-	p.inside("health", "--ready").says(t, 1, why)
-	p.inside("status").says(t, 0, why)
-	p.inside("health").says(t, 0) // it is alive: a restart would not help
+	p.Inside("health", "--ready").Says(t, 1, why)
+	p.Inside("status").Says(t, 0, why)
+	p.Inside("health").Says(t, 0) // it is alive: a restart would not help
 
 	setMaxQueues(t, 1)
-	p.awaitPool()
-	if n := metric(t, base, fmt.Sprintf(`poolinit_queues_remade_total{source="sysv://%#x"}`, uint32(q))); n != 1 || q.depth() != 0 {
-		t.Errorf("made again %v times, depth %d; want 1 and 0", n, q.depth())
+	p.AwaitPool()
+	if n := Metric(t, base, fmt.Sprintf(`poolinit_queues_remade_total{source="sysv://%#x"}`, uint32(q))); n != 1 || q.Depth() != 0 {
+		t.Errorf("made again %v times, depth %d; want 1 and 0", n, q.Depth())
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

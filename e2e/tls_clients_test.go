@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// issue makes a certificate that vouches for itself, in PREFIX.crt and
+// IssueCertificate makes a certificate that vouches for itself, in PREFIX.crt and
 // PREFIX.key.
-func issue(t *testing.T, prefix, name string) {
+func IssueCertificate(t *testing.T, prefix, name string) {
 	t.Helper()
-	need(t, "openssl")
+	Need(t, "openssl")
 	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
 		"-keyout", prefix+".key", "-out", prefix+".crt", "-days", "1", "-subj", "/CN="+name,
 		"-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1").CombinedOutput()
@@ -22,29 +22,29 @@ func issue(t *testing.T, prefix, name string) {
 	}
 }
 
-// A tlsPool is a pool that takes messages by TCP.
-type tlsPool struct {
-	runPool
-	addr string
+// A TlsPool is a pool that takes messages by TCP.
+type TlsPool struct {
+	Pool
+	Addr string
 }
 
-// startTLS runs a pool that answers each message with itself, over TLS with
+// StartTLS runs a pool that answers each message with itself, over TLS with
 // DIR/server.crt.
-func startTLS(t *testing.T, params string) (p *tlsPool, dir string) {
+func StartTLS(t *testing.T, params string) (p *TlsPool, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	issue(t, filepath.Join(dir, "server"), "first")
-	p = &tlsPool{addr: freePort(t)}
-	p.runPool = runPool{start(t, program{args: []string{poolinit(t), "--deliver", "exec", "--listen",
-		"tcp://" + p.addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
-	p.expectLog("taking messages", nil)
+	IssueCertificate(t, filepath.Join(dir, "server"), "first")
+	p = &TlsPool{Addr: FreePort(t)}
+	p.Pool = Pool{Start(t, Program{Args: []string{Binary(t), "--deliver", "exec", "--listen",
+		"tcp://" + p.Addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
+	p.ExpectLog("taking messages", nil)
 	return p, dir
 }
 
 // sClient sends a frame by openssl s_client, and returns what comes back.
-func sClient(t *testing.T, p *tlsPool, dir, frame string, flags ...string) (out string, err error) {
+func sClient(t *testing.T, p *TlsPool, dir, frame string, flags ...string) (out string, err error) {
 	t.Helper()
-	args := append([]string{"s_client", "-quiet", "-connect", p.addr, "-CAfile", dir + "/server.crt", "-verify_return_error"}, flags...)
+	args := append([]string{"s_client", "-quiet", "-connect", p.Addr, "-CAfile", dir + "/server.crt", "-verify_return_error"}, flags...)
 	cmd := exec.Command("openssl", args...)
 	cmd.Stdin = strings.NewReader(frame)
 	text, err := cmd.Output()
@@ -52,7 +52,7 @@ func sClient(t *testing.T, p *tlsPool, dir, frame string, flags ...string) (out 
 }
 
 func TestTLSOpenSSL(t *testing.T) {
-	p, dir := startTLS(t, "&once=true")
+	p, dir := StartTLS(t, "&once=true")
 	for _, flags := range [][]string{{"-tls1_2"}, {"-tls1_3"}, {"-servername", "localhost"}} {
 		if out, err := sClient(t, p, dir, "\x00\x00\x00\x05hello", flags...); out != "\x00\x00\x00\x05hello" {
 			t.Errorf("%v: %q %v", flags, out, err)
@@ -61,9 +61,9 @@ func TestTLSOpenSSL(t *testing.T) {
 	if out, err := sClient(t, p, dir, "\x00\x00\x00\x05hello", "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"); err == nil || out != "" {
 		t.Errorf("TLS 1.1: %q", out)
 	}
-	p.expectLog("TLS handshakes failed", func(r record) bool { return strings.Contains(r.Why, "version") })
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.ExpectLog("TLS handshakes failed", func(r Record) bool { return strings.Contains(r.Why, "version") })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // pythonTLS sends three messages on one connection and prints the replies.
@@ -83,10 +83,10 @@ with context.wrap_socket(socket.create_connection((host, port), 10), server_host
         print(size, f.read(size)[:5].decode())
 `
 
-func python(t *testing.T, p *tlsPool, ca, cert string) string {
+func python(t *testing.T, p *TlsPool, ca, cert string) string {
 	t.Helper()
-	need(t, "python3")
-	host, port, _ := strings.Cut(p.addr, ":")
+	Need(t, "python3")
+	host, port, _ := strings.Cut(p.Addr, ":")
 	out, _ := exec.Command("python3", "-c", pythonTLS, host, port, ca, cert).CombinedOutput() // an error shows in the text
 	return string(out)
 }
@@ -94,7 +94,7 @@ func python(t *testing.T, p *tlsPool, ca, cert string) string {
 const pythonSees = "3 one\n0 \n300000 xxxxx\n"
 
 func TestTLSPython(t *testing.T) {
-	p, dir := startTLS(t, "&reply=always")
+	p, dir := StartTLS(t, "&reply=always")
 	if got := python(t, p, dir+"/server.crt", ""); got != "first\n"+pythonSees {
 		t.Error(got)
 	}
@@ -102,9 +102,9 @@ func TestTLSPython(t *testing.T) {
 
 func TestTLSMutual(t *testing.T) {
 	clients := t.TempDir()
-	issue(t, clients+"/known", "known")
-	issue(t, clients+"/stranger", "stranger")
-	p, dir := startTLS(t, "&reply=always&client-ca="+clients+"/known.crt")
+	IssueCertificate(t, clients+"/known", "known")
+	IssueCertificate(t, clients+"/stranger", "stranger")
+	p, dir := StartTLS(t, "&reply=always&client-ca="+clients+"/known.crt")
 	ca := dir + "/server.crt"
 	if got := python(t, p, ca, clients+"/known"); got != "first\n"+pythonSees {
 		t.Error(got)
@@ -114,15 +114,15 @@ func TestTLSMutual(t *testing.T) {
 			t.Errorf("with the certificate %q: %s", cert, got)
 		}
 	}
-	p.expectLog("TLS handshakes failed", nil)
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.ExpectLog("TLS handshakes failed", nil)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 // A certificate that is replaced is used from the next second on; files that are
 // no good change nothing.
 func TestTLSCertificateReplaced(t *testing.T) {
-	p, dir := startTLS(t, "&reply=always")
+	p, dir := StartTLS(t, "&reply=always")
 	keep := t.TempDir() + "/first.crt"
 	text, err := os.ReadFile(dir + "/server.crt")
 	if err == nil {
@@ -134,15 +134,15 @@ func TestTLSCertificateReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a warning", func() (any, bool) {
+	Eventually(t, "a warning", func() (any, bool) {
 		got := python(t, p, keep, "")
 		if got != "first\n"+pythonSees {
 			t.Fatal(got)
 		}
-		return p.stderr.String(), p.count("the ones read before stay in use") > 0
+		return p.Stderr.String(), p.Count("the ones read before stay in use") > 0
 	})
-	issue(t, dir+"/server", "second")
-	eventually(t, "the new certificate", func() (any, bool) {
+	IssueCertificate(t, dir+"/server", "second")
+	Eventually(t, "the new certificate", func() (any, bool) {
 		got := python(t, p, dir+"/server.crt", "")
 		return got, got == "second\n"+pythonSees
 	})
@@ -152,14 +152,14 @@ func TestTLSCertificateReplaced(t *testing.T) {
 	if got := python(t, p, dir+"/server.crt", ""); got != "second\n"+pythonSees {
 		t.Error(got)
 	}
-	p.signal(syscall.SIGTERM)
-	p.expectExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }
 
 func TestTLSBadFiles(t *testing.T) {
 	dir := t.TempDir()
-	issue(t, dir+"/a", "a")
-	issue(t, dir+"/b", "b")
+	IssueCertificate(t, dir+"/a", "a")
+	IssueCertificate(t, dir+"/b", "b")
 	for params, says := range map[string]string{
 		"cert=" + dir + "/none&key=" + dir + "/a.key":                   dir + "/none: no such file",
 		"cert=" + dir + "/a.crt&key=" + dir + "/b.key":                  "private key does not match",
@@ -168,7 +168,7 @@ func TestTLSBadFiles(t *testing.T) {
 		"cert=" + dir + "/a.crt":                                        "cert= and key= together",
 		"client-ca=" + dir + "/a.crt":                                   "client-ca= with cert= and key= only",
 	} {
-		p, code := run(t, program{args: []string{poolinit(t), "--listen", "tcp://127.0.0.1:0?" + params, "--", "sh", "-c", "echo started"}})
-		checkUsage(t, p, code, []string{says})
+		p, code := Run(t, Program{Args: []string{Binary(t), "--listen", "tcp://127.0.0.1:0?" + params, "--", "sh", "-c", "echo started"}})
+		CheckUsage(t, p, code, []string{says})
 	}
 }

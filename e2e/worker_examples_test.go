@@ -22,33 +22,33 @@ func TestWorkerExamples(t *testing.T) {
 		{"php", "../examples/echo.php", "frames"},
 	} {
 		t.Run(filepath.Base(tt.worker), func(t *testing.T) {
-			need(t, tt.needs)
+			Need(t, tt.needs)
 			worker, err := filepath.Abs(tt.worker)
 			if err != nil {
 				t.Fatal(err)
 			}
-			url := unixURL(t, "?reply=always")
-			p := startSource(t, program{}, url, "-n", "2", "--deliver", tt.deliver, "--output", "prefix", "--", worker)
-			odd := seq(500) + "  -n  \\t *\n" + strings.Repeat("ä", 5000) + "\n"
-			send(t, strings.NewReader(odd), url).want(t, odd, 0)
+			url := UnixURL(t, "?reply=always")
+			p := StartSource(t, Program{}, url, "-n", "2", "--deliver", tt.deliver, "--output", "prefix", "--", worker)
+			odd := Seq(500) + "  -n  \\t *\n" + strings.Repeat("ä", 5000) + "\n"
+			Send(t, strings.NewReader(odd), url).Want(t, odd, 0)
 			if tt.deliver == "frames" {
-				got := send(t, strings.NewReader("\nfine\n"), url)
-				got.want(t, "fine\n", 1)
-				if !strings.Contains(got.stderr, "message 1: refused: there is nothing in it") {
-					t.Error(got.stderr)
+				got := Send(t, strings.NewReader("\nfine\n"), url)
+				got.Want(t, "fine\n", 1)
+				if !strings.Contains(got.Stderr, "message 1: refused: there is nothing in it") {
+					t.Error(got.Stderr)
 				}
 			} else {
-				send(t, strings.NewReader("\nfine\n"), url).want(t, "\nfine\n", 0)
+				Send(t, strings.NewReader("\nfine\n"), url).Want(t, "\nfine\n", 0)
 			}
-			p.signal(syscall.SIGUSR1)
-			p.stderr.expect(t, "reload done")
-			send(t, strings.NewReader(seq(500)), url).want(t, seq(500), 0)
-			p.signal(syscall.SIGTERM)
-			if code := p.wait(); code != 0 {
+			p.Signal(syscall.SIGUSR1)
+			p.Stderr.Expect(t, "reload done")
+			Send(t, strings.NewReader(Seq(500)), url).Want(t, Seq(500), 0)
+			p.Signal(syscall.SIGTERM)
+			if code := p.Wait(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
-			if n := strings.Count(p.stdout.String(), "stopping after "); n != 4 {
-				t.Errorf("%d workers ended by themselves, want 4:\n%s\n%s", n, p.stdout.String(), p.stderr.String())
+			if n := strings.Count(p.Stdout.String(), "stopping after "); n != 4 {
+				t.Errorf("%d workers ended by themselves, want 4:\n%s\n%s", n, p.Stdout.String(), p.Stderr.String())
 			}
 		})
 	}
@@ -56,38 +56,38 @@ func TestWorkerExamples(t *testing.T) {
 
 // A detached worker works on; another is in its place at once.
 func TestWorkerDetaches(t *testing.T) {
-	url := unixURL(t, "?reply=always")
-	p := startSDK(t, url)
-	first := p.theChild()
-	send(t, strings.NewReader("detach\n"), url).want(t, "detached\n", 0)
-	send(t, strings.NewReader("next\n"), url).want(t, "next\n", 0)
+	url := UnixURL(t, "?reply=always")
+	p := StartSDK(t, url)
+	first := p.TheChild()
+	Send(t, strings.NewReader("detach\n"), url).Want(t, "detached\n", 0)
+	Send(t, strings.NewReader("next\n"), url).Want(t, "next\n", 0)
 	if t.Failed() {
-		t.Log(p.stdout.String(), p.stderr.String())
+		t.Log(p.Stdout.String(), p.Stderr.String())
 	}
-	p.stderr.expect(t, "detached")
-	self := p.self()
-	p.waitFor("another worker beside the first", func(q procInfo) bool { return q.PPID == self && q.PID != first.PID && q.State != 'Z' })
-	p.waitFor("the first", func(q procInfo) bool { return q.PID == first.PID && q.State != 'Z' })
+	p.Stderr.Expect(t, "detached")
+	self := p.Self()
+	p.WaitForProcess("another worker beside the first", func(q ProcInfo) bool { return q.PPID == self && q.PID != first.PID && q.State != 'Z' })
+	p.WaitForProcess("the first", func(q ProcInfo) bool { return q.PID == first.PID && q.State != 'Z' })
 }
 
 // SIGTERM from somebody else costs no message an attempt.
 func TestWorkerSIGTERM(t *testing.T) {
-	url := unixURL(t, "?reply=always")
-	p := startSDK(t, url, "--attempts", "1", "--healthy-after", "0s")
+	url := UnixURL(t, "?reply=always")
+	p := StartSDK(t, url, "--attempts", "1", "--healthy-after", "0s")
 	for range 5 {
-		got := send(t, strings.NewReader("pid\n"), url)
-		if m := regexp.MustCompile(`^0 \d+\n$`).FindString(got.stdout); m == "" {
+		got := Send(t, strings.NewReader("pid\n"), url)
+		if m := regexp.MustCompile(`^0 \d+\n$`).FindString(got.Stdout); m == "" {
 			t.Fatalf("%+v", got)
 		}
-		child := p.theChild()
+		child := p.TheChild()
 		if err := syscall.Kill(child.PID, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		send(t, strings.NewReader(seq(3000)), url).want(t, seq(3000), 0)
-		eventually(t, "the end of the worker", func() (any, bool) {
-			q, ok := readProc(child.PID)
+		Send(t, strings.NewReader(Seq(3000)), url).Want(t, Seq(3000), 0)
+		Eventually(t, "the end of the worker", func() (any, bool) {
+			q, ok := ReadProc(child.PID)
 			return q, !ok || q.State == 'Z'
 		})
 	}
-	p.stdout.expectTimes(t, "stopped in peace\n", 5)
+	p.Stdout.ExpectTimes(t, "stopped in peace\n", 5)
 }
