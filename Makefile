@@ -54,7 +54,7 @@ release:
 
 # With the packages, which make test leaves to CI: the tools that make them take a minute to compile.
 test-release:
-	RELEASE=1 $(GO) test -count=1 -timeout 10m -run TestRelease ./e2e
+	RELEASE=1 $(GO) test -count=1 -timeout 10m -run TestRelease ./e2e/image
 
 # The modules that other programs import, and the example of one. The client is
 # not for Linux only.
@@ -110,7 +110,7 @@ cross:
 
 # The long run of e2e's chaos: ten minutes of kills and reloads for each case.
 chaos:
-	CHAOS=10m $(GO) test -count=1 -timeout 40m -run TestChaos -v ./e2e
+	CHAOS=10m $(GO) test -count=1 -timeout 40m -run TestChaos -v ./e2e/messages
 
 # K8S_KIT brings the cluster up; e2e/kubernetes/cluster_kit_test.go says what has to be in it.
 e2e-k8s:

@@ -1,0 +1,57 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// SDKWorker returns the path of a worker made with the Go SDK, to which everything
+// can happen: worker/internal/testworker says how.
+func SDKWorker(t testing.TB) string { return ofModule(t, builtWorker) }
+
+// SDKClient returns the path of a client made with the Go package, as
+// client/internal/testclient describes it.
+func SDKClient(t testing.TB) string { return ofModule(t, builtClient) }
+
+var (
+	builtWorker = sync.OnceValues(func() (string, error) { return buildOfModule("worker", "testworker") })
+	builtClient = sync.OnceValues(func() (string, error) { return buildOfModule("client", "testclient") })
+)
+
+func ofModule(t testing.TB, built func() (string, error)) string {
+	t.Helper()
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// buildOfModule builds a program of another module, which this one does not import.
+func buildOfModule(module, name string) (path string, err error) {
+	dir, err := os.MkdirTemp("", "poolinit-e2e")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
+		return "", err
+	}
+	path = filepath.Join(dir, name)
+	build := exec.Command("go", "build", "-C", "../../"+module, "-o", path, "./internal/"+name)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// StartSDK is startSource with the SDK's worker.
+func StartSDK(t testing.TB, url string, flags ...string) *Process {
+	t.Helper()
+	return StartSource(t, Program{}, url, append(flags, "--", SDKWorker(t))...)
+}

@@ -1,0 +1,71 @@
+package harness
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A SysVQueue is a System V queue of a test.
+type SysVQueue uint32
+
+func NewSysVQueue(t testing.TB) SysVQueue {
+	t.Helper()
+	q := SysVQueue(0x60000000 | rand.Uint32()>>4)
+	t.Cleanup(q.Remove)
+	return q
+}
+
+func (q SysVQueue) URL() string { return fmt.Sprintf("sysv://%#x?mode=0600", uint32(q)) }
+
+func (q SysVQueue) Remove() {
+	if f := q.row(); f != nil {
+		id, _ := strconv.Atoi(f[1])
+		_, _, _ = unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_RMID, 0)
+	}
+}
+
+// row is the queue's in /proc/sysvipc/msg, or nil.
+func (q SysVQueue) row() []string {
+	text, _ := os.ReadFile("/proc/sysvipc/msg")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); f[0] == strconv.Itoa(int(int32(q))) {
+			return f
+		}
+	}
+	return nil
+}
+
+// Depth returns how many messages are in the queue; -1: there is no queue.
+func (q SysVQueue) Depth() int {
+	f := q.row()
+	if f == nil {
+		return -1
+	}
+	n, _ := strconv.Atoi(f[4])
+	return n
+}
+
+// Send puts a message of type 1 into the queue. It waits while that is full.
+func (q SysVQueue) Send(t testing.TB, body string) {
+	t.Helper()
+	id, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(q), 0o200, 0)
+	if errno != 0 {
+		t.Fatalf("msgget %#x: %v", uint32(q), errno)
+	}
+	message := append(binary.NativeEndian.AppendUint64(nil, 1), body...)
+	errno = unix.EINTR
+	for errno == unix.EINTR {
+		_, _, errno = unix.Syscall6(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message[0])), uintptr(len(body)), 0, 0, 0)
+	}
+	if errno != 0 {
+		t.Fatalf("msgsnd %#x: %v", uint32(q), errno)
+	}
+}

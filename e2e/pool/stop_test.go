@@ -1,0 +1,219 @@
+package pool
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/poolinit/poolinit/internal/testkit"
+
+	"github.com/poolinit/poolinit/e2e/harness"
+)
+
+// exitsDeed takes the stop signal and exits with a code; the test binary dies of
+// it otherwise.
+var exitsDeed = harness.Deed("exits", func(words []string) int {
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
+	fmt.Println("listening")
+	fmt.Println("got", <-sig)
+	var code int
+	_, _ = fmt.Sscan(words[0], &code)
+	return code
+})
+
+// daemonDeed leaves a process behind that has a session of its own and ignores
+// TERM, and then lives on itself.
+var daemonDeed = harness.Deed("daemon", func(words []string) int {
+	cmd := exec.Command("/proc/self/exe", "ignore")
+	cmd.Env = append(os.Environ(), "TEST_CHILD="+harness.WorkerChild)
+	cmd.Stdout = os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return harness.Failed(err)
+	}
+	return harness.Forever()
+})
+
+func TestRunStop(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		sig    syscall.Signal
+		flags  []string
+		deed   []string
+		ready  string // what the workers say when they can be stopped
+		code   int
+		killed string
+		least  time.Duration
+	}{
+		{name: "dies of TERM", sig: syscall.SIGTERM, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "INT", sig: syscall.SIGINT, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "QUIT", sig: syscall.SIGQUIT, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "RTMIN+3", sig: 37, deed: []string{"obey"}, killed: "killed 0"},
+		{name: "exit 0", sig: syscall.SIGTERM, deed: []string{exitsDeed, "0"}, ready: "listening", killed: "killed 0"},
+		{name: "exit 143", sig: syscall.SIGTERM, deed: []string{exitsDeed, "143"}, ready: "listening", killed: "killed 0"},
+		{name: "--stop-signal", sig: syscall.SIGTERM, flags: []string{"--stop-signal", "usr2"}, deed: []string{exitsDeed, "0"}, ready: "listening", killed: "killed 0"},
+		{name: "ignores TERM", sig: syscall.SIGTERM, flags: []string{"--stop-timeout", "300ms"}, deed: []string{"ignore"}, ready: "deaf",
+			code: 137, killed: "killed 2", least: 300 * time.Millisecond},
+		{name: "--drain-delay", sig: syscall.SIGTERM, flags: []string{"--drain-delay", "200ms"}, deed: []string{"obey"},
+			killed: "killed 0", least: 200 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			flags := append([]string{"-n", "2", "--stop-timeout", "5m"}, c.flags...)
+			p := harness.StartRun(t, harness.Program{}, append(append(flags, "--"), c.deed...)...)
+			p.AwaitWorkers(2)
+			testkit.Eventually(t, "both listen", func() (any, bool) {
+				return p.Stdout.String(), strings.Count(p.Stdout.String(), c.ready) >= 2
+			})
+			began := time.Now()
+			p.Signal(c.sig)
+			p.ExpectExit(c.code)
+			if took := time.Since(began); took < c.least { // and not the five minutes, or expectExit would have said so
+				t.Errorf("took %v, want %v or more", took, c.least)
+			}
+			p.ExpectLog(c.killed+", in", func(r harness.Record) bool { return r.Code == c.code })
+		})
+	}
+}
+
+func TestRunSecondSignalKills(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--drain-delay", "4m"}} {
+		p := harness.StartRun(t, harness.Program{}, append(flags, "-n", "2", "--stop-timeout", "5m", "--", "ignore")...)
+		p.AwaitWorkers(2)
+		testkit.Eventually(t, "both are deaf", func() (any, bool) { return nil, strings.Count(p.Stdout.String(), "deaf") == 2 })
+		p.Signal(syscall.SIGTERM)
+		p.ExpectLog("stopping", nil)
+		p.Signal(syscall.SIGINT)
+		p.ExpectExit(137) // long before the five minutes are over
+		p.ExpectLog("asked to stop again", nil)
+	}
+}
+
+// One that obeys and one that does not: the pool waits for it, and says which.
+func TestRunWaitsForAll(t *testing.T) {
+	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--stop-timeout", "3s", "--", oneDeafDeed)
+	p.AwaitWorkers(2)
+	p.Stdout.Expect(t, "deaf\n")
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(137)
+	p.ExpectLog("killed 1, in", nil)
+	p.ExpectLog("does not stop in time", func(r harness.Record) bool { return *r.Worker == 1 })
+}
+
+var oneDeafDeed = harness.Deed("one-deaf", func([]string) int {
+	if os.Getenv("POOLINIT_WORKER_ID") == "1" {
+		return harness.Deeds["ignore"](nil)
+	}
+	return harness.Forever()
+})
+
+// What has left its worker's session and ignores TERM is gone in the end, and
+// costs the pool no more than --stop-timeout, or expectExit would say so.
+func TestRunLeavesNothing(t *testing.T) {
+	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "3s", "--", daemonDeed)
+	p.Stdout.Expect(t, "deaf\n")
+	pids := p.List()
+	if len(pids) != 3 {
+		t.Fatalf("processes: %v", pids)
+	}
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	for _, q := range pids {
+		if now, ok := harness.ReadProc(q.PID); ok && now.State != 'Z' {
+			t.Errorf("still there: %v", now)
+		}
+	}
+}
+
+// Who asks a second time does not wait for what the workers have left behind.
+func TestRunSecondStopForTheRest(t *testing.T) {
+	for name, again := range map[string]func(p harness.Pool){
+		"signal":  func(p harness.Pool) { p.Signal(syscall.SIGINT) },
+		"command": func(p harness.Pool) { p.Inside("stop") }, // it is one of those that end then
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "5m", "--", daemonDeed)
+			p.Stdout.Expect(t, "deaf\n")
+			p.Signal(syscall.SIGTERM)
+			p.ExpectLog("worker ended", nil)
+			again(p)
+			p.ExpectExit(0) // long before the five minutes are over
+		})
+	}
+}
+
+// A stopped worker obeys as well.
+func TestRunStopsWhatIsStopped(t *testing.T) {
+	p := harness.StartRun(t, harness.Program{}, "--", "obey")
+	w := p.AwaitWorkers(1)[0]
+	if err := syscall.Kill(w.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "it has stopped", func() (any, bool) { q, _ := harness.ReadProc(w.PID); return q, q.State == 'T' })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+}
+
+// A stop that comes while a worker waits for its next start.
+func TestRunStopDuringBackoff(t *testing.T) {
+	p := harness.StartRun(t, harness.Program{}, "--restart-delay", "1h", "--restart-delay-max", "1h", "--", "exit", "3")
+	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == 3 })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+}
+
+// GNU timeout sends its signal to its child, and then to the group that both are in:
+// that is one request.
+func TestRunUnderTimeout(t *testing.T) {
+	harness.Need(t, "timeout", "sh")
+	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{
+		"timeout", "--preserve-status", "2", harness.Binary(t), "--", "sh", "-c", `trap 'sleep 0.5; echo clean; exit 0' TERM; echo up; while :; do sleep 0.1; done`,
+	}}))
+	p.Stdout.Expect(t, "clean\n")
+	p.ExpectExit(0)
+	if strings.Contains(p.Stderr.String(), "asked to stop again") {
+		t.Error(p.Stderr.String())
+	}
+}
+
+// What waits when the stop comes is handled, though its worker died and would not
+// have come back for an hour.
+func TestRunStopDoesNotBackOff(t *testing.T) {
+	harness.Need(t, "sh")
+	dir := t.TempDir()
+	addr := harness.FreePort(t)
+	script := `[ -e ` + dir + `/once ] && exec cat <&3 >&3; : >` + dir + `/once; read -r line <&3; exit 3`
+	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "--restart-delay", "1h", "--restart-delay-max", "1h", "--stop-timeout", "5m",
+		"--deliver", "lines", "--listen", "tcp://" + addr + "?reply=always", "--", "sh", "-c", script}}))
+	p.ExpectLog("taking messages", nil)
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(testkit.Patience))
+	for _, body := range []string{"a", "b"} {
+		if err := harness.WriteFrame(nc, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == 3 })
+	p.Signal(syscall.SIGTERM)
+	in := bufio.NewReader(nc)
+	for _, want := range []string{"a", "b"} {
+		if reply, failed, err := harness.ReadFrame(in); string(reply) != want || failed || err != nil {
+			t.Errorf("reply %q %v %v, want %q", reply, failed, err, want)
+		}
+	}
+	nc.Close()
+	p.ExpectExit(0)
+	p.ExpectLog("stopped: handled 2, spooled 0, lost 0, ", nil)
+}
