@@ -39,9 +39,10 @@ func (why untrusted) Error() string { return string(why) + ": not trusting it" }
 
 // A Client is connected to a pool. It is for one request.
 type Client struct {
-	PID  int
-	conn *net.UnixConn
-	in   *bufio.Reader
+	PID    int
+	conn   *net.UnixConn
+	in     *bufio.Reader
+	within time.Duration // AnswerTime; tests wait for less
 }
 
 // Open connects to the pool of PID 1 if there is one, otherwise to the only one there
@@ -138,7 +139,7 @@ func Dial(pid int) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{PID: pid, conn: conn, in: bufio.NewReader(conn)}, nil
+	return &Client{PID: pid, conn: conn, in: bufio.NewReader(conn), within: AnswerTime}, nil
 }
 
 // genuine checks that the process that listens is the one whose PID is in the name, and
@@ -168,7 +169,7 @@ func (c *Client) Status() (*status.Document, []byte, error) {
 		return nil, nil, err
 	}
 	d := new(status.Document)
-	line, err := c.receive(AnswerTime, d)
+	line, err := c.receive(c.within, d)
 	return d, line, err
 }
 
@@ -177,7 +178,7 @@ func (c *Client) Health() (Answer, error) {
 	if err := c.ask(cmdHealth, false); err != nil {
 		return Answer{}, err
 	}
-	return c.answer(AnswerTime)
+	return c.answer(c.within)
 }
 
 // Reload asks for a reload. Without wait it returns whether it was accepted; with
@@ -186,7 +187,7 @@ func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 	if err := c.ask(cmdReload, wait); err != nil {
 		return Answer{}, err
 	}
-	a, err := c.answer(AnswerTime)
+	a, err := c.answer(c.within)
 	for wait && err == nil && a.Outcome == "" {
 		if !a.Accepted {
 			progress(a)
@@ -202,7 +203,7 @@ func (c *Client) Stop(wait bool) (Answer, error) {
 	if err := c.ask(cmdStop, wait); err != nil {
 		return Answer{}, err
 	}
-	a, err := c.answer(AnswerTime)
+	a, err := c.answer(c.within)
 	if err != nil || !wait {
 		return a, err
 	}
@@ -256,7 +257,7 @@ func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the pool of process %d does not answer within %s: it hangs, or is stopped", c.PID, AnswerTime)
+		return fmt.Errorf("the pool of process %d does not answer within %s: it hangs, or is stopped", c.PID, c.within)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Errorf("the pool of process %d hung up: it has ended, or is about to", c.PID)
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +12,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/supervisor"
 )
@@ -67,13 +72,43 @@ func (stuckQueue) Stats(workers int) ipc.QueueStats {
 	return ipc.QueueStats{Messages: 1, OldestID: 7, Oldest: time.Minute, Idle: 1, Workers: make([]ipc.WorkerStats, workers)}
 }
 
+// It takes a second to be sure that a pool is stuck: the one of a bubble.
 func TestHealthOfAStuckPool(t *testing.T) {
-	w := newWorld(t)
-	w.server.view.Queue, w.server.view.Serving = stuckQueue{}, func() bool { return true }
-	want := Answer{Ready: true, Reason: "a message has waited for 1m0s while a ready worker has nothing to do"}
-	if got, err := w.client().Health(); err != nil || got != want {
-		t.Errorf("%+v, %v; want %+v", got, err, want)
+	synctest.Test(t, func(t *testing.T) {
+		view := newFakePool().view()
+		view.Queue, view.Serving = stuckQueue{}, func() bool { return true }
+		here, there := socketPair(t)
+		c := &Client{conn: here, in: bufio.NewReader(here), within: AnswerTime}
+		if err := c.ask(cmdHealth, false); err != nil {
+			t.Fatal(err)
+		}
+		(&session{Server: &Server{view: view, times: times{request: requestTime}}, conn: there}).answer()
+		want := Answer{Ready: true, Reason: "a message has waited for 1m0s while a ready worker has nothing to do"}
+		if got, err := c.answer(c.within); err != nil || got != want {
+			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
+	})
+}
+
+// socketPair is a connection between two ends of the test.
+func socketPair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "end")
+		conn, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		ends[i] = conn.(*net.UnixConn)
+	}
+	return ends[0], ends[1]
 }
 
 // told is what one reload --wait was told.
@@ -235,7 +270,7 @@ func TestStopWait(t *testing.T) {
 	defer c.Close()
 	stopped := make(chan error, 1) // 1: the test may have ended
 	go func() { _, err := c.Stop(true); stopped <- err }()
-	eventually(t, "it has closed its server", func() (any, bool) {
+	testkit.Eventually(t, "it has closed its server", func() (any, bool) {
 		_, err := Dial(pool.cmd.Process.Pid)
 		return err, err == noPool(pool.cmd.Process.Pid)
 	})
@@ -260,7 +295,7 @@ func stoppedPool(t *testing.T) int {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is stopped", func() (any, bool) {
+	testkit.Eventually(t, "it is stopped", func() (any, bool) {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		return err, strings.Contains(string(text), "State:\tT")
 	})
@@ -283,7 +318,11 @@ func TestHangingPool(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			wantError(t, ask(c), fmt.Sprintf("the pool of process %d does not answer within 3s: it hangs, or is stopped", pid))
+			if c.within != AnswerTime {
+				t.Errorf("it would wait for %v, not %v", c.within, AnswerTime)
+			}
+			c.within = AnswerTime / 20
+			wantError(t, ask(c), fmt.Sprintf("the pool of process %d does not answer within 150ms: it hangs, or is stopped", pid))
 		})
 	}
 }
@@ -345,7 +384,7 @@ func TestPoolOfRoot(t *testing.T) {
 	if got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	eventually(t, "the pool has noticed", func() (any, bool) { return w.pool.refusals(), len(w.pool.refusals()) == 1 })
+	testkit.Eventually(t, "the pool has noticed", func() (any, bool) { return w.pool.refusals(), len(w.pool.refusals()) == 1 })
 }
 
 func TestAnswersThatMakeNoSense(t *testing.T) {

@@ -48,6 +48,12 @@ type Server struct {
 	closing  chan struct{}
 	end      context.Context // when cut ends it, every connection is closed
 	cut      context.CancelFunc
+	times    times
+}
+
+// times are how long a Server waits. Tests shorten them.
+type times struct {
+	request, close, tick time.Duration
 }
 
 // Listen opens the socket of this process. Nothing is answered before Serve.
@@ -65,6 +71,7 @@ func Listen(view *status.View, pool Pool, refused func(error)) (*Server, error) 
 	return &Server{
 		view: view, pool: pool, refused: refused, listener: limit.NewListener(ln, maxConnections, nil),
 		closing: make(chan struct{}), end: end, cut: cut,
+		times: times{request: requestTime, close: closeTime, tick: progressTick},
 	}, nil
 }
 
@@ -76,7 +83,7 @@ func (s *Server) Serve() { s.serving.Go(s.accept) }
 func (s *Server) Close() {
 	close(s.closing)
 	s.listener.Close()
-	timer := time.AfterFunc(closeTime, s.cut)
+	timer := time.AfterFunc(s.times.close, s.cut)
 	s.serving.Wait()
 	timer.Stop()
 	s.cut()
@@ -126,7 +133,7 @@ type session struct {
 }
 
 func (c *session) answer() {
-	_ = c.conn.SetReadDeadline(time.Now().Add(requestTime)) // if it is closed, the read reports that
+	_ = c.conn.SetReadDeadline(time.Now().Add(c.times.request)) // if it is closed, the read reports that
 	line, err := bufio.NewReader(io.LimitReader(c.conn, maxRequest)).ReadBytes('\n')
 	var r request
 	switch {
@@ -187,7 +194,7 @@ func (c *session) reload(wait bool) {
 	if !c.send(Answer{Accepted: true}) || !wait {
 		return
 	}
-	tick := time.NewTicker(progressTick)
+	tick := time.NewTicker(c.times.tick)
 	defer tick.Stop()
 	gone := c.gone()
 	last := supervisor.ReloadStats{}

@@ -9,9 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
@@ -134,7 +136,7 @@ func TestCloseWhileClientsAreThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-w.pool.asked
-	eventually(t, "all are served", func() (any, bool) { return w.server.listener.Taken(), w.server.listener.Taken() >= 4 })
+	testkit.Eventually(t, "all are served", func() (any, bool) { return w.server.listener.Taken(), w.server.listener.Taken() >= 4 })
 	w.close()
 	for what, conn := range map[string]net.Conn{"silent": silent, "waiting": waits, "deaf": deaf} {
 		if _, err := io.Copy(io.Discard, conn); err != nil && !isReset(err) {
@@ -164,11 +166,16 @@ func TestCloseWithAResult(t *testing.T) {
 	}
 }
 
+// A Server waits for less than the client that has to wait for it does. (Those of
+// the other tests wait for less than that.)
 func TestCloseWithoutServe(t *testing.T) {
 	p := newFakePool()
 	s, err := Listen(p.view(), p, p.refuse)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := (times{request: 2 * time.Second, close: 200 * time.Millisecond, tick: 100 * time.Millisecond}); s.times != want || s.times.request >= AnswerTime {
+		t.Errorf("its times are %v, want %v", s.times, want)
 	}
 	s.Close()
 }

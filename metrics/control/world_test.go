@@ -15,31 +15,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// patience is how long a test waits for what must happen; only a failing test
-// waits that long.
-const patience = 30 * time.Second
-
-// children are what the test binary plays when CONTROL_CHILD names one. They
-// return the exit code.
-var children = map[string]func(args []string) int{
+// children are what the test binary plays.
+var children = testkit.Children{
 	"pool":   childPool,
 	"squat":  childSquat,
 	"client": childClient,
 	"dial":   childDial,
 }
 
-func TestMain(m *testing.M) {
-	if name := os.Getenv("CONTROL_CHILD"); name != "" {
-		os.Exit(children[name](os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(children.Main(m)) }
 
 // A child is another process, played by the test binary.
 type child struct {
@@ -54,8 +45,7 @@ type child struct {
 func play(t *testing.T, attr *syscall.SysProcAttr, name string, args ...string) *child {
 	t.Helper()
 	c := &child{t: t, out: new(strings.Builder), ended: make(chan struct{})}
-	c.cmd = exec.Command("/proc/self/exe", args...) // by this name others may run it, wherever it is
-	c.cmd.Env = append(os.Environ(), "CONTROL_CHILD="+name, "GORACE=atexit_sleep_ms=0")
+	c.cmd = testkit.Child(name, args...)
 	c.cmd.SysProcAttr = attr
 	stdin, err := c.cmd.StdinPipe()
 	if err != nil {
@@ -94,7 +84,7 @@ func (c *child) text() string {
 	c.t.Helper()
 	select {
 	case <-c.ended:
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		c.t.Fatal("the child does not end")
 	}
 	return c.out.String()
@@ -154,7 +144,7 @@ func childClient(args []string) int {
 		fmt.Println(err)
 		return 1
 	}
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(testkit.Patience))
 	_, _ = io.WriteString(conn, `{"command":"stop"}`+"\n") // it may be closed already
 	answer, err := io.ReadAll(conn)
 	fmt.Printf("%s%v\n", answer, err)
@@ -264,6 +254,7 @@ func newWorld(t *testing.T) *world {
 	if w.server, err = Listen(w.pool.view(), w.pool, w.pool.refuse); err != nil {
 		t.Fatal(err)
 	}
+	w.server.times = times{request: requestTime / 20, close: closeTime / 10, tick: progressTick / 10}
 	w.server.Serve()
 	t.Cleanup(w.close)
 	return w
@@ -277,13 +268,9 @@ func (w *world) close() {
 	w.closed = true
 	done := make(chan struct{})
 	go func() { w.server.Close(); close(done) }() // ends with Close
-	select {
-	case <-done:
-	case <-time.After(patience):
-		w.t.Error("Close does not return")
-	}
+	testkit.Wait(w.t, "Close returns", done)
 	// AfterFunc's are done, but may not be gone.
-	eventually(w.t, "no goroutine is left", func() (any, bool) {
+	testkit.Eventually(w.t, "no goroutine is left", func() (any, bool) {
 		return stacks(), runtime.NumGoroutine() <= w.before+1 // a test's own may come and go
 	})
 }
@@ -318,7 +305,7 @@ func (w *world) client() *Client {
 func (w *world) dial() *net.UnixConn {
 	w.t.Helper()
 	var conn net.Conn
-	eventually(w.t, "a connection", func() (_ any, ok bool) {
+	testkit.Eventually(w.t, "a connection", func() (_ any, ok bool) {
 		var err error
 		conn, err = net.Dial("unix", name(w.t))
 		if err != nil && !errors.Is(err, syscall.EAGAIN) { // the kernel's queue may be short
@@ -327,7 +314,7 @@ func (w *world) dial() *net.UnixConn {
 		return err, err == nil
 	})
 	w.t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(testkit.Patience))
 	return conn.(*net.UnixConn)
 }
 
@@ -346,24 +333,9 @@ func (w *world) answer(request string) string {
 // idle waits until nobody is served.
 func (w *world) idle() {
 	w.t.Helper()
-	eventually(w.t, "nobody is served", func() (any, bool) {
+	testkit.Eventually(w.t, "nobody is served", func() (any, bool) {
 		return w.server.listener.Taken(), w.server.listener.Taken() <= 1 // for the next one
 	})
-}
-
-func eventually(t *testing.T, what string, cond func() (got any, ok bool)) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		got, ok := cond()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v; instead: %v", what, patience, got)
-		}
-		time.Sleep(time.Millisecond) // between two looks
-	}
 }
 
 func wantError(t *testing.T, err error, words string) {
