@@ -3,52 +3,17 @@
 package examples
 
 import (
-	"bytes"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
-
-// A watched is output that may be read while it grows.
-type watched struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.Write(p)
-}
-
-func (w *watched) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.String()
-}
-
-// await waits until the text has been written so often.
-func (w *watched) await(t *testing.T, text string, times int) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for strings.Count(w.String(), text) < times {
-		if time.Now().After(deadline) {
-			t.Fatalf("%q was not written %d times within %v, but:\n%s", text, times, patience, w.String())
-		}
-		time.Sleep(5 * time.Millisecond) // between two looks
-	}
-}
 
 func build(t *testing.T, module, pkg, as string) string {
 	t.Helper()
@@ -80,7 +45,7 @@ func TestExamples(t *testing.T) {
 	} {
 		t.Run(filepath.Base(tt.worker), func(t *testing.T) {
 			need(t, tt.needs)
-			var out watched
+			var out testkit.Output
 			cmd := exec.Command(poolinit, "-n", "2", "--ready", tt.ready, "--output", "prefix", "--log-format", "text", "--", tt.worker)
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
@@ -100,10 +65,10 @@ func TestExamples(t *testing.T) {
 				<-copied
 				_ = cmd.Wait()
 			}()
-			out.await(t, "started: worker ", 2)
+			out.ExpectTimes(t, "started: worker ", 2)
 			send(t, cmd, syscall.SIGUSR1)
-			out.await(t, "reload done", 1)
-			out.await(t, " of 2, generation 2, pid ", 2)
+			out.ExpectTimes(t, "reload done", 1)
+			out.ExpectTimes(t, " of 2, generation 2, pid ", 2)
 			send(t, cmd, syscall.SIGTERM)
 			<-copied
 			_ = cmd.Wait() // its code is looked at

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // The filter runs once a message; a message that it fails is given up.
@@ -15,7 +17,7 @@ func TestFilter(t *testing.T) {
 	need(t, "jq")
 	poolinit := build(t, "..", ".", "poolinit")
 	socket := t.TempDir() + "/pool.sock"
-	var out watched
+	var out testkit.Output
 	cmd := exec.Command(poolinit, "--deliver", "exec", "--attempts", "1", "--listen", "unix://"+socket, "--", "./filter.jq")
 	cmd.Stderr = &out
 	if err := cmd.Start(); err != nil {
@@ -25,13 +27,13 @@ func TestFilter(t *testing.T) {
 		_ = cmd.Process.Kill() // unless the test was good
 		_ = cmd.Wait()
 	}()
-	out.await(t, "taking messages", 1)
+	out.Expect(t, "taking messages")
 	nc, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(patience))
+	_ = nc.SetDeadline(time.Now().Add(testkit.Patience))
 	for body, want := range map[string]string{
 		`{"uid":1991,"data":"hello"}`: `{"uid":1991,"greeting":"hello, user 1991","attempt":1}` + "\n",
 		`{"data":"hello"}`:            "given-up: the command exited with code 5",

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/ipc"
 )
 
@@ -22,8 +22,8 @@ func startChildren(b *testing.B, n int) (pids []int) {
 	}
 	defer r.Close()
 	for range n {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env, cmd.Stdin = append(os.Environ(), "METRICS_CHILD=1"), r
+		cmd := testkit.Child("worker")
+		cmd.Stdin = r
 		if err := cmd.Start(); err != nil {
 			b.Fatal(err)
 		}

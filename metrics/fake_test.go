@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
@@ -17,11 +18,10 @@ import (
 // The test binary plays the workers, too: processes that wait for their stdin to
 // end.
 func TestMain(m *testing.M) {
-	if os.Getenv("METRICS_CHILD") != "" {
+	os.Exit(testkit.Children{"worker": func([]string) int {
 		_, _ = os.Stdin.Read(make([]byte, 1)) // ends with the test
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
+		return 0
+	}}.Main(m))
 }
 
 // The parts of a fake pool. Each returns what the test has set.

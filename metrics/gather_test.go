@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/supervisor"
@@ -362,8 +362,7 @@ func samplesOnly(s *Server) string {
 // A process that ends while it is looked at has no CPU time in that scrape: one
 // that is too low would count as a counter that began anew.
 func TestMetricsOfAProcessThatEnded(t *testing.T) {
-	ended := exec.Command(os.Args[0])
-	ended.Env = append(os.Environ(), "METRICS_CHILD=1") // its stdin is /dev/null
+	ended := testkit.Child("worker") // its stdin is /dev/null
 	if err := ended.Run(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,11 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/supervisor"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
 
 // serve starts a server on loopback.
 func serve(t *testing.T, f *fake) *Server {
@@ -41,7 +39,7 @@ func dial(t *testing.T, s *Server) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return nc
@@ -169,7 +167,7 @@ func TestManyConnections(t *testing.T) {
 	for _, nc := range open {
 		nc.Close()
 	}
-	if err := late.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := late.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if resp, err := http.ReadResponse(bufio.NewReader(late), nil); err != nil || resp.StatusCode != 200 {
@@ -198,7 +196,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 func TestManyScrapes(t *testing.T) {
 	f := newFake(16, "tcp://a:1")
 	s := serve(t, f)
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 300, MaxConnsPerHost: 300}}
+	client := &http.Client{Timeout: testkit.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 300, MaxConnsPerHost: 300}}
 	defer client.CloseIdleConnections()
 	var scrapes sync.WaitGroup
 	var good, turned atomic.Int32

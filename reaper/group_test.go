@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // Tests of a group whose leader has ended, or has left it.
@@ -122,8 +124,8 @@ func TestLeaderLeavesItsGroup(t *testing.T) {
 	if err := p.SignalGroup(syscall.SIGKILL); err != nil {
 		t.Errorf("SignalGroup: %v", err)
 	}
-	await(t, "exit", p.Exited())
-	await(t, "nobody left", p.Gone())
+	testkit.Wait(t, "exit", p.Exited())
+	testkit.Wait(t, "nobody left", p.Gone())
 	if err := syscall.Kill(job, 0); err != nil || stateOf(job) == 'Z' {
 		t.Errorf("the other group was signalled as well: %v", err)
 	}
@@ -140,14 +142,14 @@ func TestGroupEndsWithoutSignal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newTest(t, nil)
 			p := start(t, r, play(name))
-			await(t, "exit", p.Exited())
+			testkit.Wait(t, "exit", p.Exited())
 			if got := p.Exit().Status(); got != 3 {
 				t.Fatalf("status %d", got)
 			}
 			if err := end(p); err != nil {
 				t.Error(err)
 			}
-			await(t, "nobody left", p.Gone())
+			testkit.Wait(t, "nobody left", p.Gone())
 			expectEmpty(t, r)
 		})
 	}
@@ -198,7 +200,7 @@ func TestReusedNumberIsNotSignalled(t *testing.T) {
 	if err := old.SignalGroup(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("SignalGroup: %v", err)
 	}
-	await(t, "nobody left", old.Gone())
+	testkit.Wait(t, "nobody left", old.Gone())
 	r.mu.Lock()
 	r.procs[stranger.pid] = stranger
 	r.mu.Unlock()

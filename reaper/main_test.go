@@ -11,15 +11,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
-// limit is how long a test waits for what must happen; only a failing test
-// waits that long.
-const limit = 30 * time.Second
-
-// children are what the test binary plays when REAPER_CHILD names one. They
-// return the exit code.
-var children = map[string]func(args []string) int{
+// children are what the test binary plays.
+var children = testkit.Children{
 	"exit":    func(args []string) int { return number(args[0]) },
 	"die":     childDie,
 	"burn":    childBurn,
@@ -39,12 +36,7 @@ var children = map[string]func(args []string) int{
 	"tty":     childTTY,
 }
 
-func TestMain(m *testing.M) {
-	if name := os.Getenv("REAPER_CHILD"); name != "" {
-		os.Exit(children[name](os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(children.Main(m)) }
 
 func number(s string) int {
 	n, err := strconv.Atoi(s)
@@ -66,14 +58,14 @@ func play(name string, args ...string) *Spec {
 	if err != nil {
 		panic(err)
 	}
-	env := append(withoutChild(), "REAPER_CHILD="+name, "GORACE=atexit_sleep_ms=0") // otherwise it takes 1 s to exit with -race
+	env := append(withoutChild(), testkit.ChildEnv(name)...)
 	return &Spec{Args: append([]string{self}, args...), Env: env,
 		Files: []uintptr{0, 1, 2}, NewGroup: true}
 }
 
 func withoutChild() (env []string) {
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "REAPER_CHILD=") {
+		if !strings.HasPrefix(v, testkit.ChildVariable+"=") {
 			env = append(env, v)
 		}
 	}
@@ -153,7 +145,7 @@ func childNobodyReaps([]string) int {
 	if _, err := syscall.Wait4(pid, nil, 0, nil); err != nil { // this one only
 		return failed("wait", err)
 	}
-	for deadline := time.Now().Add(limit); zombiesOf(os.Getpid()) < 3 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testkit.Patience); zombiesOf(os.Getpid()) < 3 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond) // until they have ended
 	}
 	time.Sleep(200 * time.Millisecond) // what is to be seen is that nothing happens

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // Ten thousand orphans, all at once: each is counted and reported, none stays.
@@ -18,19 +20,19 @@ func TestOrphansAreReaped(t *testing.T) {
 	})
 	n := scaled(10_000)
 	p := start(t, r, playStorm(t, n))
-	await(t, "exit", p.Exited())
+	testkit.Wait(t, "exit", p.Exited())
 	if status := p.Exit().Status(); status != 0 {
 		t.Fatalf("exit code %d", status)
 	}
-	eventually(t, "every orphan reaped", func() (any, bool) { return r.Stats().Orphans, r.Stats().Orphans == uint64(n) })
-	eventually(t, "told of every orphan", func() (any, bool) { return told.Load(), told.Load() == int64(n) })
+	testkit.Eventually(t, "every orphan reaped", func() (any, bool) { return r.Stats().Orphans, r.Stats().Orphans == uint64(n) })
+	testkit.Eventually(t, "told of every orphan", func() (any, bool) { return told.Load(), told.Load() == int64(n) })
 	if wrong.Load() != 0 {
 		t.Errorf("%d with a wrong status", wrong.Load())
 	}
 	if left := zombiesOf(os.Getpid()); left != 0 {
 		t.Errorf("%d zombies left", left)
 	}
-	await(t, "nobody left", p.Gone())
+	testkit.Wait(t, "nobody left", p.Gone())
 	expectEmpty(t, r)
 }
 
@@ -43,19 +45,19 @@ func TestStartInAStorm(t *testing.T) {
 		if err := p.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "exit", p.Exited())
+		testkit.Wait(t, "exit", p.Exited())
 		if got := p.Exit().Status(); got != 143 {
 			t.Errorf("status %d, want 143", got)
 		}
 	}
-	await(t, "exit", storm.Exited())
+	testkit.Wait(t, "exit", storm.Exited())
 }
 
 // The control: what the tests above see happens because of the Reaper.
 func TestWithoutReaperZombiesStay(t *testing.T) {
 	r := newTest(t, nil)
 	p := start(t, r, play("nobody"))
-	await(t, "exit", p.Exited())
+	testkit.Wait(t, "exit", p.Exited())
 	if got := p.Exit().Status(); got != 3 {
 		t.Errorf("%d zombies stayed, want 3", got)
 	}

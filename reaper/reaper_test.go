@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 )
 
 // newTest takes over the children of the test binary for one test.
@@ -34,32 +35,9 @@ func start(t *testing.T, r *Reaper, spec *Spec) *Process {
 	t.Cleanup(func() { // before the Reaper's
 		_ = p.SignalGroup(syscall.SIGKILL)
 		_ = p.Signal(syscall.SIGKILL)
-		await(t, "the end of a child", p.Exited())
+		testkit.Wait(t, "the end of a child", p.Exited())
 	})
 	return p
-}
-
-func await(t *testing.T, what string, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(limit):
-		t.Fatalf("%s: not within %v", what, limit)
-	}
-}
-
-// eventually waits for what has no channel.
-func eventually(t *testing.T, what string, cond func() (got any, ok bool)) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-		got, ok := cond()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v; instead there was: %v", what, limit, got)
-		}
-	}
 }
 
 // scaled is a number of processes. One with a race detector's memory takes ten
@@ -91,8 +69,8 @@ func TestExitIsRouted(t *testing.T) {
 	} {
 		before := time.Now()
 		p := start(t, r, c.spec)
-		await(t, "exit", p.Exited())
-		await(t, "nobody left", p.Gone())
+		testkit.Wait(t, "exit", p.Exited())
+		testkit.Wait(t, "nobody left", p.Gone())
 		exit := p.Exit()
 		if exit.Code != c.code || exit.Signal != c.signal || exit.Status() != c.status {
 			t.Errorf("%v: code %d, signal %v, status %d", c, exit.Code, exit.Signal, exit.Status())
@@ -115,7 +93,7 @@ func TestExitIsRouted(t *testing.T) {
 func TestRusageIsTheChilds(t *testing.T) {
 	r := newTest(t, nil)
 	p := start(t, r, play("burn"))
-	await(t, "exit", p.Exited())
+	testkit.Wait(t, "exit", p.Exited())
 	usage := p.Exit().Rusage
 	if cpu := usage.Utime.Nano() + usage.Stime.Nano(); cpu < int64(30*time.Millisecond) {
 		t.Errorf("CPU time %v, want 30 ms or more", time.Duration(cpu))
@@ -140,7 +118,7 @@ func TestChildrenThatDieAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				await(t, "exit", p.Exited())
+				testkit.Wait(t, "exit", p.Exited())
 				if got := p.Exit().Status(); got != want {
 					t.Errorf("status %d, want %d", got, want)
 				}
@@ -153,7 +131,7 @@ func TestChildrenThatDieAtOnce(t *testing.T) {
 
 func expectEmpty(t *testing.T, r *Reaper) {
 	t.Helper()
-	eventually(t, "nothing registered", func() (any, bool) {
+	testkit.Eventually(t, "nothing registered", func() (any, bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return fmt.Sprint(r.procs, r.lingering), len(r.procs) == 0 && r.lingering == 0
@@ -182,7 +160,7 @@ func TestNoStatusIsLost(t *testing.T) {
 		gate.Close()
 		open.Close() // now they all end
 		for i, p := range all {
-			await(t, "exit", p.Exited())
+			testkit.Wait(t, "exit", p.Exited())
 			if got := p.Exit().Status(); got != i {
 				t.Fatalf("status %d, want %d", got, i)
 			}
@@ -198,7 +176,7 @@ func TestGroupOutlivesItsLeader(t *testing.T) {
 	orphans := make(chan Exit, 10) // more than there will be
 	r := newTest(t, func(_ int, exit Exit) { orphans <- exit })
 	p := start(t, r, play("leader"))
-	await(t, "exit", p.Exited())
+	testkit.Wait(t, "exit", p.Exited())
 	if got := p.Exit().Status(); got != 3 {
 		t.Fatalf("status %d", got)
 	}
@@ -216,7 +194,7 @@ func TestGroupOutlivesItsLeader(t *testing.T) {
 	if err := p.SignalGroup(syscall.SIGKILL); err != nil {
 		t.Errorf("SignalGroup: %v", err)
 	}
-	await(t, "nobody left", p.Gone())
+	testkit.Wait(t, "nobody left", p.Gone())
 	if exit := <-orphans; exit.Signal != syscall.SIGKILL {
 		t.Errorf("the orphan's exit: %+v", exit)
 	}
@@ -231,7 +209,7 @@ func TestStoppedChild(t *testing.T) {
 		if err := p.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "stopped or not", func() (any, bool) {
+		testkit.Eventually(t, "stopped or not", func() (any, bool) {
 			state := stateOf(p.PID())
 			return string(state), (state == 'T') == (sig == syscall.SIGSTOP)
 		})
@@ -239,7 +217,7 @@ func TestStoppedChild(t *testing.T) {
 	if err := p.SignalGroup(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "nobody left", p.Gone())
+	testkit.Wait(t, "nobody left", p.Gone())
 }
 
 func stateOf(pid int) byte {
@@ -277,6 +255,6 @@ func output(t *testing.T, r *Reaper, spec *Spec) (text string, p *Process) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "exit", p.Exited())
+	testkit.Wait(t, "exit", p.Exited())
 	return string(out), p
 }

@@ -11,7 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
 func TestExecErrors(t *testing.T) {
@@ -71,7 +72,7 @@ func TestExecErrors(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				await(t, "exit", p.Exited())
+				testkit.Wait(t, "exit", p.Exited())
 				if got := p.Exit().Status(); got != c.status {
 					t.Errorf("status %d, want %d", got, c.status)
 				}
@@ -113,7 +114,7 @@ func TestPathSearch(t *testing.T) {
 			t.Errorf("%v: %v", c, err)
 			continue
 		}
-		await(t, "exit", p.Exited())
+		testkit.Wait(t, "exit", p.Exited())
 		if got := p.Exit().Status(); got != c.status {
 			t.Errorf("%v: status %d", c, got)
 		}
@@ -188,7 +189,7 @@ func TestDeathSignal(t *testing.T) {
 	if err := parent.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "exit", parent.Exited())
+	testkit.Wait(t, "exit", parent.Exited())
 	got := <-orphans
 	if fmt.Sprintln(got.pid) != line || got.exit.Signal != syscall.SIGKILL {
 		t.Errorf("orphan %d ended with %+v; want %s killed", got.pid, got.exit, line)

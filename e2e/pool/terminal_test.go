@@ -43,7 +43,7 @@ func TestRunTerminalReadBehindAJob(t *testing.T) {
 				Args: []string{harness.Binary(t), "--", harness.Self(t), behindJobDeed}})
 			tty.Expect("the job has the foreground\r\n")
 			worker := p.WaitForProcess("the worker, stopped", func(q harness.ProcInfo) bool {
-				return q.State == 'T' && strings.Contains(q.Name, "e2e")
+				return q.State == 'T' && q.Name == filepath.Base(harness.Self(t))
 			})
 			tty.Send("for the job\n")
 			tty.Expect("the job got for the job\r\n")

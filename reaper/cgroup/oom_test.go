@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
 // counting is an OOM over a fixture, and what sets its count.

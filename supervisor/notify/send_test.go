@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // Send returns when what it sent is read, not before: else a sender that ends at
@@ -15,7 +17,7 @@ import (
 func TestSendWaits(t *testing.T) {
 	l := listen(t, unix.Getpgrp())
 	sent := make(chan error, 1)
-	go func() { sent <- Send(l.Name(), "READY=1\nSTATUS=warm", patience) }() // ends when it is read
+	go func() { sent <- Send(l.Name(), "READY=1\nSTATUS=warm", testkit.Patience) }() // ends when it is read
 	select {
 	case err := <-sent:
 		t.Fatalf("it returned %v while nobody had taken the message", err)
@@ -41,7 +43,7 @@ func TestSendToPath(t *testing.T) {
 	}
 	defer conn.Close()
 	sent := make(chan error, 1)
-	go func() { sent <- Send(path, "READY=1", patience) }() // ends when it is read
+	go func() { sent <- Send(path, "READY=1", testkit.Patience) }() // ends when it is read
 	for _, want := range []string{"READY=1", "BARRIER=1"} {
 		buf := make([]byte, 100)
 		n, err := conn.Read(buf)
@@ -83,7 +85,7 @@ func TestSendUnread(t *testing.T) {
 
 func TestSendToNobody(t *testing.T) {
 	for _, name := range []string{"@poolinit/nobody", filepath.Join(t.TempDir(), "none"), "/" + string(make([]byte, 200))} {
-		if err := Send(name, "READY=1", patience); err == nil || errors.Is(err, errUnread) {
+		if err := Send(name, "READY=1", testkit.Patience); err == nil || errors.Is(err, errUnread) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

@@ -13,26 +13,26 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+	"github.com/poolinit/poolinit/internal/testkit"
+)
 
 // The test binary plays the process that speaks: it sends its arguments to
 // NOTIFY_SOCKET, a datagram each, says so, and stays until its stdin ends.
 func TestMain(m *testing.M) {
-	if os.Getenv("TEST_CHILD") == "speak" {
-		for _, arg := range os.Args[1:] {
-			if err := send(os.Getenv("NOTIFY_SOCKET"), arg, nil); err != nil {
-				fmt.Println(err)
-				os.Exit(1)
-			}
+	os.Exit(testkit.Children{"speak": speak}.Main(m))
+}
+
+func speak(args []string) int {
+	for _, arg := range args {
+		if err := send(os.Getenv("NOTIFY_SOCKET"), arg, nil); err != nil {
+			fmt.Println(err)
+			return 1
 		}
-		fmt.Println("sent")
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	fmt.Println("sent")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
 }
 
 // send does what sd_notify(3) does.
@@ -98,7 +98,7 @@ func (l *listener) next() Message {
 			l.t.Fatal("closed")
 		}
 		return m
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		l.t.Fatalf("no message; complaints: %v", l.complained())
 	}
 	return Message{}
@@ -115,12 +115,8 @@ func (l *listener) want(m Message) {
 // of its own it is a stranger to the test's.
 func speaker(t *testing.T, socket string, ownGroup bool, texts ...string) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, texts...)
-	cmd.Env = append(os.Environ(), "TEST_CHILD=speak", "NOTIFY_SOCKET="+socket, "GORACE=atexit_sleep_ms=0")
+	cmd := testkit.Child("speak", texts...)
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+socket)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: ownGroup}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -170,7 +166,7 @@ func TestServeLater(t *testing.T) {
 		if !m.Ready {
 			t.Errorf("%+v", m)
 		}
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		t.Error("no message")
 	}
 }
@@ -252,7 +248,7 @@ func TestBarrier(t *testing.T) {
 		if err != io.EOF {
 			t.Errorf("%v, want EOF", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		t.Error("the barrier's descriptor stays open")
 	}
 	if c := l.complained(); len(c) > 0 {

@@ -12,44 +12,37 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
-// roleVar makes the test binary play a child process instead of running tests.
-const roleVar = "OUTPUT_TEST_ROLE"
-
-// deadline is for things that take microseconds: it elapses when they never happen.
-const deadline = 30 * time.Second
-
 func TestMain(m *testing.M) {
-	roles := map[string]func(){"printer": playPrinter, "broken-log": playBrokenLog}
-	if role := roles[os.Getenv(roleVar)]; role != nil {
-		role()
-		return
-	}
-	os.Exit(m.Run())
+	os.Exit(testkit.Children{"printer": playPrinter, "broken-log": playBrokenLog}.Main(m))
 }
 
 // playPrinter writes to both streams, as a worker does.
-func playPrinter() {
+func playPrinter([]string) int {
 	fmt.Fprint(os.Stdout, "to stdout\n\nunterminated")
 	fmt.Fprint(os.Stderr, "to stderr\n")
+	return 0
 }
 
 // playBrokenLog logs to a stderr whose reader has gone, without asking for SIGPIPE. It survives, and says so.
-func playBrokenLog() {
+func playBrokenLog([]string) int {
 	s := NewSink(os.Stderr, 1<<10, nil)
 	for range 3 {
 		fmt.Fprintln(s, "into the void")
 	}
-	err := s.Close(deadline)
+	err := s.Close(testkit.Patience)
 	fmt.Printf("alive, %d lost, close: %v\n", s.Lost(), err)
+	return 0
 }
 
 // startRole starts the test binary as a child in that role and returns what waits for it.
 func startRole(t *testing.T, role string, stdout, stderr *os.File) (pid int, wait func() *os.ProcessState) {
 	t.Helper()
 	p, err := os.StartProcess(os.Args[0], os.Args[:1], &os.ProcAttr{
-		Env:   []string{roleVar + "=" + role, "GOCOVERDIR=" + t.TempDir()}, // or a covered child complains
+		Env:   append(testkit.ChildEnv(role), "GOCOVERDIR="+t.TempDir()), // or a covered child complains
 		Files: []*os.File{nil, stdout, stderr},
 	})
 	if err != nil {
@@ -131,7 +124,7 @@ func (r *recorder) String() string {
 // wait returns the contents as soon as they fulfil the condition.
 func (r *recorder) wait(t *testing.T, what string, cond func(string) bool) string {
 	t.Helper()
-	timeout := time.After(deadline)
+	timeout := time.After(testkit.Patience)
 	for {
 		if s := r.String(); cond(s) {
 			return s
@@ -144,27 +137,12 @@ func (r *recorder) wait(t *testing.T, what string, cond func(string) bool) strin
 	}
 }
 
-// eventually is for conditions that announce no change.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(deadline)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
 // within fails the test if f does not return in time: f promises not to block.
 func within(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() { defer close(done); f() }() // ends when f returns, or with the test binary
-	if !waitFor(done, deadline) {
+	if !waitFor(done, testkit.Patience) {
 		t.Fatalf("%s blocks", what)
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 )
 
 func TestRelayIdleMemory(t *testing.T) {
@@ -27,7 +28,10 @@ func TestRelayIdleMemory(t *testing.T) {
 		_, _ = io.WriteString(all[i].err, "x\n")
 	}
 	for _, c := range all {
-		eventually(t, "all is read", func() bool { return pending(t, c.out)+pending(t, c.err) == 0 })
+		testkit.Eventually(t, "all is read", func() (any, bool) {
+			left := pending(t, c.out) + pending(t, c.err)
+			return left, left == 0
+		})
 	}
 	each := float64(inUse()-before) / workers
 	t.Logf("%.0f bytes a worker", each)
@@ -38,7 +42,7 @@ func TestRelayIdleMemory(t *testing.T) {
 		c.exit()
 	}
 	first.exit()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Error(err)
 	}
 }

@@ -10,7 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
 // A program that finds its stdout non-blocking loses output.
@@ -31,7 +32,7 @@ func TestRelayGivesChildrenBlockingPipes(t *testing.T) {
 		}
 	}
 	p.CloseChild() // the start failed: no child holds them
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Error(err)
 	}
 }
@@ -55,7 +56,7 @@ func TestRelayCloseBetweenOpenAndCloseChild(t *testing.T) {
 func TestRelayOpenWithoutDescriptors(t *testing.T) {
 	r := NewRelay(Prefix, io.Discard, io.Discard)
 	start(t, r, 0).exit() // the netpoller has its descriptors now
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	r = NewRelay(Prefix, io.Discard, io.Discard)
@@ -74,7 +75,7 @@ func TestRelayOpenWithoutDescriptors(t *testing.T) {
 			t.Fatalf("limit %d: %d files were open before, %d after", limit, before, now)
 		}
 	}
-	if err := r.Close(deadline); err != nil || failures < 4 {
+	if err := r.Close(testkit.Patience); err != nil || failures < 4 {
 		t.Errorf("Close = %v, %d failures", err, failures)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // Both streams of many workers into one file, under two names: every line is whole.
@@ -31,7 +33,7 @@ func TestRelayNeverMixesLines(t *testing.T) {
 		text <- string(b)
 	}()
 	wg.Wait()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Error(err)
 	}
 	_ = w.Close()
@@ -88,10 +90,10 @@ func TestRelayBlockedDestinationBlocksNobodyElse(t *testing.T) {
 		t.Errorf("Open after Close = %v", err)
 	}
 	close(rec.gate)
-	eventually(t, "the pumps end", func() bool {
+	testkit.Eventually(t, "the pumps end", func() (any, bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.pumps) == 0
+		return len(r.pumps), len(r.pumps) == 0
 	})
 }
 
@@ -104,11 +106,11 @@ func TestRelayFailingDestinationCostsLinesOnly(t *testing.T) {
 	within(t, "a worker that prints to a failing destination", func() {
 		_, _ = io.WriteString(c.out, strings.Repeat("whole\n", lines))
 	})
-	eventually(t, "all lines are counted", func() bool { return r.Lost() == lines })
+	testkit.Eventually(t, "all lines are counted", func() (any, bool) { return r.Lost(), r.Lost() == lines })
 	rec.failWith(nil, 0)
 	_, _ = io.WriteString(c.out, "again\n")
 	c.exit()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Error(err)
 	}
 	if want := "[worker 1] who\n[worker 1] again\n"; rec.String() != want {
@@ -124,19 +126,19 @@ func TestRelayCloseEndsWhatOutlivesAWorker(t *testing.T) {
 	_ = c.err.Close()
 	_, _ = io.WriteString(c.out, "still here\nand mid-line")
 	rec.wait(t, "the line", func(s string) bool { return s == "[worker 1] still here\n" })
-	eventually(t, "the beginning of a line is read", func() bool { return pending(t, c.out) == 0 })
+	testkit.Eventually(t, "the beginning of a line is read", func() (any, bool) { return pending(t, c.out), pending(t, c.out) == 0 })
 	before := time.Now()
 	err := r.Close(20 * time.Millisecond)
 	if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.HasPrefix(err.Error(), "1 output stream") {
 		t.Errorf("Close = %v", err)
 	}
-	if d := time.Since(before); d < 20*time.Millisecond || d > deadline {
+	if d := time.Since(before); d < 20*time.Millisecond || d > testkit.Patience {
 		t.Errorf("Close took %s", d)
 	}
-	eventually(t, "the pumps end", func() bool { // most often before Close returns, which does not wait long for them
+	testkit.Eventually(t, "the pumps end", func() (any, bool) { // most often before Close returns, which does not wait long for them
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.pumps) == 0
+		return len(r.pumps), len(r.pumps) == 0
 	})
 	if want := "[worker 1] still here\n[worker 1] and mid-line\n"; rec.String() != want {
 		t.Errorf("got %q, want %q", rec.String(), want)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // child plays a process that was given a worker's pipes: it holds duplicates of the write ends.
@@ -52,7 +54,7 @@ func relayed(t *testing.T, mode Mode, stdout, stderr string) (out, err string) {
 	_, _ = io.WriteString(c.out, stdout)
 	_, _ = io.WriteString(c.err, stderr)
 	c.exit()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if r.Lost() != 0 {
@@ -166,7 +168,7 @@ func TestRelayRealChild(t *testing.T) {
 	if state := wait(); !state.Success() {
 		t.Fatal(state)
 	}
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // print writes a line and checks the promise of every Write.
@@ -34,17 +36,17 @@ func TestSinkWritesLinesInOrder(t *testing.T) {
 	}
 	print(t, s, "")
 	print(t, s, "no end")
-	if err := s.Flush(deadline); err != nil {
+	if err := s.Flush(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if rec.String() != want.String()+"no end\n" {
 		t.Errorf("got %.300q", rec.String())
 	}
-	if err := s.Close(deadline); err != nil {
+	if err := s.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	print(t, s, "after the end\n")
-	if err := s.Flush(deadline); err != nil {
+	if err := s.Flush(testkit.Patience); err != nil {
 		t.Error(err)
 	}
 	if s.Lost() != 1 {
@@ -65,15 +67,15 @@ func TestSinkDropsAndTells(t *testing.T) {
 		t.Errorf("Flush = %v", err)
 	}
 	close(rec.gate)
-	if err := s.Flush(deadline); err != nil {
+	if err := s.Flush(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	print(t, s, "room again, but not for a line of this length\n")
-	if err := s.Flush(deadline); err != nil {
+	if err := s.Flush(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	print(t, s, "room again\n")
-	if err := s.Close(deadline); err != nil {
+	if err := s.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if want := "in the writer's hand\n"; !strings.HasPrefix(rec.String(), want) {
@@ -100,7 +102,7 @@ func TestSinkQueueIsBounded(t *testing.T) {
 		t.Errorf("%d bytes in the queue, %d in all, limit %d", held, size, limit)
 	}
 	close(rec.gate)
-	if err := s.Close(deadline); err != nil {
+	if err := s.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if got := uint64(strings.Count(rec.String(), "9\n")) + s.Lost(); got != 10_001 {
@@ -116,12 +118,12 @@ func TestSinkGoesOnAfterErrors(t *testing.T) {
 		for range 3 {
 			print(t, s, "lost line\n")
 		}
-		if err := s.Flush(deadline); err != nil {
+		if err := s.Flush(testkit.Patience); err != nil {
 			t.Fatal(err)
 		}
 		rec.failWith(nil, 0)
 		print(t, s, "first again\n")
-		_ = s.Close(deadline)
+		_ = s.Close(testkit.Patience)
 		if want := "los\nfirst again\n(3 lost)\n"; rec.String() != want || s.Lost() != 3 {
 			t.Errorf("%v: got %q, %d lost; want %q", errno, rec.String(), s.Lost(), want)
 		}
@@ -144,7 +146,7 @@ func TestSinkLosesOnlyTheLineThatFailed(t *testing.T) {
 	print(t, s, "2\n")
 	print(t, s, "3\n")
 	close(rec.gate)
-	_ = s.Close(deadline)
+	_ = s.Close(testkit.Patience)
 	if want := "1\n3\n(1 lost)\n"; rec.String() != want {
 		t.Errorf("got %q, want %q", rec.String(), want)
 	}
@@ -159,7 +161,7 @@ func TestSinkCloseOfABlockedWriterEnds(t *testing.T) {
 		t.Errorf("Close = %v", err)
 	}
 	close(rec.gate)
-	if err := s.Close(deadline); err != nil || rec.String() != "stuck\n" {
+	if err := s.Close(testkit.Patience); err != nil || rec.String() != "stuck\n" {
 		t.Errorf("second Close = %v, got %q", err, rec.String())
 	}
 }
@@ -187,13 +189,13 @@ func TestSinkConcurrentWriters(t *testing.T) {
 			for i := range 500 {
 				fmt.Fprintf(s, "writer %d line %d\n", w, i)
 				if i%100 == 0 {
-					_ = s.Flush(deadline)
+					_ = s.Flush(testkit.Patience)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if err := s.Close(deadline); err != nil {
+	if err := s.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if err := inOrder(rec.String(), "writer %d line %d", 8, 500); err != nil {
@@ -241,7 +243,7 @@ func TestSinkAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { _, _ = s.Write(line) }); n != 0 {
 		t.Errorf("%v allocations a line", n)
 	}
-	_ = s.Close(deadline)
+	_ = s.Close(testkit.Patience)
 }
 
 func BenchmarkSinkWrite(b *testing.B) {
@@ -257,10 +259,10 @@ func BenchmarkSinkWrite(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		_, _ = s.Write(line)
 		if i%256 == 0 { // a burst that the queue has room for: writing is measured, not dropping
-			_ = s.Flush(deadline)
+			_ = s.Flush(testkit.Patience)
 		}
 	}
-	_ = s.Close(deadline)
+	_ = s.Close(testkit.Patience)
 	if s.Lost() > 0 {
 		b.Errorf("lost %d of %d", s.Lost(), b.N)
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 func TestTail(t *testing.T) {
@@ -46,7 +48,7 @@ func TestTail(t *testing.T) {
 					t.Errorf("%s: %d bytes %.300q, want %d %.300q", when, len(got), got, len(tt.want), tt.want)
 				}
 				c.exit()
-				if err := r.Close(deadline); err != nil {
+				if err := r.Close(testkit.Patience); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -75,14 +77,14 @@ func TestTailOfProcessesInTurn(t *testing.T) {
 		{first.err, "3\n", "a1\na\nb2\n3\n"},
 	} {
 		_, _ = io.WriteString(step.f, step.text)
-		eventually(t, "it is read", func() bool { return pending(t, step.f) == 0 })
+		testkit.Eventually(t, "it is read", func() (any, bool) { return pending(t, step.f), pending(t, step.f) == 0 })
 		if got := r.Tail(1); got != step.want {
 			t.Fatalf("after %q: %q, want %q", step.text, got, step.want)
 		}
 	}
 	first.exit()
 	second.exit()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -104,7 +106,7 @@ func TestTailBeforeABlockedDestination(t *testing.T) {
 		}
 	})
 	close(rec.gate)
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if want := "[worker 1] stuck\n[worker 1] in the pipe\n"; rec.String() != want {
@@ -132,7 +134,7 @@ func TestTailWhileRead(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := r.Close(deadline); err != nil {
+	if err := r.Close(testkit.Patience); err != nil {
 		t.Fatal(err)
 	}
 }
