@@ -12,6 +12,7 @@ import (
 )
 
 func TestReloadCommand(t *testing.T) {
+	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "-n", "3", "--", "obey")
 	p.AwaitWorkers(3)
 	p.Inside("reload").Says(t, 0, "process 1 reloads\n")
@@ -115,6 +116,7 @@ func TestStopCommand(t *testing.T) {
 
 // stop --wait of any other ends when its process has.
 func TestStopCommandWaits(t *testing.T) {
+	t.Parallel()
 	pool := startHost(t, "--stop-timeout", "700ms", "--", "ignore")
 	pool.Stdout.Expect(t, "deaf")
 	got := harness.RunClient(t, nil, harness.Binary(t), "stop", "--wait", "--pid", strconv.Itoa(pool.PID))

@@ -19,6 +19,7 @@ import (
 
 // An image with nothing in it but poolinit, as restricted as Kubernetes can make it.
 func TestStatusDocker(t *testing.T) {
+	t.Parallel()
 	pool := bareRun(t, []string{"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65532:65532", "--network", "none"}, "-n", "2")
 	pool.AwaitAnswer("/poolinit", "health", "--ready")
 	got := pool.Asks("/poolinit", "status")
@@ -69,6 +70,7 @@ func pidNamespace(c *harness.Container) string {
 // Another container of the same pod shares the network namespace, and so the
 // socket's name, but neither finds the pool nor may it say anything to it.
 func TestStatusFromAnotherContainer(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, nil, nil, "obey")
 	pool.AwaitAnswer("/poolinit", "health", "--ready")
 	beside := []string{"--network", "container:" + pool.Name}
@@ -91,6 +93,7 @@ func TestStatusFromAnotherContainer(t *testing.T) {
 
 // Two pools of one pod: each finds its own.
 func TestStatusOfTwoContainers(t *testing.T) {
+	t.Parallel()
 	first := harness.DockerPool(t, nil, []string{"-n", "1"}, "obey")
 	second := harness.DockerPool(t, []string{"--network", "container:" + first.Name}, []string{"-n", "2"}, "obey")
 	for n, pool := range []*harness.Container{first, second} {
@@ -108,6 +111,7 @@ func TestStatusOfTwoContainers(t *testing.T) {
 
 // HEALTHCHECK in an image without a shell.
 func TestHealthDocker(t *testing.T) {
+	t.Parallel()
 	pool := bareRun(t, []string{"--health-interval", "1s", "--health-timeout", "20s", "--health-retries", "1"})
 	awaitHealth(pool, "healthy")
 	pid, err := strconv.Atoi(pool.Inspect("{{.State.Pid}}"))
@@ -129,6 +133,7 @@ func TestHealthDocker(t *testing.T) {
 
 // The same by a shell, and a pool whose workers do not get ready.
 func TestHealthDockerNotReady(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, []string{"--health-cmd", "/poolinit health --ready", "--health-interval", "1s", "--health-timeout", "20s", "--health-retries", "1"},
 		[]string{"--ready", "notify", "--ready-timeout", "1h"}, "obey")
 	awaitHealth(pool, "unhealthy")
@@ -147,6 +152,7 @@ func awaitHealth(c *harness.Container, want string) {
 
 // A worker that the kernel took for want of memory is called so, wherever one looks.
 func TestStatusDockerOOM(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--give-up", "0", "--restart-delay", "1h", "--restart-delay-max", "1h"}, harness.EatsDeed)
 	pool.ExpectLog(`"why":"oom"`, 1)
 	pool.Asks("/poolinit", "status").Says(t, 0, "not ready: ", "ago: died of SIGKILL after ", "(oom)", "starts in ")

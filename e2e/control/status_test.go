@@ -124,6 +124,7 @@ func TestStatusOfTwoPools(t *testing.T) {
 
 // A pool that hangs is said to, soon; and it is asked again when it goes on.
 func TestStatusOfAHangingPool(t *testing.T) {
+	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "--", "obey")
 	p.AwaitPool()
 	p.Signal(syscall.SIGSTOP)

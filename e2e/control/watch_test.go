@@ -49,6 +49,7 @@ func awaitNormalScreen(p *harness.PTY) {
 }
 
 func TestStatusWatch(t *testing.T) {
+	t.Parallel()
 	pool := startHost(t, "-n", "3", "--", "obey")
 	p, tty := watch(t, pool)
 	tty.Expect(otherScreen + "\x1b[H\x1b[Kpoolinit ")
@@ -100,6 +101,7 @@ func TestStatusWatchEnds(t *testing.T) {
 
 // It outlives the pool.
 func TestStatusWatchOfAPoolThatEnds(t *testing.T) {
+	t.Parallel()
 	pool := startHost(t, "--", "obey")
 	p, tty := watch(t, pool)
 	tty.Expect("ready")
@@ -134,6 +136,7 @@ func TestStatusWatchOfNoPool(t *testing.T) {
 
 // Who wants no colours gets none, and a terminal that can do nothing is told nothing.
 func TestStatusWatchIsModest(t *testing.T) {
+	t.Parallel()
 	pool := startHost(t, "--", "obey")
 	p, tty := watch(t, pool, "NO_COLOR=1")
 	tty.Expect("generation 1: ready")
@@ -151,6 +154,7 @@ func TestStatusWatchIsModest(t *testing.T) {
 
 // In a pipe it is one document after the other.
 func TestStatusWatchJSON(t *testing.T) {
+	t.Parallel()
 	pool := startHost(t, "--", "obey")
 	p := harness.Start(t, harness.Program{Host: true, Args: []string{harness.Binary(t), "status", "--watch", "--json", "--pid", strconv.Itoa(pool.PID)}})
 	testkit.Eventually(t, "two documents", func() (any, bool) { return p.Stdout.String(), len(p.Stdout.Lines()) >= 2 })

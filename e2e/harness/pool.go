@@ -287,7 +287,7 @@ func ServeReady() int {
 }
 
 // InstallScript replaces a program by another version; "" is one that may not be executed.
-func InstallScript(t *testing.T, path, text string) {
+func InstallScript(t testing.TB, path, text string) {
 	t.Helper()
 	mode := os.FileMode(0o755)
 	if text == "" {

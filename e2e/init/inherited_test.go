@@ -44,6 +44,7 @@ func TestInitHandsOnFiles(t *testing.T) {
 // Started with SIGCHLD ignored the kernel would keep the child's status to
 // itself. tini waits for ever for one that it never gets.
 func TestInitSIGCHLDIgnored(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "sh")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
 		p := harness.Start(t, harness.Program{Args: append(command, sh("echo ran; exit 42")...), Ignored: []syscall.Signal{syscall.SIGCHLD}})

@@ -149,6 +149,7 @@ func TestInitTerminalBackground(t *testing.T) {
 
 // The same in docker, on the terminal that docker run -it makes.
 func TestInitDockerTerminal(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "bash", "stty")
 	image := harness.Image(t)
 	tty := harness.OpenPTY(t)
@@ -162,6 +163,7 @@ func TestInitDockerTerminal(t *testing.T) {
 }
 
 func TestInitDockerStop(t *testing.T) {
+	t.Parallel()
 	c := harness.RunContainer(t, nil, "/poolinit", "init", "--", "sleep", "1000")
 	eventuallyIn(c, "sleep runs", "sleep")
 	c.Stop(harness.DockerPatience)

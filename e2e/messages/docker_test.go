@@ -22,6 +22,7 @@ func messagePool(t *testing.T, options []string, flags ...string) *harness.Conta
 // The port of a container: messages go in, replies come out, and docker stop
 // finds nothing undone.
 func TestMessagesDocker(t *testing.T) {
+	t.Parallel()
 	pool := messagePool(t, nil, "--listen", "tcp://0.0.0.0:8089?reply=always")
 	pool.ExpectLog("taking messages", 1)
 	replies := pool.Exec("sh", "-c", hundredLines+" | /poolinit send --reply tcp://127.0.0.1:8089")
@@ -38,6 +39,7 @@ func TestMessagesDocker(t *testing.T) {
 // The containers of a pod share their IPC namespace: one feeds the queue of the
 // other. What is sent while poolinit is not there waits in the kernel.
 func TestMessagesDockerSharedQueue(t *testing.T) {
+	t.Parallel()
 	pool := messagePool(t, []string{"--ipc", "shareable"}, "--listen", "sysv://0x7000001")
 	pool.ExpectLog("taking messages", 1)
 	feed := func() {
@@ -59,6 +61,7 @@ func TestMessagesDockerSharedQueue(t *testing.T) {
 // As restricted as Kubernetes can make it: no root, no capability, nothing to
 // write to.
 func TestMessagesDockerRestricted(t *testing.T) {
+	t.Parallel()
 	pool := harness.RunContainer(t, []string{"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65532:65532",
 		"-e", "TEST_CHILD=" + chaosWorker}, "/poolinit", "-n", "2", "--listen", "tcp://0.0.0.0:8089?reply=always", "--", "/e2e.test", "/dev/null")
 	pool.ExpectLog("taking messages", 1)

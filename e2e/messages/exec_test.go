@@ -154,6 +154,7 @@ func TestExecStopAndReloadFinish(t *testing.T) {
 
 // One that does not end in time is killed, and all that it has started.
 func TestExecStopKills(t *testing.T) {
+	t.Parallel()
 	p := startExec(t, []string{"--stop-timeout", "1s"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
 	p.send("a")
 	p.inHand("sh")
@@ -185,6 +186,7 @@ func TestExecCannotStart(t *testing.T) {
 // What the kernel kills for want of memory is told apart, also where it is no
 // worker's process: to the client, in the log, and where the pool is looked at.
 func TestExecDockerOOM(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--deliver", "exec", "--attempts", "1", "--http", "127.0.0.1:9090",
 		"--listen", "tcp://127.0.0.1:8089?reply=always"}, harness.EatsDeed)
 	pool.ExpectLog("taking messages", 1)
@@ -206,9 +208,7 @@ func TestExecDockerOOM(t *testing.T) {
 func TestExecCommandVanishes(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "script")
 	write := func() {
-		if err := os.WriteFile(script, []byte("#!/bin/sh\necho $POOLINIT_ATTEMPT\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		harness.InstallScript(t, script, "#!/bin/sh\necho $POOLINIT_ATTEMPT\n")
 	}
 	write()
 	p := startExec(t, []string{"--restart-delay", "20ms", "--give-up", "0"}, script)

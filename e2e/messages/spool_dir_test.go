@@ -41,6 +41,7 @@ func sendFrames(t testing.TB, socket string, from, to int) net.Conn {
 // A stop with messages in hand and waiting, under a spool, and a restart:
 // nothing is missing, and the client has been told.
 func TestSpoolRestart(t *testing.T) {
+	t.Parallel()
 	notes, spool := notebook(t.TempDir()), filepath.Join(t.TempDir(), "spool")
 	socket := filepath.Join(t.TempDir(), "sock")
 	args := []string{"-n", "2", "--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--stop-timeout", "4s",
@@ -72,6 +73,7 @@ func TestSpoolRestart(t *testing.T) {
 
 // kill -9 of poolinit while it reads the spool: what was not handled is there.
 func TestSpoolSurvivesKill(t *testing.T) {
+	t.Parallel()
 	notes, spool := notebook(t.TempDir()), t.TempDir()
 	socket := filepath.Join(t.TempDir(), "sock")
 	args := []string{"--listen", "unix://" + socket, "--spool", spool, "--stop-timeout", "4s", "--queue-messages", "2000", "--",

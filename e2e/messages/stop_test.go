@@ -69,6 +69,7 @@ func secondStop(t *testing.T) bool {
 // A client that does not read its replies, and has said that it sends no more,
 // does not hold a stop up.
 func TestStopDoesNotWaitForDeafClients(t *testing.T) {
+	t.Parallel()
 	url := harness.UnixURL(t, "?reply=always")
 	p := harness.PoolOf(harness.StartSource(t, harness.Program{Child: chaosWorker}, url, "--stop-timeout", "10m", "--", harness.Self(t), os.DevNull))
 	nc := harness.Dial(t, url)

@@ -238,6 +238,7 @@ func TestSysVFaults(t *testing.T) {
 // The queue is removed while the only worker hangs: senders find it again, and
 // who replaces the worker handles what they send.
 func TestSysVRemovedWhileHung(t *testing.T) {
+	t.Parallel()
 	q, notes := harness.NewSysVQueue(t), notebook(t.TempDir())
 	notes.pause(t)
 	p := harness.StartRun(t, harness.Program{}, "-n", "1", "--window", "1", "--healthy-after", "0s", "--listen", q.URL(), "--", noteDeed, string(notes))

@@ -93,6 +93,7 @@ func TestTLSMutual(t *testing.T) {
 // A certificate that is replaced is used from the next second on; files that are
 // no good change nothing.
 func TestTLSCertificateReplaced(t *testing.T) {
+	t.Parallel()
 	p, dir := harness.StartTLS(t, "&reply=always")
 	keep := t.TempDir() + "/first.crt"
 	text, err := os.ReadFile(dir + "/server.crt")

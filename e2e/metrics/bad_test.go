@@ -174,6 +174,7 @@ func TestMetricsBadRequests(t *testing.T) {
 // What the kernel takes for want of memory is counted as that, and the pool is not
 // ready while the worker's next start waits.
 func TestMetricsDockerOOM(t *testing.T) {
+	t.Parallel()
 	c := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--restart-delay", "1m", "--restart-delay-max", "1m"}, harness.EatsDeed)
 	c.ExpectLog(`"why":"oom"`, 1)
 	fetch := func(path string) string {

@@ -83,6 +83,7 @@ func startNotReady(t *testing.T) (base string) {
 // A real Prometheus, with and without native histograms, sees what happens to real
 // pools; every query of the dashboard tells something; the rules work.
 func TestMetricsPrometheus(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "prometheus", "sleep")
 	pool, notReady := startMonitored(t), startNotReady(t)
 	nobody := harness.FreePort(t)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestRunDockerStop(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		flags []string
@@ -39,6 +40,7 @@ func TestRunDockerStop(t *testing.T) {
 }
 
 func TestRunDockerReload(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, nil, []string{"-n", "3"}, "obey")
 	pool.ExpectLog("up worker", 3)
 	if ps := pool.Exec("ps", "-eo", "pid,args"); strings.Count(ps, "/e2e.test obey") < 3 || !strings.Contains(ps, "1 /poolinit") {
@@ -77,6 +79,7 @@ func TestRunDockerTerminal(t *testing.T) {
 // What the kernel kills for want of memory is called so, and what somebody
 // else kills is not.
 func TestRunDockerOOM(t *testing.T) {
+	t.Parallel()
 	pool := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--give-up", "2", "--restart-delay", "1ms"}, harness.EatsDeed)
 	if code := pool.Wait(); code != "137" {
 		t.Errorf("exit code %s", code)
@@ -95,6 +98,7 @@ func TestRunDockerOOM(t *testing.T) {
 // What root has begun in the container of a pool that is not root is not the
 // pool's to stop, nor to wait for.
 func TestRunDockerDoesNotWaitForRoot(t *testing.T) {
+	t.Parallel()
 	const long = time.Minute
 	pool := harness.DockerPool(t, []string{"--user", "65532"}, []string{"--stop-timeout", long.String()}, "obey")
 	pool.ExpectLog("up worker", 1)

@@ -71,6 +71,7 @@ func TestRunAtExitFails(t *testing.T) {
 
 // It has what is left of --stop-timeout, and its children do not outlive it.
 func TestRunAtExitHangs(t *testing.T) {
+	t.Parallel()
 	p := startAtExit(t, `sleep 1000 & trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "3s")
 	p.Stdout.Expect(t, "at exit\n")
 	p.ExpectExit(0)
@@ -80,6 +81,7 @@ func TestRunAtExitHangs(t *testing.T) {
 
 // The second stop signal is not for the workers alone.
 func TestRunAtExitSecondSignal(t *testing.T) {
+	t.Parallel()
 	p := startAtExit(t, `trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "5m")
 	p.Stdout.Expect(t, "at exit\n")
 	p.Signal(syscall.SIGINT)

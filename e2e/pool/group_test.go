@@ -31,6 +31,7 @@ var moverDeed = harness.Deed("mover", func(words []string) int {
 // A worker that has left its own group is stopped as any other, and killed if it
 // does not stop.
 func TestRunStopsWhoLeftItsGroup(t *testing.T) {
+	t.Parallel()
 	for words, end := range map[string]struct {
 		code int
 		why  string

@@ -97,6 +97,7 @@ var fatDeed = harness.Deed("fat", func([]string) int {
 })
 
 func TestRunMaxMemory(t *testing.T) {
+	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--max-memory", "50MiB", "--", fatDeed)
 	p.ExpectLog("worker is above its memory limit", func(r harness.Record) bool { return *r.Worker == 1 })
 	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "max-memory" })

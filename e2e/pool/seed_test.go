@@ -106,6 +106,7 @@ func expectStarts(p harness.Pool, n int) {
 }
 
 func TestRunSeedProgram1(t *testing.T) {
+	t.Parallel()
 	r := startRedis(t)
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "-n", "4", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker1.php")}}))
 	expectStarts(p, 4)
@@ -130,6 +131,7 @@ func TestRunSeedProgram1(t *testing.T) {
 // The second program finishes what it has in hand, so it can be rolled and
 // stopped at any time: nothing is lost, nothing comes twice.
 func TestRunSeedProgram2(t *testing.T) {
+	t.Parallel()
 	r := startRedis(t)
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "-n", "3", "--healthy-after", "0s", "--output", "prefix", "php", r.program("worker2.php")}}))
 	expectStarts(p, 3)

@@ -99,6 +99,7 @@ func TestRunSecondSignalKills(t *testing.T) {
 
 // One that obeys and one that does not: the pool waits for it, and says which.
 func TestRunWaitsForAll(t *testing.T) {
+	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--stop-timeout", "3s", "--", oneDeafDeed)
 	p.AwaitWorkers(2)
 	p.Stdout.Expect(t, "deaf\n")
@@ -118,6 +119,7 @@ var oneDeafDeed = harness.Deed("one-deaf", func([]string) int {
 // What has left its worker's session and ignores TERM is gone in the end, and
 // costs the pool no more than --stop-timeout, or expectExit would say so.
 func TestRunLeavesNothing(t *testing.T) {
+	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "3s", "--", daemonDeed)
 	p.Stdout.Expect(t, "deaf\n")
 	pids := p.List()
@@ -173,6 +175,7 @@ func TestRunStopDuringBackoff(t *testing.T) {
 // GNU timeout sends its signal to its child, and then to the group that both are in:
 // that is one request.
 func TestRunUnderTimeout(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "timeout", "sh")
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{
 		"timeout", "--preserve-status", "2", harness.Binary(t), "--", "sh", "-c", `trap 'sleep 0.5; echo clean; exit 0' TERM; echo up; while :; do sleep 0.1; done`,

@@ -59,6 +59,7 @@ func (g *pidsGroup) current() string {
 // already, however many CPUs there are. (The Go runtime ends a process that cannot
 // have the thread it wants; it wants one for each CPU when it collects garbage.)
 func TestRunHasItsThreads(t *testing.T) {
+	t.Parallel()
 	for _, cpus := range []int{2, 8, 64} {
 		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
 			group := newPidsGroup(t)

@@ -15,6 +15,7 @@ import (
 
 // Each example answers, refuses, is replaced by a reload, and ends in peace.
 func TestWorkerExamples(t *testing.T) {
+	t.Parallel()
 	echo := filepath.Join(t.TempDir(), "echo")
 	if out, err := exec.Command("go", "build", "-C", "../../worker", "-o", echo, "./examples/echo").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -76,6 +77,7 @@ func TestWorkerDetaches(t *testing.T) {
 
 // SIGTERM from somebody else costs no message an attempt.
 func TestWorkerSIGTERM(t *testing.T) {
+	t.Parallel()
 	url := harness.UnixURL(t, "?reply=always")
 	p := harness.StartSDK(t, url, "--attempts", "1", "--healthy-after", "0s")
 	for range 5 {

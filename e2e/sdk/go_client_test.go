@@ -44,6 +44,7 @@ func acrossRestart(t *testing.T, url string, clients func(), answered func() int
 
 // Senders that share a client do not notice that its pool is replaced.
 func TestGoClientRestart(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{"tcp://" + harness.FreePort(t), harness.UnixURL(t, "")} {
 		stdin, enough, err := os.Pipe()
 		if err != nil {

@@ -52,6 +52,7 @@ func TestSDKNodeWatchdog(t *testing.T) {
 
 // What is told last is waited for.
 func TestSDKNodeNotifyLast(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	p := nodeSDK.start(t, "BYE=1", "POOLINIT_WORKERS=1")
 	for i := range 3 {
@@ -69,6 +70,7 @@ func TestSDKNodeNotifyLast(t *testing.T) {
 // poolinit ends the input before it says SIGTERM. Then nothing is asked for, and
 // nothing told: nobody listens any more.
 func TestSDKNodeStoppedByPool(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	for range 5 {
 		w := nodeSDK.worker(t, "BYE=1")
@@ -88,9 +90,7 @@ func TestSDKNodeStoppedByPool(t *testing.T) {
 func TestSDKNodeStoppedAsItTells(t *testing.T) {
 	harness.Need(t, "node")
 	slow := filepath.Join(t.TempDir(), "slow")
-	if err := os.WriteFile(slow, []byte("#!/bin/sh\necho telling \"$3\" >&2\nexec sleep 1000\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	harness.InstallScript(t, slow, "#!/bin/sh\necho telling \"$3\" >&2\nexec sleep 1000\n")
 	w := nodeSDK.worker(t, "BYE=1", "POOLINIT="+slow)
 	w.Stderr.Expect(t, "telling READY=1\n")
 	w.write(frames("a")) // that does not wait
@@ -152,6 +152,7 @@ func (s scriptSDK) startUnder(t testing.TB, env []string, flags ...string) scrip
 // Where poolinit is the ENTRYPOINT a worker finds it as its parent, also if it has
 // another name.
 func TestSDKNodeFindsParent(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	script := filepath.Join(nodeSDK.dir(t), "pool.js")
 	for _, name := range []string{harness.Binary(t), harness.Named(t, "another-name"), "another-name"} {
@@ -203,12 +204,11 @@ func TestSDKNodeFindsParentOfAnotherUser(t *testing.T) {
 
 // READY=1 costs a process. It is not said where nobody waits for it.
 func TestSDKNodeReadyAsNeeded(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	spy := filepath.Join(t.TempDir(), "spy")
 	text := "#!/bin/sh\necho told: \"$3\" >&2\nexec " + harness.Binary(t) + " \"$@\"\n"
-	if err := os.WriteFile(spy, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	harness.InstallScript(t, spy, text)
 	for _, test := range []struct {
 		env   string
 		flags []string

@@ -24,6 +24,7 @@ func (s scriptSDK) withFile(t testing.TB, name, text string) (path string) {
 // node stays where it cannot become poolinit: its signals are poolinit's, all but
 // those of the script's own that are meant for the workers; and so is its end.
 func TestSDKNodeSignals(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	p := nodeSDK.start(t)
 	p.Signal(syscall.SIGHUP)
@@ -65,6 +66,7 @@ console.log('never');
 `
 
 func TestSDKNodeModule(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	path := nodeSDK.withFile(t, "pool.mjs", nodeModule)
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{"node", path}, Env: []string{"POOLINIT=" + harness.Binary(t)}}))
@@ -102,6 +104,7 @@ process.execve = (file, args, env) => {
 
 // With concurrency one worker has several messages in hand; the replies are in order.
 func TestSDKNodeConcurrency(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	p := nodeSDK.start(t, "CONCURRENCY=4", "POOLINIT_WORKERS=1")
 	c := p.client()
@@ -131,6 +134,7 @@ func TestSDKNodeConcurrency(t *testing.T) {
 
 // Many messages of one client are on the way at once.
 func TestSDKNodeClientParallel(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "node")
 	hear := func(bodies ...string) oneConn { return func(c scriptClient) { c.want(bodies...) } }
 	tell := func(frames string) oneConn {

@@ -63,6 +63,7 @@ func TestSDKPHPClientTLS(t *testing.T) {
 
 // Its pool is replaced: each message has its reply.
 func TestSDKPHPClientRestart(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{"tcp://" + harness.FreePort(t), harness.UnixURL(t, "")} {
 		cmd := phpClientOf(t, url, "CONNECT_TIMEOUT=120", "TIMEOUT=120")
 		stdin, err := cmd.StdinPipe()
@@ -123,6 +124,7 @@ func TestSDKPHPClientSendsAgain(t *testing.T) {
 
 // What it cannot do it says, and waits for no longer than it should.
 func TestSDKPHPClientFails(t *testing.T) {
+	t.Parallel()
 	silent := func(c scriptClient) { c.want("one", "EOF") }
 	url := serve(t, silent, takes("two", frames("2")))
 	if got := phpClientSends(t, url, "one\ntwo\n", "TIMEOUT=2.5"); !strings.Contains(got, "nothing was heard within 2.5 s") ||

@@ -3,6 +3,7 @@ package sdk
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +45,7 @@ func phpImage(t *testing.T, program string) string {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("poolinit-e2e-php:%d-%s", os.Getpid(), strings.TrimSuffix(program, ".php"))
+	name := fmt.Sprintf("poolinit-e2e-php:%d-%08x", os.Getpid(), rand.Uint32())
 	cmd := exec.Command("docker", "import", "--change", `ENTRYPOINT ["php","-d","auto_prepend_file=swoole.php","`+program+`"]`,
 		"--change", "WORKDIR /app", "-", name)
 	cmd.Stdin = &rootfs
@@ -66,6 +67,7 @@ func startPHPImage(t *testing.T, image string, options ...string) *harness.Conta
 // The seed's program is the container's ENTRYPOINT, unchanged: php becomes
 // poolinit, and stays PID 1.
 func TestSDKPHPDocker(t *testing.T) {
+	t.Parallel()
 	c := startPHPImage(t, phpImage(t, "program4.php"))
 	c.ExpectLog("Worker#0 is started\n", 1)
 	c.ExpectLog("Worker#1 is started\n", 1)
@@ -91,6 +93,7 @@ func TestSDKPHPDocker(t *testing.T) {
 
 // From outside it is reached as the environment says.
 func TestSDKPHPDockerEnvironment(t *testing.T) {
+	t.Parallel()
 	c := startPHPImage(t, phpImage(t, "program4.php"), "-e", "POOLINIT_LISTEN=tcp://0.0.0.0:8089?reply=always", "-e", "POOLINIT_WORKERS=3")
 	c.ExpectLog("taking messages", 1)
 	addr := "tcp://" + c.Inspect("{{.NetworkSettings.IPAddress}}") + ":8089"
@@ -105,6 +108,7 @@ func TestSDKPHPDockerEnvironment(t *testing.T) {
 
 // A queue is fed from another container of the same IPC namespace.
 func TestSDKPHPDockerQueue(t *testing.T) {
+	t.Parallel()
 	needPHPModules(t, "sysvmsg")
 	image := phpImage(t, "program3.php")
 	c := startPHPImage(t, image, "--ipc", "shareable")

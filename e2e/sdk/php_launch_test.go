@@ -168,9 +168,7 @@ func lookPath(t testing.TB, name string) string {
 func badBinary(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "poolinit")
-	if err := os.WriteFile(path, []byte("\x7fELF\x00"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	harness.InstallScript(t, path, "\x7fELF\x00")
 	return path
 }
 

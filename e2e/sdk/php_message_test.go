@@ -180,6 +180,7 @@ func TestSDKPHPDeaths(t *testing.T) {
 // The message in hand is finished, its reply goes out, and no other is lost:
 // whoever sends the signal, and at what time.
 func TestSDKPHPTermInHandler(t *testing.T) {
+	t.Parallel()
 	url := harness.UnixURL(t, phpAlways)
 	p := phpPool(t, url, phpDeeds, "POOLINIT_ATTEMPTS=1")
 	c := newPHPClient(t, url)

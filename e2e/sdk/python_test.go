@@ -1,7 +1,6 @@
 package sdk
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,9 +27,7 @@ func TestSDKPythonCommand(t *testing.T) {
 	harness.Need(t, "python3")
 	dir := pythonSDK.dir(t)
 	fake := filepath.Join(dir, "fake")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\necho \"$@\"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	harness.InstallScript(t, fake, "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\necho \"$@\"\n")
 	python := pythonSDK.interpreter(t)
 	for args, want := range map[string]string{
 		"pool.py a --":                       dir + "/pool.py a --",

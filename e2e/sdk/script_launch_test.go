@@ -81,9 +81,7 @@ func TestSDKScriptFindsNoPoolinit(t *testing.T) {
 func badInterpreter(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "poolinit")
-	if err := os.WriteFile(path, []byte("#!/nowhere/interpreter\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	harness.InstallScript(t, path, "#!/nowhere/interpreter\n")
 	return path
 }
 
@@ -163,9 +161,7 @@ func TestSDKScriptFlags(t *testing.T) {
 	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
 		dir := s.dir(t)
 		fake, interpreter := filepath.Join(dir, "poolinit"), s.interpreter(t)
-		if err := os.WriteFile(fake, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 9\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		harness.InstallScript(t, fake, "#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 9\n")
 		flags := func(env ...string) []string {
 			p, code := harness.Run(t, harness.Program{Args: []string{interpreter, filepath.Join(dir, "pool"+s.ext), "an argument"},
 				Env: append(env, "POOLINIT=", "PATH="+t.TempDir(), "POOL_URL=unix:///x?reply=always")})

@@ -35,10 +35,13 @@ var (
 		file: "../../sdk/node/poolinit.js", ext: ".js", fails: "RangeError: now"}
 )
 
-// eachScriptSDK runs a test for each language that is installed.
+// eachScriptSDK runs a test for each language that is installed, beside other
+// tests: most of the time it waits.
 func eachScriptSDK(t *testing.T, test func(t *testing.T, s scriptSDK)) {
+	t.Parallel()
 	for _, s := range []scriptSDK{pythonSDK, nodeSDK} {
 		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
 			harness.Need(t, s.needs)
 			test(t, s)
 		})
