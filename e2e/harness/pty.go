@@ -122,7 +122,8 @@ func (p *PTY) Expect(text string) {
 // UseShell does at a prompt "ready> " what people do there, and exits with 42.
 func UseShell(tty *PTY) {
 	tty.Expect("ready> ")
-	tty.Send("stty size\n")
+	tty.Send("until [ \"$(stty size)\" = '24 80' ]; do :; done; stty size\n") // docker takes a moment
+	tty.Expect("done; stty size\r\n")
 	tty.Expect("24 80")
 	tty.Resize(40, 120)
 	tty.Send("until [ \"$(stty size)\" = '40 120' ]; do :; done; echo resized\n") // docker takes a moment
@@ -148,6 +149,7 @@ func UseShell(tty *PTY) {
 	tty.Send("exit 42\n")
 }
 
+// Shell starts an interactive shell on a terminal, and waits for its prompt.
 func Shell(t *testing.T) (*PTY, *Process) {
 	t.Helper()
 	tty := OpenPTY(t)

@@ -1,7 +1,10 @@
 package init_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/poolinit/poolinit/internal/testkit"
@@ -127,7 +130,16 @@ func TestInitTerminalBackground(t *testing.T) {
 	harness.Need(t, "bash", "sleep")
 	eachInit(t, func(t *testing.T, command []string, isTini bool) {
 		tty, p := harness.Shell(t)
-		tty.Send(strings.Join(command, " ") + " -s -- sleep 1000 &\n")
+		begin := filepath.Join(t.TempDir(), "begin")
+		if err := syscall.Mkfifo(begin, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// It begins when the shell is at its prompt, and does nothing to the terminal any more.
+		tty.Send("(read -r x <" + begin + "; exec " + strings.Join(command, " ") + " -s -- sleep 1000) &\n")
+		tty.Expect("ready> ")
+		if err := os.WriteFile(begin, []byte("\n"), 0); err != nil {
+			t.Fatal(err)
+		}
 		sleep := p.WaitForProcess("sleep", func(q harness.ProcInfo) bool { return q.Name == "sleep" })
 		want := p.PID
 		if isTini {
@@ -139,7 +151,6 @@ func TestInitTerminalBackground(t *testing.T) {
 		if isTini {
 			return
 		}
-		tty.Expect("ready> ")
 		tty.Send("kill %1; wait; exit 3\n")
 		if code := p.Wait(); code != 3 {
 			t.Errorf("exit code %d, want 3", code)
