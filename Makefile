@@ -29,7 +29,9 @@ build:
 
 # Four workers that answer each message with itself. The shell becomes poolinit,
 # so its PID is the one to signal.
-run: build
+run:
+	@echo "Compiling poolinit and an example worker, which takes a minute or two the first time."
+	@$(BUILD) bin/poolinit
 	@CGO_ENABLED=0 $(GO) build -C worker -o $(CURDIR)/bin/echo ./examples/echo
 	@printf '%s\n' "A pool of four workers (worker/examples/echo) that take messages. From another terminal:" "$$TRY"; \
 	printf '  %-26s %s\n' "kill -USR1 $$$$" "replaces the workers one by one" \
@@ -59,32 +61,28 @@ test-release:
 # The modules that other programs import, and the example of one. The client is
 # not for Linux only.
 SDKS := worker client deploy/docker/go
-CHECK = $(GO) tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...
-
-test-sdks:
-	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; fi; \
-	for m in $(SDKS); do \
-		echo "$(GO) test $$m"; \
-		(cd $$m && $(GO) vet ./... && GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./... && $(CHECK) && $(GO) test $$race -count=1 -timeout 5m ./...) || exit 1; \
-	done
-	cd client && GOOS=darwin $(GO) vet ./... && GOOS=windows $(GO) vet ./...
-
 # Tests with heavy libraries have modules of their own, so that the product's stays small.
 MODULES := e2e/browser e2e/kubernetes
 
-test-modules: build
-	@for m in $(MODULES); do \
-		echo "$(GO) test $$m"; \
-		(cd $$m && $(GO) vet ./... && POOLINIT_BINARY=$(CURDIR)/bin/poolinit $(GO) test -count=1 -timeout 10m ./...) || exit 1; \
-	done
+# One line a package, what failed with its output, and at the end how many tests
+# there were and which were skipped.
+TOOL      := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
+GOTESTSUM := GO=$(GO) $(TOOL) gotestsum --format pkgname --format-icons text --format-hide-empty-pkg --raw-command -- tools/test.sh
 
 # The race detector needs a C compiler; all else is tested without one as well.
-test: setup lint cross test-sdks test-modules
-	@race=; if command -v gcc >/dev/null; then race=-race; export CGO_ENABLED=1; \
-	else echo "no gcc: testing without the race detector"; fi; \
-	$(GO) test $$race -count=1 -timeout 13m ./...
+test: setup lint cross build
+	@if command -v gcc >/dev/null; then export RACE=-race CGO_ENABLED=1; else echo "no gcc: testing without the race detector"; fi; \
+	echo "== tests: $(SDKS) $(MODULES) and the product; the first package takes a few minutes"; \
+	$(GOTESTSUM) $(SDKS) $(MODULES) .
+
+test-sdks:
+	@$(GOTESTSUM) $(SDKS)
+
+test-modules: build
+	@$(GOTESTSUM) $(MODULES)
 
 setup:
+	@echo "== setup: looking for the programs that the tests run"
 	@missing() { \
 		for p in $(PROGRAMS); do command -v $$p >/dev/null || echo $$p; done; \
 		if command -v php >/dev/null; then php -m | grep -qx redis || echo php-redis; fi; }; \
@@ -99,14 +97,21 @@ setup:
 	if [ -n "$$what" ]; then echo "tests that need these are skipped:" $$what; fi
 
 lint:
+	@echo "== lint: gofmt, go vet, staticcheck"
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:" $$files; exit 1; fi
 	$(GO) vet ./...
-	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(TOOL) staticcheck ./...
 	$(GO) -C tools/release vet ./...
+	@for m in $(SDKS) $(MODULES); do echo "$(GO) -C $$m vet ./..."; $(GO) -C $$m vet ./... || exit 1; done
+	@for m in $(SDKS); do echo "staticcheck $$m"; (cd $$m && $(TOOL) staticcheck ./...) || exit 1; done
 
 cross:
+	@echo "== cross build: for arm64"
 	GOARCH=arm64 $(BUILD) bin/poolinit-arm64
 	GOARCH=arm64 $(GO) vet ./...
+	@for m in $(SDKS); do echo "GOARCH=arm64 $(GO) -C $$m vet ./..."; GOARCH=arm64 CGO_ENABLED=0 $(GO) -C $$m vet ./... || exit 1; done
+	GOOS=darwin $(GO) -C client vet ./...
+	GOOS=windows $(GO) -C client vet ./...
 
 # The long run of e2e's chaos: ten minutes of kills and reloads for each case.
 chaos:

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Runs the tests of several modules, and prints what gotestsum reads.
+#
+#   tools/test.sh DIRECTORY...     GO and RACE (-race or nothing) are taken from the environment
+#
+# Each module is tested as its users get it, without a workspace. The product's
+# is the directory ".".
+set -u
+cd "$(dirname "$0")/.."
+export POOLINIT_BINARY="$PWD/bin/poolinit" GOWORK=off
+failed=0
+for module; do
+	case $module in
+	e2e/*) race= ;; # with the race detector their libraries take minutes to compile
+	*) race=${RACE:-} ;;
+	esac
+	# -parallel: most tests of a whole poolinit wait most of the time.
+	"${GO:-go}" -C "$module" test $race -json -count=1 -parallel 4 -timeout 10m ./... || failed=1
+done
+exit $failed
