@@ -8,9 +8,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 func TestStatus(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
@@ -37,11 +36,10 @@ func (c *Container) AwaitAnswer(command ...string) (got Result) {
 	return got
 }
 
-// The image is called by the test's PID, so that two runs do not meet.
+// imageName has the test's PID, so that the images of two packages do not meet.
 var imageName = fmt.Sprintf("poolinit-e2e:%d", os.Getpid())
 
-// imageTools are in the image, if they are on the host. Whoever needs another
-// one adds it here.
+// imageTools are in the image, if they are on the host.
 var imageTools = []string{"bash", "sh", "sleep", "true", "false", "cat", "ls", "ps", "stty", "kill", "id", "env", "tini"}
 
 // NeedDocker skips the test unless there is a docker daemon.
@@ -102,8 +100,8 @@ func Docker(t testing.TB, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// ContainerName returns a new name, and sees to it that no container of that
-// name is left when the test ends.
+// ContainerName returns a new name. A container of that name is removed when the
+// test ends.
 func ContainerName(t testing.TB) string {
 	name := fmt.Sprintf("poolinit-e2e-%d-%08x", os.Getpid(), rand.Uint32())
 	t.Cleanup(func() { _ = exec.Command("docker", "rm", "-f", name).Run() })
@@ -125,7 +123,7 @@ func RunContainer(t testing.TB, options []string, command ...string) *Container 
 	return RunContainerOf(t, Image(t), options, command...)
 }
 
-// RunContainerOf is dockerRun with another image.
+// RunContainerOf is RunContainer with another image.
 func RunContainerOf(t testing.TB, image string, options []string, command ...string) *Container {
 	t.Helper()
 	c := ContainerOf(t, ContainerName(t))
@@ -134,6 +132,7 @@ func RunContainerOf(t testing.TB, image string, options []string, command ...str
 	return c
 }
 
+// Inspect is docker inspect -f.
 func (c *Container) Inspect(format string) string {
 	c.T.Helper()
 	return Docker(c.T, "inspect", "-f", format, c.Name)
@@ -145,13 +144,16 @@ func (c *Container) Logs() string {
 	return string(out)
 }
 
+// Exec is docker exec; another exit code than 0 is a failure.
 func (c *Container) Exec(command ...string) string {
 	c.T.Helper()
 	return Docker(c.T, append([]string{"exec", c.Name}, command...)...)
 }
 
+// Kill is docker kill -s.
 func (c *Container) Kill(signal string) { c.T.Helper(); Docker(c.T, "kill", "-s", signal, c.Name) }
 
+// Stop is docker stop -t.
 func (c *Container) Stop(seconds int) {
 	c.T.Helper()
 	Docker(c.T, "stop", "-t", fmt.Sprint(seconds), c.Name)
@@ -186,6 +188,7 @@ type ImageWriter struct {
 	err  error     // the first one
 }
 
+// NewImageWriter writes an archive to w.
 func NewImageWriter(to io.Writer) *ImageWriter {
 	return &ImageWriter{tar: tar.NewWriter(to), done: map[string]bool{}}
 }
@@ -213,6 +216,7 @@ func (w *ImageWriter) Program(path, source string) {
 	}
 }
 
+// File adds a file of the host as an executable.
 func (w *ImageWriter) File(path, source string) {
 	if w.err != nil || w.done[path] {
 		return
@@ -231,10 +235,12 @@ func (w *ImageWriter) File(path, source string) {
 	w.add(&tar.Header{Name: path[1:], Mode: 0o755, Size: fi.Size(), Typeflag: tar.TypeReg}, f)
 }
 
+// Text adds a file with this content.
 func (w *ImageWriter) Text(path, content string) {
 	w.add(&tar.Header{Name: path[1:], Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}, strings.NewReader(content))
 }
 
+// Dir adds an empty directory.
 func (w *ImageWriter) Dir(path string, mode int64) {
 	w.add(&tar.Header{Name: path[1:] + "/", Mode: mode, Typeflag: tar.TypeDir}, strings.NewReader(""))
 }
@@ -262,7 +268,7 @@ func (w *ImageWriter) Programs(names ...string) {
 	}
 }
 
-// Tree adds the files below a directory of the host, but those that skip names.
+// Tree adds the files below a directory of the host, except those that skip names.
 func (w *ImageWriter) Tree(path, source string, skip func(name string, d fs.DirEntry) bool) {
 	err := filepath.WalkDir(source, func(name string, d fs.DirEntry, err error) error {
 		switch {
@@ -288,14 +294,15 @@ func (w *ImageWriter) Script(path, text string) {
 // DockerPatience is for docker stop and the like: long after it, docker kills.
 const DockerPatience = 120
 
-// DockerPool starts poolinit as the PID 1 of a container; workers are
-// workerChild with the given words.
+// DockerPool starts poolinit as the PID 1 of a container. Its workers are
+// WorkerChild with these words.
 func DockerPool(t *testing.T, options, flags []string, words ...string) *Container {
 	t.Helper()
 	command := append(append([]string{"/poolinit"}, flags...), "--", "/e2e.test")
 	return RunContainer(t, append(options, "-e", "TEST_CHILD="+WorkerChild), append(command, words...)...)
 }
 
+// ExpectLog waits until the log has the text this many times, or more often.
 func (c *Container) ExpectLog(text string, times int) {
 	c.T.Helper()
 	testkit.Eventually(c.T, fmt.Sprintf("%q in the container's log, %d times", text, times), func() (any, bool) {

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
@@ -43,7 +42,7 @@ func Main(m *testing.M) int {
 	return children.Main(m)
 }
 
-// AtEnd has something tidied up after the last test.
+// AtEnd adds what Main does after the last test.
 func AtEnd(do func()) { atEnd.add(do) }
 
 var atEnd cleanups

@@ -76,6 +76,7 @@ func Become(args []string) int {
 	return Failed(err)
 }
 
+// LoopbackUp switches the loopback device of a new network namespace on.
 func LoopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -10,11 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
+// ReadFrame reads a frame of the protocol: its body, and whether it is a failure.
 func ReadFrame(r io.Reader) (body []byte, failed bool, err error) {
 	var h [4]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -26,15 +27,16 @@ func ReadFrame(r io.Reader) (body []byte, failed bool, err error) {
 	return body, n>>31 == 1, err
 }
 
+// WriteFrame writes a frame of the protocol.
 func WriteFrame(w io.Writer, body string) error {
 	_, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
 	return err
 }
 
-// FreePort returns a port of loopback for a program of the test to listen on.
-// Until the test ends the kernel gives it to nobody who asks for any port: a
-// socket holds it, in a way that lets a server bind it that sets SO_REUSEADDR, as
-// all do.
+// FreePort returns an address of loopback for a program of the test to listen on.
+// Until the test ends the kernel gives the port to no socket that asks for any:
+// another socket holds it, in a way that lets a server bind it that sets
+// SO_REUSEADDR, as all do.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -3,52 +3,14 @@ package harness
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/poolinit/poolinit/internal/testkit"
 )
-
-func CheckUsage(t *testing.T, p *Process, code int, says []string) {
-	t.Helper()
-	stderr := p.Stderr.String()
-	if code != 2 || p.Stdout.String() != "" {
-		t.Errorf("exit code %d, stdout %q, stderr %q", code, p.Stdout.String(), stderr)
-	}
-	first, rest, _ := strings.Cut(stderr, "\n")
-	// Where nothing is wrong with the command line, there is nothing to read about it.
-	if hint := !strings.HasPrefix(first, "poolinit: cannot "); strings.Contains(rest, "--help") != hint || (rest == "") == hint || strings.Count(rest, "\n") > 1 {
-		t.Errorf("not one line and a hint: %q", stderr)
-	}
-	for _, what := range says {
-		if !strings.Contains(first, what) {
-			t.Errorf("%q does not say %q", first, what)
-		}
-	}
-}
-
-// EatsDeed takes memory until somebody minds.
-var EatsDeed = Deed("eats", func([]string) int {
-	var eaten [][]byte
-	for {
-		bite := make([]byte, 1<<20)
-		for i := 0; i < len(bite); i += 4096 {
-			bite[i] = 1
-		}
-		eaten = append(eaten, bite)
-		if len(eaten) > 4096 {
-			return 1
-		}
-	}
-})
 
 // A Record is a line of poolinit's log.
 type Record struct {
@@ -59,14 +21,14 @@ type Record struct {
 	Lost                                                                int
 }
 
-// A Pool is `poolinit run` that runs, with the test binary as the worker.
+// A Pool is a process that is `poolinit run`. Most have the test binary as the worker.
 type Pool struct{ *Process }
 
 // PoolOf is a process that is poolinit, or becomes it.
 func PoolOf(p *Process) Pool { return Pool{p} }
 
-// StartRun starts `poolinit run` with flags, and a worker of workerChild that
-// does as the words after "--" say.
+// StartRun starts `poolinit run` with flags. Its worker is WorkerChild, which does
+// the deed that the words after "--" name.
 func StartRun(t testing.TB, prog Program, flagsAndWords ...string) Pool {
 	t.Helper()
 	prog.Args = RunArgs(t, flagsAndWords...)
@@ -97,6 +59,7 @@ func PrintingTo(stdout *os.File, prog Program) Program {
 // Records returns the log so far.
 func (p Pool) Records() (list []Record) { return ParseLog(p.Stderr.Lines()) }
 
+// ParseLog returns the lines that are JSON.
 func ParseLog(lines []string) (list []Record) {
 	for _, line := range lines {
 		var r Record
@@ -156,7 +119,7 @@ func (p Pool) Workers() map[int][]Worker {
 }
 
 // AwaitWorkers waits until there are n workers, one a number, and all have said
-// that they are up (as every workerChild does) or not, if quiet.
+// that they are up, as every WorkerChild does.
 func (p Pool) AwaitWorkers(n int) map[int]Worker {
 	p.T.Helper()
 	found := map[int]Worker{}
@@ -186,11 +149,12 @@ func (p Pool) Worker(id int) (w Worker) {
 	return w
 }
 
-// upLine is what a workerChild says first.
+// upLine is what a WorkerChild says first.
 func upLine(w Worker) string {
 	return fmt.Sprintf("up worker=%d generation=%d pid=%d\n", w.id, w.Generation, w.Inside)
 }
 
+// Environ returns the environment of a process; of one that has ended, none.
 func Environ(pid int) map[string]string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // gone: none
 	env := map[string]string{}
@@ -214,130 +178,12 @@ func (p Pool) ExpectExit(code int) {
 	}
 }
 
-// Deeds are what a workerChild can do after it has said that it is up. The
-// words are its arguments.
-var Deeds = map[string]func(words []string) int{
-	"obey":   func([]string) int { return Forever() },
-	"ignore": func([]string) int { signal.Ignore(syscall.SIGTERM); fmt.Println("deaf"); return Forever() },
-	"exit":   func(words []string) int { code, _ := strconv.Atoi(words[0]); return code },
-	"die": func(words []string) int {
-		n, _ := strconv.Atoi(words[0])
-		setDisposition(syscall.Signal(n), false) // else the Go runtime prints a stack and exits with 2
-		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
-		return Forever()
-	},
-}
-
-// WorkerChild is a worker: it says who it is, and then does its deed.
-var WorkerChild = Child("worker", func(words []string) int {
-	fmt.Printf("up worker=%s generation=%s pid=%d\n",
-		os.Getenv("POOLINIT_WORKER_ID"), os.Getenv("POOLINIT_GENERATION"), os.Getpid())
-	do := Deeds[words[0]]
-	if do == nil {
-		return Failed(fmt.Errorf("no deed is called %q", words[0]))
-	}
-	return do(words[1:])
-})
-
-// Deed adds one.
-func Deed(name string, do func(words []string) int) string {
-	Deeds[name] = do
-	return name
-}
-
-func Forever() int {
-	for {
-		time.Sleep(time.Hour)
-	}
-}
-
-// AwaitFile returns when there is such a file, in another process too.
-func AwaitFile(path string) {
-	for {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		time.Sleep(5 * time.Millisecond) // between two looks
-	}
-}
-
-func SdNotify(text string) error {
-	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_, err = conn.Write([]byte(text))
-	return err
-}
-
 // ExpectReady waits until n workers have said READY=1, and the pool has heard it.
 func (p Pool) ExpectReady(n int) {
 	p.T.Helper()
 	testkit.Eventually(p.T, fmt.Sprintf("%d ready", n), func() (any, bool) {
 		return p.Stderr.String(), p.Count("worker says") >= n
 	})
-}
-
-func ServeReady() int {
-	if err := SdNotify("STATUS=serving\nREADY=1"); err != nil {
-		return Failed(err)
-	}
-	return Forever()
-}
-
-// InstallScript replaces a program by another version; "" is one that may not be executed.
-func InstallScript(t testing.TB, path, text string) {
-	t.Helper()
-	mode := os.FileMode(0o755)
-	if text == "" {
-		mode = 0o644
-	}
-	// A process that another test forks meanwhile would have the file open for writing: nobody could execute it.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	if err := os.WriteFile(path+".new", []byte(text), mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// gatedDeed says that it is ready as soon as there is a file.
-var gatedDeed = Deed("gated", func(words []string) int {
-	AwaitFile(words[0])
-	return ServeReady()
-})
-
-// A gate is a file that workers wait for before they are ready: a reload lasts
-// as long as it is shut.
-type gate string
-
-func (g gate) Open(t *testing.T) {
-	t.Helper()
-	if err := os.WriteFile(string(g), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (g gate) shut(t *testing.T) {
-	t.Helper()
-	if err := os.Remove(string(g)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// StartGated starts n workers that pass the gate, and shuts it behind them.
-func StartGated(t *testing.T, n int, flags ...string) (p Pool, g gate) {
-	t.Helper()
-	g = gate(filepath.Join(t.TempDir(), "gate"))
-	g.Open(t)
-	p = StartRun(t, Program{}, append(append(flags, "-n", fmt.Sprint(n), "--ready", "notify"), "--", gatedDeed, string(g))...)
-	p.AwaitWorkers(n)
-	p.ExpectReady(n)
-	g.shut(t)
-	return p, g
 }
 
 var lastLine = regexp.MustCompile(`stopped: handled (\d+), spooled (\d+), lost (\d+)`)
@@ -353,4 +199,24 @@ func (p Pool) Totals() (handled, spooled, lost int) {
 	spooled, _ = strconv.Atoi(m[2])
 	lost, _ = strconv.Atoi(m[3])
 	return handled, spooled, lost
+}
+
+// CheckUsage checks that poolinit has refused a command line: exit code 2, one line
+// that says these words, a hint, and nothing on stdout.
+func CheckUsage(t *testing.T, p *Process, code int, says []string) {
+	t.Helper()
+	stderr := p.Stderr.String()
+	if code != 2 || p.Stdout.String() != "" {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, p.Stdout.String(), stderr)
+	}
+	first, rest, _ := strings.Cut(stderr, "\n")
+	// Where nothing is wrong with the command line, there is nothing to read about it.
+	if hint := !strings.HasPrefix(first, "poolinit: cannot "); strings.Contains(rest, "--help") != hint || (rest == "") == hint || strings.Count(rest, "\n") > 1 {
+		t.Errorf("not one line and a hint: %q", stderr)
+	}
+	for _, what := range says {
+		if !strings.Contains(first, what) {
+			t.Errorf("%q does not say %q", first, what)
+		}
+	}
 }

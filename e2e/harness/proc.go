@@ -11,8 +11,8 @@ import (
 	"github.com/poolinit/poolinit/internal/testkit"
 )
 
-// A ProcInfo is what /proc says about a process. All numbers are as the test
-// sees them, but Inside, which is the PID in its own namespace.
+// A ProcInfo is what /proc says about a process. All numbers are as the test sees
+// them, except Inside, which is the PID in its own namespace.
 type ProcInfo struct {
 	PID, PPID, PGID, SID, Foreground int
 	Inside                           int
@@ -113,6 +113,7 @@ func procsBelow(root int) (list []ProcInfo) {
 	return list
 }
 
+// FirstChild returns a child of the process, or 0.
 func FirstChild(pid int) int {
 	for _, p := range allProcs() {
 		if p.PPID == pid {
@@ -125,7 +126,7 @@ func FirstChild(pid int) int {
 // List returns every process of the program's namespace, itself included.
 func (p *Process) List() []ProcInfo { return procsBelow(p.PID) }
 
-// Zombies returns those that nobody has waited for.
+// Zombies returns the processes of the namespace that no parent has waited for.
 func (p *Process) Zombies() (list []ProcInfo) {
 	for _, q := range p.List() {
 		if q.State == 'Z' && q.PID != p.PID {

@@ -14,25 +14,24 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
-// A Program is what a test runs, and how. As it is, it runs as PID 1 of a PID
-// namespace of its own with a /proc that belongs to it, so that everything
-// ends with it.
+// A Program is what a test runs, and how. By default it runs as PID 1 of a PID
+// namespace of its own with a /proc that belongs to it, so that everything ends
+// with it.
 type Program struct {
 	Args  []string // the command, looked up in PATH, and its arguments
 	Env   []string // in addition to the test's
-	Child string   // TEST_CHILD for the program, if it is, or starts, the test binary
-	Under bool     // it is a child of the namespace's PID 1, not that itself
+	Child string   // what the test binary plays, if the program is, or starts, that
+	Under bool     // it is a child of the namespace's PID 1, not PID 1 itself
 	Host  bool     // no namespace at all (docker's client, for one)
 
 	Stdin  *os.File   // nil: /dev/null
-	Stderr *os.File   // nil: process.stderr collects it
+	Stderr *os.File   // nil: Process.Stderr collects it
 	TTY    *PTY       // its controlling terminal, and 0, 1 and 2
 	Files  []*os.File // its descriptors from 3 on
 
@@ -46,9 +45,9 @@ type Program struct {
 type Process struct {
 	T      testing.TB
 	Cmd    *exec.Cmd
-	PID    int // seen from the test; with under it is that of the PID 1 above it
+	PID    int // seen from the test; with Program.Under that of the PID 1 above it
 	under  bool
-	Exited chan struct{}
+	Exited chan struct{} // closed when it has ended
 
 	Stdout, Stderr testkit.Output // empty if it has a terminal
 }
@@ -78,7 +77,7 @@ func Start(t testing.TB, prog Program) *Process {
 		t.Fatal(err)
 	}
 	p.PID = p.Cmd.Process.Pid
-	go func() { // ends when the program does, which the cleanup sees to
+	go func() { // ends when the program does; the cleanup kills that and waits
 		_ = p.Cmd.Wait() // the exit code is in ProcessState
 		close(p.Exited)
 	}()
@@ -95,7 +94,7 @@ func (prog Program) command(t testing.TB) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else a child built with -race takes 1 s to exit
+	env := append(os.Environ(), "GORACE=atexit_sleep_ms=0") // without it a child with the race detector takes 1 s to exit
 	env = append(env, prog.Env...)
 	if prog.Host {
 		cmd := exec.Command(path, prog.Args[1:]...)
@@ -110,7 +109,7 @@ func (prog Program) command(t testing.TB) *exec.Cmd {
 	cmd := exec.Command(Self(t), prog.Args...)
 	cmd.Env = append(env, "TEST_CHILD="+stubName, "E2E_STUB="+string(how))
 	cmd.ExtraFiles = prog.Files
-	cmd.WaitDelay = testkit.Patience // for whoever keeps its stdout open; in a namespace nobody can
+	cmd.WaitDelay = testkit.Patience // for a process that keeps its stdout open, which none in a namespace can
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 	return cmd
 }
@@ -156,7 +155,7 @@ func (p *Process) Wait() int {
 	return status.ExitStatus()
 }
 
-// Run is start and wait, for a program that ends by itself.
+// Run is Start and Wait, for a program that ends by itself.
 func Run(t testing.TB, prog Program) (p *Process, code int) {
 	t.Helper()
 	p = Start(t, prog)
@@ -189,6 +188,7 @@ var stubName = Child("stub", func([]string) int {
 	return Failed(s.become())
 })
 
+// Failed prints why a child cannot do what it is for, and returns its exit code.
 func Failed(err error) int {
 	fmt.Fprintln(os.Stderr, "stub:", err)
 	return 98
@@ -201,7 +201,7 @@ func mountProc() error {
 	return unix.Mount("proc", "/proc", "proc", 0, "")
 }
 
-// above runs the program as a child, and reaps nobody else.
+// above runs the program as a child, and reaps no other process.
 func (s stub) above() int {
 	s.Proc, s.Under = false, false
 	how, err := json.Marshal(s)
@@ -267,6 +267,7 @@ func block(sigs ...syscall.Signal) {
 	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &mask, nil)
 }
 
+// AllSignals are 1 to 64.
 var AllSignals = func() (all []syscall.Signal) {
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		all = append(all, sig)
@@ -289,6 +290,7 @@ var BlockedChild = Child("blocked", func([]string) int {
 	return BecomeBlocked()
 })
 
+// BecomeBlocked does not return: the process becomes one that blocks every signal.
 func BecomeBlocked() int {
 	path, err := exec.LookPath("sleep")
 	if err != nil {

@@ -7,10 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 

@@ -48,12 +48,13 @@ func Dial(t testing.TB, url string) net.Conn {
 	return nc
 }
 
-// A Result is what `poolinit send` did.
+// A Result is what a client did.
 type Result struct {
 	Stdout, Stderr string
 	Code           int
 }
 
+// Send runs `poolinit send` to its end.
 func Send(t testing.TB, stdin io.Reader, args ...string) Result {
 	t.Helper()
 	return RunClient(t, stdin, append([]string{Binary(t), "send"}, args...)...)
@@ -75,6 +76,7 @@ func RunClient(t testing.TB, stdin io.Reader, args ...string) Result {
 	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
+// Want checks all that it printed to stdout, and its exit code.
 func (s Result) Want(t testing.TB, stdout string, code int) {
 	t.Helper()
 	if s.Stdout != stdout || s.Code != code {

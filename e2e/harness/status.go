@@ -9,8 +9,8 @@ import (
 	"github.com/poolinit/poolinit/internal/testkit"
 )
 
-// A Document is what the tests read of a document. (The package that has it
-// whole would have the test binary, which plays workers, catch signals.)
+// A Document is what the tests read of the status document. (With the package that
+// has all of it the test binary, which plays workers, would catch signals.)
 type Document struct {
 	PID              int
 	Ready            bool
@@ -37,13 +37,14 @@ func (p *Process) Inside(args ...string) Result {
 	return RunClient(p.T, nil, p.InsideArgs(nil, args...)...)
 }
 
-// InsideAs is inside as another user.
+// InsideAs is Inside as another user.
 func (p *Process) InsideAs(uid int, args ...string) Result {
 	p.T.Helper()
 	id := strconv.Itoa(uid)
 	return RunClient(p.T, nil, p.InsideArgs([]string{"-S", id, "-G", id}, args...)...)
 }
 
+// InsideArgs is the command line of Inside, with options of nsenter.
 func (p *Process) InsideArgs(options []string, args ...string) []string {
 	p.T.Helper()
 	Need(p.T, "nsenter")
@@ -58,6 +59,7 @@ func (p *Process) Document(args ...string) *Document {
 	return ParseDocument(p.T, p.Inside(append([]string{"status", "--json"}, args...)...).Stdout)
 }
 
+// ParseDocument parses what `poolinit status --json` has printed.
 func ParseDocument(t testing.TB, text string) *Document {
 	t.Helper()
 	d := new(Document)

@@ -16,6 +16,8 @@ import (
 // A SysVQueue is a System V queue of a test.
 type SysVQueue uint32
 
+// NewSysVQueue returns a key that no queue has. Its queue is removed when the test
+// ends.
 func NewSysVQueue(t testing.TB) SysVQueue {
 	t.Helper()
 	q := SysVQueue(0x60000000 | rand.Uint32()>>4)
@@ -23,8 +25,10 @@ func NewSysVQueue(t testing.TB) SysVQueue {
 	return q
 }
 
+// URL is what a pool listens to.
 func (q SysVQueue) URL() string { return fmt.Sprintf("sysv://%#x?mode=0600", uint32(q)) }
 
+// Remove removes the queue, if it is there.
 func (q SysVQueue) Remove() {
 	if f := q.row(); f != nil {
 		id, _ := strconv.Atoi(f[1])

@@ -19,19 +19,19 @@ func IssueCertificate(t *testing.T, prefix, name string) {
 	}
 }
 
-// A TlsPool is a pool that takes messages by TCP.
-type TlsPool struct {
+// A TLSPool is a pool that takes messages by TCP, with TLS.
+type TLSPool struct {
 	Pool
 	Addr string
 }
 
 // StartTLS runs a pool that answers each message with itself, over TLS with
 // DIR/server.crt.
-func StartTLS(t *testing.T, params string) (p *TlsPool, dir string) {
+func StartTLS(t *testing.T, params string) (p *TLSPool, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	IssueCertificate(t, filepath.Join(dir, "server"), "first")
-	p = &TlsPool{Addr: FreePort(t)}
+	p = &TLSPool{Addr: FreePort(t)}
 	p.Pool = Pool{Start(t, Program{Args: []string{Binary(t), "--deliver", "exec", "--listen",
 		"tcp://" + p.Addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
 	p.ExpectLog("taking messages", nil)

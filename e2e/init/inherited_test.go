@@ -8,9 +8,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // By the names tini and docker-init it is the same program, and says that name.

@@ -4,9 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // hundredLines prints the numbers from 1 to 100, with what the image has.

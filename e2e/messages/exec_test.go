@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // An execPool is a pool whose command runs once a message, and a client of it.

@@ -20,9 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // Replies come in order, whatever the mode of the server, from stdin and files.

@@ -14,11 +14,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 

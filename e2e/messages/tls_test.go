@@ -7,13 +7,12 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // sClient sends a frame by openssl s_client, and returns what comes back.
-func sClient(t *testing.T, p *harness.TlsPool, dir, frame string, flags ...string) (out string, err error) {
+func sClient(t *testing.T, p *harness.TLSPool, dir, frame string, flags ...string) (out string, err error) {
 	t.Helper()
 	args := append([]string{"s_client", "-quiet", "-connect", p.Addr, "-CAfile", dir + "/server.crt", "-verify_return_error"}, flags...)
 	cmd := exec.Command("openssl", args...)
@@ -54,7 +53,7 @@ with context.wrap_socket(socket.create_connection((host, port), 10), server_host
         print(size, f.read(size)[:5].decode())
 `
 
-func python(t *testing.T, p *harness.TlsPool, ca, cert string) string {
+func python(t *testing.T, p *harness.TLSPool, ca, cert string) string {
 	t.Helper()
 	harness.Need(t, "python3")
 	host, port, _ := strings.Cut(p.Addr, ":")

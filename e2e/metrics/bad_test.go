@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // An address that is taken, or is none, is told before anything is started.

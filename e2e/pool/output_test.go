@@ -9,9 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // printsDeed prints all that is hard to carry, and exits.

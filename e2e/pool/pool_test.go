@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 func TestRunKeepsWorkers(t *testing.T) {

@@ -7,9 +7,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 func TestRunReload(t *testing.T) {

@@ -7,9 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 func phpClientOf(t testing.TB, url string, env ...string) *exec.Cmd {

@@ -6,9 +6,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // phpDeeds is what the workers of these tests do with a message: its first word

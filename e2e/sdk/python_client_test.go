@@ -10,9 +10,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // A client forks while another of its threads waits for a reply. The child gets

@@ -6,9 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // python3 pool.py becomes poolinit, with the same PID: an ENTRYPOINT's PID 1.

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // clientOf returns the SDK's client, which sends lines to the URL.

@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/testkit"
-
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // A workerEnd is a worker without poolinit: the test has the other end of its
