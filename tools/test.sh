@@ -7,12 +7,17 @@
 # is the directory ".".
 set -u
 cd "$(dirname "$0")/.."
-export POOLINIT_BINARY="$PWD/bin/poolinit" GOWORK=off
+export GOWORK=off
+binary=$PWD/bin/poolinit
 failed=0
 for module; do
+	race=${RACE:-}
+	unset POOLINIT_BINARY # poolinit says that it is no setting
 	case $module in
-	e2e/*) race= ;; # with the race detector their libraries take minutes to compile
-	*) race=${RACE:-} ;;
+	e2e/*)
+		race= # with the race detector their libraries take minutes to compile
+		export POOLINIT_BINARY="$binary"
+		;;
 	esac
 	# -parallel: most tests of a whole poolinit wait most of the time.
 	"${GO:-go}" -C "$module" test $race -json -count=1 -parallel 4 -timeout 10m ./... || failed=1

@@ -66,23 +66,33 @@ func (c *cleanups) run() {
 	}
 }
 
-// BinaryPath builds the program as it is released, once for all packages of
-// tests. E2E_BINARY names one that is there already. It lies where every user can
-// run it, and stays there for the next run: the go command sees that nothing has
-// changed.
+// BinaryPath builds poolinit as it is released. E2E_BINARY names one that is there
+// already.
 var BinaryPath = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("E2E_BINARY"); path != "" {
 		return filepath.Abs(path)
 	}
+	return buildShared("poolinit", func(path string) *exec.Cmd {
+		build := exec.Command("../../tools/build.sh", path)
+		build.Env = append(os.Environ(), "VERSION=v0.0.0-e2e")
+		return build
+	})
+})
+
+// buildShared builds a program once for all packages of tests, with a command that
+// writes it to a path. The program lies where every user can run it, and stays
+// there for the next run: the go command sees whether anything has changed.
+func buildShared(name string, command func(path string) *exec.Cmd) (path string, err error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		return "", err
 	}
-	dir, err := ownDir(fmt.Sprintf("poolinit-e2e-%d-%.8x", os.Getuid(), sha256.Sum256([]byte(root))))
+	dir, err := ownDir(fmt.Sprintf("poolinit-e2e-%d-%.4x", os.Getuid(), sha256.Sum256([]byte(root))))
 	if err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	path = filepath.Join(dir, name)
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -90,14 +100,11 @@ var BinaryPath = sync.OnceValues(func() (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "poolinit")
-	build := exec.Command(filepath.Join(root, "tools", "build.sh"), path)
-	build.Env = append(os.Environ(), "VERSION=v0.0.0-e2e")
-	if out, err := build.CombinedOutput(); err != nil {
-		return path, fmt.Errorf("go build: %w\n%s", err, out)
+	if out, err := command(path).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build %s: %w\n%s", name, err, out)
 	}
 	return path, nil
-})
+}
 
 // ownDir makes a directory among the temporary ones, or finds the one that an
 // earlier run made. One that belongs to another user is an error.
