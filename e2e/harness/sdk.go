@@ -1,10 +1,8 @@
 package harness
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 )
@@ -31,26 +29,17 @@ func ofModule(t testing.TB, built func() (string, error)) string {
 	return path
 }
 
-// buildOfModule builds a program of another module, which this one does not import.
+// buildOfModule builds a program of another module, which this one does not
+// import, once for all packages of tests.
 func buildOfModule(module, name string) (path string, err error) {
-	dir, err := os.MkdirTemp("", "poolinit-e2e")
-	if err != nil {
-		return "", err
-	}
-	atEnd.add(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
-		return "", err
-	}
-	path = filepath.Join(dir, name)
-	build := exec.Command("go", "build", "-C", "../../"+module, "-o", path, "./internal/"+name)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
+	return buildShared(name, func(path string) *exec.Cmd {
+		build := exec.Command("go", "build", "-C", "../../"+module, "-o", path, "./internal/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		return build
+	})
 }
 
-// StartSDK is startSource with the SDK's worker.
+// StartSDK is StartSource with the SDK's worker.
 func StartSDK(t testing.TB, url string, flags ...string) *Process {
 	t.Helper()
 	return StartSource(t, Program{}, url, append(flags, "--", SDKWorker(t))...)

@@ -68,7 +68,7 @@ func TestImageRun(t *testing.T) {
 // An image without a worker says what it needs.
 func TestImageAlone(t *testing.T) {
 	c := harness.RunContainerOf(t, productImage(t), nil)
-	if code := c.Wait(); code != "2" || !strings.Contains(c.Logs(), "there is no COMMAND to run") {
+	if code := c.Wait(); code != "2" || !strings.Contains(c.Logs(), "COMMAND is missing") {
 		t.Errorf("exit code %s\n%s", code, c.Logs())
 	}
 	if version := harness.Docker(t, "run", "--rm", productImage(t), "version"); version != "poolinit "+imageVersion {
