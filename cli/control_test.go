@@ -82,7 +82,7 @@ func TestControlHelp(t *testing.T) {
 // Where there is no pool each says so, and nothing else.
 func TestControlWithoutAPool(t *testing.T) {
 	self := strconv.Itoa(os.Getpid())
-	want := fmt.Sprintf("poolinit: process %s is no pool of this PID namespace\n", self)
+	want := fmt.Sprintf("poolinit: process %s is not a pool in this PID namespace\n", self)
 	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"reload"}, {"reload", "--wait"}, {"stop"}, {"stop", "--wait"}, {"health"}, {"health", "--ready"}} {
 		code, stdout, stderr := dispatched(t, append(append([]string{"poolinit"}, args...), "--pid", self)...)
 		if code != exitFailed || stdout != "" || stderr != want {

@@ -59,14 +59,14 @@ func TestEveryFlagHasAVariable(t *testing.T) {
 
 func TestUnknownVariablesWarn(t *testing.T) {
 	for _, tt := range []struct{ variable, want string }{
-		{"POOLINIT_WORKER=3", "POOLINIT_WORKER is no setting of poolinit; did you mean POOLINIT_WORKERS?"},
-		{"POOLINIT_STOP_TIMEOT=3s", "POOLINIT_STOP_TIMEOT is no setting of poolinit; did you mean POOLINIT_STOP_TIMEOUT?"},
-		{"POOLINIT_stop_timeout=3s", "POOLINIT_stop_timeout is no setting of poolinit; did you mean POOLINIT_STOP_TIMEOUT?"},
-		{"POOLINIT_QQQQQQQQ=1", "POOLINIT_QQQQQQQQ is no setting of poolinit"},
-		{"POOLINIT_=1", "POOLINIT_ is no setting of poolinit"},
-		{"POOLINIT_HELP=1", "POOLINIT_HELP is no setting of poolinit"},
-		{"POOLINIT_PORTAL=1", "POOLINIT_PORTAL is no setting of poolinit"}, // PORT, but no port
-		{"POOLINIT_FD=3", "POOLINIT_FD is no setting of poolinit"},         // not in a worker
+		{"POOLINIT_WORKER=3", "POOLINIT_WORKER is not a poolinit setting; did you mean POOLINIT_WORKERS?"},
+		{"POOLINIT_STOP_TIMEOT=3s", "POOLINIT_STOP_TIMEOT is not a poolinit setting; did you mean POOLINIT_STOP_TIMEOUT?"},
+		{"POOLINIT_stop_timeout=3s", "POOLINIT_stop_timeout is not a poolinit setting; did you mean POOLINIT_STOP_TIMEOUT?"},
+		{"POOLINIT_QQQQQQQQ=1", "POOLINIT_QQQQQQQQ is not a poolinit setting"},
+		{"POOLINIT_=1", "POOLINIT_ is not a poolinit setting"},
+		{"POOLINIT_HELP=1", "POOLINIT_HELP is not a poolinit setting"},
+		{"POOLINIT_PORTAL=1", "POOLINIT_PORTAL is not a poolinit setting"}, // PORT, but no port
+		{"POOLINIT_FD=3", "POOLINIT_FD is not a poolinit setting"},         // not in a worker
 		{"POOLINIT_SERVICE_HOST=10.0.0.1", ""},
 		{"POOLINIT_SERVICE_PORT=80", ""},
 		{"POOLINIT_SERVICE_PORT_HTTP=80", ""},

@@ -61,7 +61,7 @@ func checkStates(args []string) error {
 func tellState(state string) error {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {
-		return errors.New("NOTIFY_SOCKET is not set: no worker runs this")
+		return errors.New("NOTIFY_SOCKET is not set: this does not run in a worker")
 	}
 	return notify.Send(socket, state, notifyPatience)
 }

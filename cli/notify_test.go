@@ -20,7 +20,7 @@ func TestNotifyUsage(t *testing.T) {
 		{[]string{"--ready"}, "there is no flag --ready"},
 		{[]string{"STATUS=a\nREADY=1"}, "more than one line"},
 		{[]string{"STATUS=\xff"}, "not UTF-8"},
-		{[]string{"WATCHDOG_USEC=soon"}, "no number of microseconds"},
+		{[]string{"WATCHDOG_USEC=soon"}, "not a positive number of microseconds"},
 		{[]string{"STATUS=" + strings.Repeat("x", 5000)}, "longer than 4096 bytes"},
 	} {
 		code, stdout, stderr := dispatched(t, append([]string{"poolinit", "notify"}, test.args...)...)

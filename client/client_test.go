@@ -98,7 +98,7 @@ func TestErrors(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), enough)
 	defer cancel()
 	_, err := c.Send(ctx, []byte("garbage"))
-	if err == nil || err.Error() != "client: what the server sends is no reply of a pool" {
+	if err == nil || err.Error() != "client: the server sent something that is not a reply" {
 		t.Error(err)
 	}
 	_, err = c.Send(ctx, []byte("silence"))
@@ -137,8 +137,8 @@ func TestTLS(t *testing.T) {
 	known := x509.NewCertPool()
 	known.AddCert(server.Certificate())
 	for want, roots := range map[string]*x509.CertPool{
-		"client: what the server sends is no reply of a pool": known,
-		"client: tls: failed to verify certificate":           x509.NewCertPool(),
+		"client: the server sent something that is not a reply": known,
+		"client: tls: failed to verify certificate":             x509.NewCertPool(),
 	} {
 		c, err := New("tcp://"+server.Listener.Addr().String(), Options{TLS: &tls.Config{RootCAs: roots}})
 		if err != nil {

@@ -38,10 +38,10 @@ func (c *atExit) run(hurried context.Context, until time.Time) {
 	least := time.Now().Add(leastAtExit)
 	p, err := c.start()
 	if err != nil {
-		c.log.Warn().Err(err).Msg("the command at exit cannot be started")
+		c.log.Warn().Err(err).Msg("cannot start the exit command")
 		return
 	}
-	c.log.Debug().Int("pid", p.PID()).Msg("running the command at exit")
+	c.log.Debug().Int("pid", p.PID()).Msg("running the exit command")
 	select {
 	case <-p.Exited():
 	case <-hurried.Done():
@@ -50,14 +50,14 @@ func (c *atExit) run(hurried context.Context, until time.Time) {
 	if within(time.Until(least), p.Exited()) {
 		_ = p.SignalGroup(syscall.SIGTERM) // the processes that it has left
 	} else {
-		c.log.Warn().Int("pid", p.PID()).Msg("the command at exit does not end in time: killing it")
+		c.log.Warn().Int("pid", p.PID()).Msg("exit command did not end in time, killing it")
 		_ = p.SignalGroup(syscall.SIGKILL)
 		if !within(lastAtExit, p.Exited()) {
 			return
 		}
 	}
 	if exit := p.Exit(); exit.Status() != 0 {
-		c.log.Warn().Int("code", exit.Status()).Msg("the command at exit failed")
+		c.log.Warn().Int("code", exit.Status()).Msg("exit command failed")
 	}
 }
 

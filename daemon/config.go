@@ -58,9 +58,9 @@ func (c *Config) workers(log zerolog.Logger) int {
 	n := runtime.GOMAXPROCS(0)
 	auto := log.Info().Int("workers", n).Int("cpus", runtime.NumCPU())
 	if n, err := strconv.ParseInt(os.Getenv("GOMAXPROCS"), 10, 32); err == nil && n > 0 { // as the Go runtime reads it
-		auto.Msg("--workers auto: as many as GOMAXPROCS says")
+		auto.Msg("--workers auto: using GOMAXPROCS")
 	} else {
-		auto.Msg("--workers auto: as many as the CPUs that the cgroup grants (GOMAXPROCS)")
+		auto.Msg("--workers auto: using the CPU limit of the cgroup (GOMAXPROCS)")
 	}
 	return n
 }

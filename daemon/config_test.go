@@ -25,8 +25,8 @@ func TestWorkersAuto(t *testing.T) {
 // Whose word the number is, is said. The Go runtime takes no other than a positive one.
 func TestWorkersAutoSaysWhose(t *testing.T) {
 	for value, want := range map[string]string{
-		"3": "as many as GOMAXPROCS says", "": "that the cgroup grants", "0": "that the cgroup grants",
-		"-1": "that the cgroup grants", "many": "that the cgroup grants", "99999999999": "that the cgroup grants",
+		"3": "using GOMAXPROCS", "": "using the CPU limit of the cgroup", "0": "using the CPU limit of the cgroup",
+		"-1": "using the CPU limit of the cgroup", "many": "using the CPU limit of the cgroup", "99999999999": "using the CPU limit of the cgroup",
 	} {
 		t.Setenv("GOMAXPROCS", value)
 		var text bytes.Buffer

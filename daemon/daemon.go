@@ -185,7 +185,7 @@ func (d *Daemon) Stop(pool supervisor.Result) (code int) {
 	// The last lines of the workers, and the last one of the log.
 	_ = d.relay.Close(lastLines) // a process that keeps a stream open is not a worker any more
 	if lost := d.relay.Lost(); lost > 0 {
-		d.log.Warn().Uint64("lost", lost).Msg("workers' lines lost: writing them failed")
+		d.log.Warn().Uint64("lost", lost).Msg("worker output lost: writing failed")
 	}
 	logEnd(d.log, pool.Code, pool.Killed, d.intake.totals(), began)
 	// The terminal goes back to the shell. The endpoints come late, so that a last scrape

@@ -33,14 +33,14 @@ func newEndpoints(ln net.Listener, revision string, view *status.View, pool cont
 		failed := sometimes(log)
 		e.http = metrics.New(ln, &metrics.Options{
 			View: view, Signals: countSignals, Revision: revision, Go: runtime.Version(),
-			Errors: func(err error) { failed.Warn().Err(err).Msg("a request by HTTP went wrong") },
+			Errors: func(err error) { failed.Warn().Err(err).Msg("HTTP request failed") },
 		})
 	}
 	denied := sometimes(log)
-	refused := func(err error) { denied.Warn().Err(err).Msg("somebody was turned away from the control socket") }
+	refused := func(err error) { denied.Warn().Err(err).Msg("control socket: access denied") }
 	var err error
 	if e.control, err = control.Listen(view, pool, refused); err != nil {
-		log.Warn().Err(err).Msg("there is no control socket: status, reload, stop and health will not find this pool")
+		log.Warn().Err(err).Msg("no control socket: status, reload, stop and health cannot find this pool")
 	}
 	return e
 }
@@ -57,7 +57,7 @@ func (e *endpoints) serve() {
 	}
 	if e.http != nil {
 		e.http.Serve()
-		e.log.Info().Str("address", "http://"+e.http.Addr().String()).Msg("serving metrics, health and status by HTTP")
+		e.log.Info().Str("address", "http://"+e.http.Addr().String()).Msg("serving metrics, health and status over HTTP")
 	}
 }
 

@@ -79,7 +79,7 @@ func (in *intake) serve() {
 			sources = sources[1:]
 		}
 		for _, s := range sources {
-			in.log.Info().Str("source", s.Stats().Name).Msg("taking messages")
+			in.log.Info().Str("source", s.Stats().Name).Msg("accepting messages")
 			in.serving.Go(s.Serve)
 		}
 		in.taking.Store(true)
@@ -128,7 +128,7 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	defer cancel()
 	if hurried.Err() == nil {
 		defer context.AfterFunc(hurried, func() {
-			in.log.Warn().Msg("asked to stop again: not waiting for clients any longer")
+			in.log.Warn().Msg("second stop request, no longer waiting for clients")
 			cancel()
 		})()
 	}

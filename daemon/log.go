@@ -34,7 +34,7 @@ func newLogger(cfg LogConfig, stderr io.Writer) (zerolog.Logger, *output.Sink) {
 	lost := func(n uint64) []byte {
 		var line bytes.Buffer
 		log := zerolog.New(dress(&line)).With().Timestamp().Logger()
-		log.Warn().Uint64("lost", n).Msg("log lines lost: nobody read them in time, or writing them failed")
+		log.Warn().Uint64("lost", n).Msg("log lines lost: stderr was not read in time, or writing failed")
 		return line.Bytes()
 	}
 	sink := output.NewSink(stderr, logBuffer, lost)
@@ -51,7 +51,7 @@ func logLevel(name string) zerolog.Level {
 
 func logStart(log zerolog.Logger, cfg *Config) {
 	log.Info().Str("version", cfg.Version).Int("pid", os.Getpid()).Int("workers", cfg.Pool.Workers).
-		Strs("command", cfg.Command).Msg("poolinit starts")
+		Strs("command", cfg.Command).Msg("starting poolinit")
 }
 
 // logEnd writes the last line, however a pool ends: if it is missing, poolinit was
@@ -70,7 +70,7 @@ func logEnd(log zerolog.Logger, code, killed int, t ipc.Totals, began time.Time)
 func refuse(log zerolog.Logger, cfg *Config, err error) int {
 	code := reaper.ExitCode(err)
 	logStart(log, cfg)
-	log.Error().Err(err).Msg("the command cannot be started")
+	log.Error().Err(err).Msg("cannot start the command")
 	logEnd(log, code, 0, ipc.Totals{}, time.Now())
 	return code
 }

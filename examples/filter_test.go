@@ -27,7 +27,7 @@ func TestFilter(t *testing.T) {
 		_ = cmd.Process.Kill() // unless the test was good
 		_ = cmd.Wait()
 	}()
-	out.Expect(t, "taking messages")
+	out.Expect(t, "accepting messages")
 	nc, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func cutLine(in *netio.Reader) ([]byte, error) {
 	return nil, nil
 }
 
-var errUnasked = errors.New("the worker answers what it was not asked")
+var errUnasked = errors.New("the worker sent a reply that no message asked for")
 
 // takeAnswered takes the oldest messages out of flight, gives the worker new
 // ones, and writes those at once, so that it is at work while its replies go
@@ -284,7 +284,7 @@ func (c *Channel) reason(err error) string {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, os.ErrClosed):
 		return "the worker's channel broke"
 	}
-	c.q.log.Warn().Int("worker", c.worker).Err(err).Msg("worker's replies break the protocol: stopping it")
+	c.q.log.Warn().Int("worker", c.worker).Err(err).Msg("worker broke the protocol, stopping it")
 	c.ask(AskBroken)
 	return err.Error()
 }

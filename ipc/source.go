@@ -19,7 +19,7 @@ type Source interface {
 	// Serve takes messages until Drain or Close. It returns when it takes no
 	// more.
 	Serve()
-	// Drain stops taking messages, but for those that have arrived already. It
+	// Drain stops accepting messages, but for those that have arrived already. It
 	// returns when those are in the queue, or ctx is done. What arrives later is
 	// refused in a way that its sender can tell.
 	Drain(ctx context.Context)

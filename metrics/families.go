@@ -120,7 +120,7 @@ var (
 		{"poolinit_worker_held_seconds", "How long the worker has had the oldest message in its hands.", gauge},
 		{"poolinit_worker_window_messages", "Messages that may be on the way to the worker at a time.", gauge},
 	}
-	workerDoneFamilies = []family{{"poolinit_worker_messages_total", "Messages that the worker ended, by how.", counter}}
+	workerDoneFamilies = []family{{"poolinit_worker_messages_total", "Messages that the worker finished, by how.", counter}}
 )
 
 func addWorkers(out *output, s *status.Snapshot, ids []labels) {

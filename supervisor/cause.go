@@ -12,7 +12,7 @@ import (
 	"github.com/poolinit/poolinit/reaper/signals"
 )
 
-// A Cause is why a worker ended.
+// A Cause is why a worker exited.
 type Cause string
 
 // The causes. Done and Detach are the worker's own doing, and not failures. The
@@ -89,9 +89,9 @@ func (e ending) interrupted() bool {
 // what is the log message for it.
 func (e ending) what() string {
 	if e.err != nil {
-		return "worker not started"
+		return "cannot start worker"
 	}
-	return "worker ended"
+	return "worker exited"
 }
 
 // String says it in words: "exited with code 3 after 20ms (crash)".

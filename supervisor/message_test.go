@@ -120,7 +120,7 @@ func TestDetach(t *testing.T) {
 	})
 }
 
-// What a detached worker says of itself starts no watchdog again.
+// What a detached worker status of itself starts no watchdog again.
 func TestDetachedHasNoWatchdog(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Watchdog = time.Minute; c.Workers = 1 }, func(w *world) {
 		w.run()

@@ -88,7 +88,7 @@ const (
 // An Over says why a pool has to stop by itself. It has halted already.
 type Over struct {
 	Why    string
-	Broken bool // the command cannot be started at all, which the pool has logged
+	Broken bool // cannot start the command at all, which the pool has logged
 	Ready  bool // a worker is ready that could still handle messages
 }
 
@@ -241,7 +241,7 @@ func (p *Pool) StopWorkers(deadline time.Time) { p.request(func() { p.stopWorker
 func (p *Pool) Kill() { p.request(p.kill) }
 
 // Over yields why the pool has to stop by itself, at most once: every worker
-// failed too often, none is left to restart, or the command cannot be started.
+// failed too often, none is left to restart, or cannot start the command.
 // The pool has halted then, and waits for StopWorkers.
 func (p *Pool) Over() <-chan Over { return p.over }
 
@@ -312,9 +312,9 @@ func (p *Pool) heard(e poolEvent) {
 // commandBroken: nothing can be started, which only the user can mend.
 func (p *Pool) commandBroken(end ending) {
 	if p.phase < halting {
-		p.log.Error().Err(end.err).Msg("the command cannot be started")
+		p.log.Error().Err(end.err).Msg("cannot start the command")
 		p.decide(end.code())
-		p.stopItself("the command cannot be started", true)
+		p.stopItself("cannot start the command", true)
 	}
 }
 
@@ -328,7 +328,7 @@ func (p *Pool) workerLeft(e poolEvent) {
 		p.decide(end.code())
 	case !e.successor && p.hasGivenUp():
 		p.decide(end.code())
-		p.stopItself("every worker failed too often in a row", false)
+		p.stopItself("every worker failed too many times in a row", false)
 	case end.reloaded && !end.healthy && p.phase < halting:
 		p.reloads.abort(e)
 	}
@@ -377,7 +377,7 @@ func temporary(err error) bool {
 }
 
 func (p *Pool) forward(sig syscall.Signal) {
-	p.log.Debug().Str("signal", signals.Name(sig)).Msg("passing a signal on")
+	p.log.Debug().Str("signal", signals.Name(sig)).Msg("forwarding signal")
 	for _, s := range p.slots {
 		for _, w := range s.workers() {
 			_ = w.proc.Signal(Alone, sig) // it has ended meanwhile: fine
@@ -393,7 +393,7 @@ func (p *Pool) CommandKilled(worker, pid int, exit reaper.Exit, uptime time.Dura
 	if ownDoing(exit, p.cfg.OOMKilled) != OOM {
 		return false
 	}
-	p.slots[worker].logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("the command was killed by the OOM killer")
+	p.slots[worker].logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("command was killed by the OOM killer")
 	return true
 }
 

@@ -521,7 +521,7 @@ func TestStopSignal(t *testing.T) {
 // What a worker left behind is not waited for longer than the pool has time.
 func TestStopWhileGroupIsSwept(t *testing.T) {
 	for name, tt := range map[string]struct {
-		before, after int // stops, 5 s before and 2 s after the worker ended
+		before, after int // stops, 5 s before and 2 s after the worker exited
 		took          time.Duration
 	}{
 		"one stop":           {0, 1, 6 * time.Second}, // of the eight that the sweep has, two are over
@@ -695,7 +695,7 @@ func TestProcessSurvivesSIGKILL(t *testing.T) {
 				w.want("took", r.Took, tt.took)
 				w.want("killed", r.Killed, 1)
 				w.want("released", w.last(0).released, true)
-				w.want("logged", w.logged("processes of the worker's group survive SIGKILL"), true)
+				w.want("logged", w.logged("processes of the worker's group survived SIGKILL"), true)
 				w.last(0).die(0, syscall.SIGKILL) // for inWorld
 			})
 		})

@@ -45,12 +45,12 @@ func (rs *reloads) ask(request reloadRequest) {
 	log := &rs.pool.log
 	switch {
 	case rs.pool.phase >= halting:
-		log.Info().Str("why", request.why).Msg("not reloading: the pool stops")
+		log.Info().Str("why", request.why).Msg("reload refused: the pool is stopping")
 		request.answer(ReloadResult{Outcome: Interrupted, Reason: errStopping.Error()})
 	case rs.running == nil:
 		rs.start(request)
 	default:
-		log.Info().Str("why", request.why).Msg("another reload will follow this one")
+		log.Info().Str("why", request.why).Msg("reload already running, another one is queued")
 		if rs.queued == nil {
 			rs.queued = &reloadRequest{why: request.why}
 			rs.pool.show(func(s *public) { s.reload.Queued = true })
@@ -74,7 +74,7 @@ func (rs *reloads) start(request reloadRequest) {
 		s.reload.Running, s.reload.Queued = true, false
 		s.reload.Generation, s.reload.Began, s.reload.Replaced = r.generation, r.began, 0
 	})
-	p.log.Info().Str("why", request.why).Int("generation", r.generation).Int("workers", len(p.slots)).Msg("reload begins")
+	p.log.Info().Str("why", request.why).Int("generation", r.generation).Int("workers", len(p.slots)).Msg("reload started")
 	p.lives.Go(func() { r.result <- p.roll(r) })
 }
 
@@ -118,11 +118,11 @@ func (rs *reloads) ended(err error) {
 		p.log.Info().Int("generation", r.generation).Str("took", took).Msg("reload done")
 	case errStopping:
 		result.Outcome, result.Reason = Interrupted, err.Error()
-		p.log.Info().Int("generation", r.generation).Msg("reload given up: the pool stops")
+		p.log.Info().Int("generation", r.generation).Msg("reload cancelled: the pool is stopping")
 	default:
 		result.Outcome, result.Reason = Failed, err.Error()
 		p.log.Error().Err(err).Int("generation", r.generation).Str("took", took).
-			Msg("reload failed: the workers that were not replaced yet stay")
+			Msg("reload failed, workers not yet replaced keep running")
 	}
 	p.show(func(s *public) { s.reload.ended(result) })
 	if p.cfg.OnReload != nil {

@@ -206,7 +206,7 @@ func TestStopDuringReload(t *testing.T) {
 			w.pool.Stop("SIGTERM")
 			w.want("code", w.wait(time.Second).Code, 0)
 			w.want("processes", w.procsCount(), 4)
-			if !w.logged("reload given up") {
+			if !w.logged("reload cancelled") {
 				t.Error(w.log.String())
 			}
 		})

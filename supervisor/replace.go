@@ -127,7 +127,7 @@ func (s *slot) admitNext() { s.set(s.cur, s.event.started) }
 // that waiting for it would hold the replacement up for ever. The replacement
 // has failed when it is gone.
 func (s *slot) discardNext() {
-	s.next.log.Warn().Msg("successor closed its channel before it was ready: stopping it")
+	s.next.log.Warn().Msg("new worker closed its channel before it was ready, stopping it")
 	s.stopFor(s.next, NotReady)
 }
 
@@ -143,9 +143,9 @@ func (s *slot) loseNext(why error) {
 	s.nextTries++
 	line := s.logEnd(s.event.end)
 	if state, _, _ := s.cur.shows(); state == Stopping {
-		line.Msg("successor ended: the old worker stops all the same")
+		line.Msg("new worker exited, the old one is stopping anyway")
 	} else {
-		line.Msg("successor ended: the old worker stays")
+		line.Msg("new worker exited, the old one keeps running")
 	}
 	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: s.event.end, failures: s.record.failures, successor: true})
 	s.answer(why)
@@ -210,6 +210,6 @@ func (s *slot) forgetDetached() {
 	s.mu.Lock()
 	s.detached = slices.DeleteFunc(s.detached, func(w *worker) bool { return w == s.event.gone })
 	s.mu.Unlock()
-	s.logEnd(s.event.gone.end).Msg("detached worker ended")
+	s.logEnd(s.event.gone.end).Msg("detached worker exited")
 	s.tellPool(s.event.gone.end)
 }

@@ -335,7 +335,7 @@ func (s *slot) lookAtMemory() slotEvent {
 	if err != nil || rss <= s.memoryLimit {
 		return "" // an error: it is just exiting
 	}
-	s.cur.log.Info().Str("memory", size(rss)).Str("limit", size(s.memoryLimit)).Msg("worker is above its memory limit")
+	s.cur.log.Info().Str("memory", size(rss)).Str("limit", size(s.memoryLimit)).Msg("worker exceeded its memory limit")
 	return s.due(Memory)
 }
 
@@ -365,7 +365,7 @@ func (s *slot) tellPool(end ending) {
 	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: end, failures: s.record.failures})
 }
 
-func (s *slot) logEnded(end ending) { s.logEnd(end).Msg("worker ended") }
+func (s *slot) logEnded(end ending) { s.logEnd(end).Msg("worker exited") }
 
 // logEnd counts an end, and begins the log line that tells of it.
 func (s *slot) logEnd(end ending) *zerolog.Event {

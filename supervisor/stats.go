@@ -42,7 +42,7 @@ type Usage struct {
 	CPU time.Duration
 }
 
-// An Exit is how a worker ended, or could not be started.
+// An Exit is how a worker exited, or could not be started.
 type Exit struct {
 	Cause  Cause
 	PID    int            // 0: it was not started
@@ -150,7 +150,7 @@ func (r *record) stats(id int) WorkerStats {
 	}
 }
 
-// ended keeps how a worker ended.
+// ended keeps how a worker exited.
 func (r *record) ended(end ending) {
 	r.last = &Exit{
 		Cause: end.cause, PID: end.pid, Code: end.exit.Code, Signal: end.exit.Signal, At: time.Now(), Uptime: end.uptime,

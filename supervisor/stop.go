@@ -93,10 +93,10 @@ func (s *shutdown) asked(why string) {
 			s.drain(s.deadline)
 			return
 		}
-		s.log.Info().Str("drain_delay", s.cfg.DrainDelay.String()).Msg("still serving until the drain delay is over")
+		s.log.Info().Str("drain_delay", s.cfg.DrainDelay.String()).Msg("drain delay: still serving")
 		s.phase, s.delayed = delaying, time.After(s.cfg.DrainDelay)
 	case s.phase < killingWorkers:
-		s.log.Warn().Str("why", why).Msg("asked to stop again: killing the workers now")
+		s.log.Warn().Str("why", why).Msg("second stop request, killing the workers now")
 		s.stopWorkers()
 		s.pool.Kill()
 		s.phase = killingWorkers
@@ -157,7 +157,7 @@ func (s *shutdown) skipBackoff() {
 	}
 	s.pool.SkipBackoff()
 	if s.pool.IsLost(s.deadline.Add(-s.cfg.lastPart())) {
-		s.log.Info().Str("why", "no worker starts before the time is up").Msg("stopping")
+		s.log.Info().Str("why", "no worker can start before the deadline").Msg("stopping")
 		s.stopWorkers()
 	}
 }

@@ -199,8 +199,8 @@ func TestLogOfASuccessorThatEnds(t *testing.T) {
 				w.last(0).say(notify.Message{Ready: true})
 			}
 			w.last(0).crash(1)
-			w.want("it stays", w.logged("successor ended: the old worker stays"), !handed)
-			w.want("it stops", w.logged("successor ended: the old worker stops all the same"), handed)
+			w.want("it stays", w.logged("new worker exited, the old one keeps running"), !handed)
+			w.want("it stops", w.logged("new worker exited, the old one is stopping anyway"), handed)
 		})
 	}
 }

@@ -184,7 +184,7 @@ func (w *worker) noteStatus(status string) {
 	w.mu.Lock()
 	w.text = status
 	w.mu.Unlock()
-	w.log.Info().Str("status", status).Msg("worker says")
+	w.log.Info().Str("status", status).Msg("worker status")
 }
 
 // mustSettle reports whether the worker has to stay up before it is ready. Its
@@ -210,14 +210,14 @@ func (w *worker) becomeDue() { close(w.due) }
 // detach: the worker wants no more messages, and lives on. It may finish what it
 // does, and nothing watches it any more.
 func (w *worker) detach() {
-	w.log.Info().Msg("worker closed its channel and is detached")
+	w.log.Info().Msg("worker closed its channel, it is now detached")
 	w.at.late = nil
 	w.watchdog, w.wasDetached = watchdog{}, true
 	close(w.detached)
 }
 
 func (w *worker) stopForReadyTimeout() {
-	w.log.Warn().Str("timeout", w.cfg.ReadyTimeout.String()).Msg("worker is not ready in time: stopping it")
+	w.log.Warn().Str("timeout", w.cfg.ReadyTimeout.String()).Msg("worker was not ready in time, stopping it")
 	w.newOrder = w.orderNow(NotReady, w.cfg.StopSignal, w.cfg.StopTimeout)
 	w.finish()
 }
@@ -231,12 +231,12 @@ func (w *worker) finish() {
 }
 
 func (w *worker) stopForWatchdog() {
-	w.log.Warn().Str("silent_for", w.watchdog.interval.String()).Msg("worker sent no WATCHDOG=1 in time: stopping it")
+	w.log.Warn().Str("silent_for", w.watchdog.interval.String()).Msg("worker missed its watchdog deadline, stopping it")
 	w.signalNow(Hung, syscall.SIGABRT, killGrace) // ABRT as systemd does: runtimes print a stack
 }
 
 func (w *worker) stopForTimeout() {
-	w.log.Warn().Msg("worker holds a message for too long: stopping it")
+	w.log.Warn().Msg("worker exceeded the message timeout, stopping it")
 	w.signalForTimeout()
 }
 
@@ -295,7 +295,7 @@ func (w *worker) killUnasked() {
 }
 
 func (w *worker) killLate() {
-	w.log.Warn().Msg("worker does not stop in time: killing it")
+	w.log.Warn().Msg("worker did not stop in time, killing it")
 	w.kill()
 }
 
@@ -366,7 +366,7 @@ func (w *worker) endedByItself() bool { return w.order.cause == "" }
 // sweepOwn ends what a worker that ended by itself has left of its group, so
 // that nothing holds its output or its port when the next one starts.
 func (w *worker) sweepOwn() {
-	w.log.Info().Msg("worker left processes behind: stopping them first")
+	w.log.Info().Msg("worker left processes behind, stopping them first")
 	w.signalGroup(w.cfg.StopSignal)
 	w.sweep()
 }
@@ -379,7 +379,7 @@ func (w *worker) sweep() {
 }
 
 func (w *worker) killRest() {
-	w.log.Warn().Msg("processes that the worker left in its group do not stop: killing them")
+	w.log.Warn().Msg("processes left in the worker's group did not stop in time, killing them")
 	w.signalGroup(syscall.SIGKILL)
 	w.awaitDeath()
 }
@@ -387,7 +387,7 @@ func (w *worker) killRest() {
 // leaveRest: what is left of the group hangs in the kernel, or is a zombie whose
 // parent does not wait for it. The slot goes on without it.
 func (w *worker) leaveRest() {
-	w.log.Warn().Msg("processes of the worker's group survive SIGKILL: going on without them")
+	w.log.Warn().Msg("processes of the worker's group survived SIGKILL, going on without them")
 	w.sayGone()
 }
 

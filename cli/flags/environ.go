@@ -52,7 +52,7 @@ func (s *Set) ParseEnviron(environ, ignore []string) (warnings []string, err err
 			if nearest != "" {
 				nearest = Variable(nearest)
 			}
-			warnings = append(warnings, fmt.Sprintf("%s is no setting of poolinit%s", name, didYouMean(nearest, "")))
+			warnings = append(warnings, fmt.Sprintf("%s is not a poolinit setting%s", name, didYouMean(nearest, "")))
 		}
 	}
 	return warnings, nil

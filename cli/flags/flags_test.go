@@ -90,7 +90,7 @@ func TestParseEnviron(t *testing.T) {
 		{"-w 7s", "POOLINIT_WAIT_TIME=bad", "", 7 * time.Second, "", ""}, // the command line wins
 		{"", "POOLINIT_WAIT_TIME=bad", "POOLINIT_WAIT_TIME", 2 * time.Second, "", ""},
 		{"", "POOLINIT_NAME=x://1,x://2", "", 2 * time.Second, "x://1 x://2", ""},
-		{"", "POOLINIT_WAITTIME=5s", "", 2 * time.Second, "", "POOLINIT_WAITTIME is no setting of poolinit; did you mean POOLINIT_WAIT_TIME?"},
+		{"", "POOLINIT_WAITTIME=5s", "", 2 * time.Second, "", "POOLINIT_WAITTIME is not a poolinit setting; did you mean POOLINIT_WAIT_TIME?"},
 		{"", "POOLINIT_WAITTIME=5s", "POOLINIT_WAITTIME", 2 * time.Second, "", ""},
 		{"", "POOLINIT_PORT=tcp://10.0.0.1:80", "", 2 * time.Second, "", ""},
 	} {

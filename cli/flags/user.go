@@ -89,10 +89,10 @@ func (u User) Allowed() error {
 		return nil
 	}
 	if os.Geteuid() == 0 {
-		return fmt.Errorf("--user %s: poolinit is root, but without the capabilities that it takes to start workers as somebody else; "+
+		return fmt.Errorf("--user %s: poolinit is root, but lacks the capabilities to start workers as another user; "+
 			"give it SETUID and SETGID (docker run --cap-add, capabilities.add in a pod), or start the container as that user and drop --user", u.Name)
 	}
-	return fmt.Errorf("--user %s: poolinit runs as uid %d, and only root may start workers as somebody else; "+
+	return fmt.Errorf("--user %s: poolinit runs as uid %d, and only root may start workers as another user; "+
 		"drop --user, or start the container as root", u.Name, os.Geteuid())
 }
 

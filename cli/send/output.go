@@ -94,13 +94,13 @@ func (out *output) Lost(l dial.Loss) {
 		out.lost(1, fmt.Sprintf("%s: the server closed the connection without a reply%s", l.First, hint))
 		return
 	case dial.ErrWhichTooBig:
-		out.lost(l.Count, fmt.Sprintf("%s: one of those from %s to %s was too big, and what follows it was dropped: %d may be lost (--reply would send them again)",
+		out.lost(l.Count, fmt.Sprintf("%s: a message from %s to %s was too big, and those after it were dropped: %d may be lost (--reply would send them again)",
 			out.name, l.First, l.Last, l.Count))
 		return
 	case io.EOF:
-		why = "the server closed it early (if it has once=true in its URL, ADDRESS needs that too)"
+		why = "the server closed it early (if its URL has once=true, ADDRESS needs it too)"
 	}
-	out.lost(l.Count, fmt.Sprintf("%s: the connection ended: %s%s; of those from %s to %s, %d had no reply and may be lost (--reply would send them again)",
+	out.lost(l.Count, fmt.Sprintf("%s: the connection ended: %s%s; from %s to %s, %d had no reply and may be lost (--reply would send them again)",
 		out.name, why, hint, l.First, l.Last, l.Count))
 }
 
@@ -122,15 +122,15 @@ func (out *output) gaveUp(u *dial.Unsent) {
 	case u.Err == dial.ErrNotTaken:
 		text += out.perhapsTLS(u.Heard)
 	case u.Err == dial.ErrSilent:
-		text = out.name + ": nothing was heard within --timeout"
+		text = out.name + ": nothing was received within --timeout"
 	case noTLS:
-		text += " (no TLS is spoken there: has its --listen a cert=?)"
+		text += " (the server does not speak TLS: does its --listen have cert=?)"
 	}
 	switch {
 	case !u.Connected:
 		text += "; nothing was sent"
 	case len(u.Messages) > 0:
-		text += fmt.Sprintf("; from %s on nothing is known to be handled", u.Messages[0])
+		text += fmt.Sprintf("; from %s on no message is known to be handled", u.Messages[0])
 	}
 	out.lost(max(1, len(u.Messages)), text)
 }

@@ -47,13 +47,13 @@ const maxInFlight = 1 << 20
 
 func flagSet(o *options) *flags.Set {
 	s := flags.New("send", func(usages string) string { return usageHead + usages + usageTail })
-	s.Switch(&o.reply, flags.TrueOrFalse, "reply", "the server answers every message (reply=always in its URL): wait for each\nreply, and send again what got none when the connection broke")
-	flags.Add(s, &o.count, flags.Between(1, 1<<40), "count", "", "1", "`count`", "send each message so many times")
+	s.Switch(&o.reply, flags.TrueOrFalse, "reply", "the server answers every message (reply=always in its URL): wait for each\nreply, and send again messages without one when the connection broke")
+	flags.Add(s, &o.count, flags.Between(1, 1<<40), "count", "", "1", "`count`", "send each message this many times")
 	s.Switch(&o.whole, flags.TrueOrFalse, "whole", "all of stdin is one message, not each line")
-	s.Switch(&o.raw, flags.TrueOrFalse, "raw", "write replies as they are; without it each gets an end of line if it has none")
-	flags.Add(s, &o.inFlight, flags.Between(1, maxInFlight), "in-flight", "", "1024", "`count`", "with --reply: messages on the way at a time")
-	flags.Add(s, &o.timeout, flags.AtLeast(0), "timeout", "", "0s", "`time`", "give up when nothing was heard for so long; 0s: wait for ever")
-	flags.Add(s, &o.connectTimeout, flags.AtLeast(time.Millisecond), "connect-timeout", "", "10s", "`time`", "for a connection, and for how long to try again when one was lost")
+	s.Switch(&o.raw, flags.TrueOrFalse, "raw", "write replies unchanged; otherwise each gets an end of line if it has none")
+	flags.Add(s, &o.inFlight, flags.Between(1, maxInFlight), "in-flight", "", "1024", "`count`", "with --reply: messages in flight at a time")
+	flags.Add(s, &o.timeout, flags.AtLeast(0), "timeout", "", "0s", "`time`", "give up when nothing has arrived for this long; 0s: wait for ever")
+	flags.Add(s, &o.connectTimeout, flags.AtLeast(time.Millisecond), "connect-timeout", "", "10s", "`time`", "how long to try to connect, and to reconnect after a lost connection")
 	s.Switch(&o.tls, flags.TrueOrFalse, "tls", "use TLS; --ca, --cert and --server-name imply it")
 	s.Text(&o.ca, "ca", "trust the certificates in this PEM `file`, not the system's")
 	s.Text(&o.cert, "cert", "this client's own certificate: a PEM `file`")
@@ -70,7 +70,7 @@ func (o *options) parse(s *flags.Set, args []string) error {
 		return err
 	}
 	if len(rest) == 0 {
-		return errors.New("there is no ADDRESS to send to, as in: poolinit send tcp://127.0.0.1:8089")
+		return errors.New("ADDRESS is missing; for example: poolinit send tcp://127.0.0.1:8089")
 	}
 	o.files = rest[1:]
 	if err := o.address(rest[0]); err != nil {
@@ -114,9 +114,9 @@ func withScheme(s string, err error) error {
 func (o *options) check() error {
 	switch {
 	case o.reply && o.silent:
-		return errors.New("--reply: there are none, since ADDRESS has reply=never")
+		return errors.New("--reply cannot be combined with reply=never in ADDRESS")
 	case o.reply && o.to.Scheme == "sysv":
-		return errors.New("--reply: a System V queue has no replies")
+		return errors.New("--reply cannot be combined with sysv://: a System V queue has no replies")
 	case o.tls && o.to.Scheme != "tcp":
 		return fmt.Errorf("--tls, --ca, --cert and --server-name are for tcp:// only, and ADDRESS is %s", o.to.Name)
 	case (o.cert == "") != (o.certKey == ""):
@@ -156,25 +156,25 @@ const usageHead = `poolinit send sends messages to a pool and prints the replies
 Usage:
   poolinit send [flags] ADDRESS [FILE...]
 
-ADDRESS is tcp://HOST:PORT, unix:///PATH or sysv://KEY; the URL of the pool's --listen
-will do, and what it says of reply=, once= and cert= is heeded. Each FILE is a message
-(- is stdin); without one, each line of stdin is.
+ADDRESS is tcp://HOST:PORT, unix:///PATH or sysv://KEY. It may be the URL of the pool's
+--listen: reply=, once= and cert= in it hold for the client too. Each FILE is one message
+(- is stdin); without a FILE each line of stdin is one.
 
 Flags:
 `
 
 const usageTail = `
-Replies go to stdout, a line each, in the order of the messages; failures to stderr.
-The server decides what it answers. Without --reply the client ends its side when the
-input ends (or is quiet for a second), and takes all that comes: when the server then
-closes, every message has been dealt with, but nobody can tell which of them got no reply.
+Replies go to stdout, one line each, in the order of the messages; failures to stderr.
+The server decides which messages it answers. Without --reply the client ends its side
+when the input ends (or is quiet for a second) and reads until the server closes: then
+every message has been settled, but not which of them had no reply.
 
-A message that the pool did not take because it was stopping is sent again, on a new
-connection. So are those that it dropped after one that was too big; without --reply only
-if there is no doubt which one that was. With --reply so is one that had no reply when the
-connection broke; it may have been handled: at least once. Without, it is reported as
+These messages are sent again, on a new connection: those that a stopping pool did not
+take; those dropped after a message that was too big (without --reply only if it is clear
+which one that was); and with --reply those without a reply when the connection broke. The
+last kind may have been handled: at least once. Without --reply they are reported as
 possibly lost.
 
 Exit codes: 0 every message was handled; 1 some failed, were refused or may have been
-lost; 2 usage.
+lost; 2 usage error.
 `

@@ -15,7 +15,7 @@ import (
 
 func TestSendRefusesCommandLines(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                       "no ADDRESS",
+		"":                                       "ADDRESS is missing",
 		"localhost:8089":                         `ADDRESS: "localhost:8089" is not allowed: a URL such as tcp://localhost:8089`,
 		"127.0.0.1:24030?reply=always":           "a URL such as tcp://127.0.0.1:24030?reply=always",
 		"127.0.0.1":                              "a URL such as tcp://0.0.0.0:8089",
@@ -30,7 +30,7 @@ func TestSendRefusesCommandLines(t *testing.T) {
 		"--connect-timeout 0s tcp://x:1":         `--connect-timeout: "0s" is not allowed`,
 		"--reply=maybe tcp://x:1":                `--reply: "maybe" is not allowed: true or false`,
 		"--replies tcp://x:1":                    "no flag --replies; did you mean --reply?",
-		"--reply tcp://x:1?reply=never":          "--reply: there are none",
+		"--reply tcp://x:1?reply=never":          "--reply cannot be combined with reply=never",
 		"--reply sysv://1":                       "no replies",
 		"--tls unix:///x":                        "for tcp:// only",
 		"--cert x tcp://x:1":                     "--cert and --key go together",
@@ -124,16 +124,16 @@ func TestSendAndServers(t *testing.T) {
 		"stopping, --reply":            {"--reply", []string{"5 x x !stopping: !stopping: !stopping: eof", "3 echo eof"}, all + " c d e", "x x c d e", ""},
 		"stopping after silence":       {"", []string{"5 !stopping: !stopping: eof", "2 echo eof"}, all + " d e", "d e", "3 had no reply and may be lost"},
 		"stopping twice":               {"", []string{"5 x x x x !stopping: eof", "1 !stopping: eof", "1 echo eof"}, all + " e e", "x x x x e", ""},
-		"always stopping":              {"--connect-timeout 1s", []string{"1 !stopping: eof"}, "", "", "takes connections, but no messages"},
+		"always stopping":              {"--connect-timeout 1s", []string{"1 !stopping: eof"}, "", "", "accepts connections, but no messages"},
 		"interrupted is no stopping":   {"--reply", []string{"5 x x x x !interrupted:y eof"}, all, "x x x x", "message 5: interrupted: y"},
 		"breaks, --reply":              {"--reply", []string{"3 x x reset", "3 echo eof"}, "a b c c d e", "x x c d e", ""},
 		"ends early, --reply":          {"--reply", []string{"5 x x reset", "3 echo eof"}, all + " c d e", "x x c d e", ""},
 		"breaks":                       {"", []string{"3 x reset"}, "a b c", "x", "4 had no reply and may be lost"},
 		"breaks after all its replies": {"", []string{"5 echo reset"}, all, all, ""},
-		"never takes any":              {"--reply --connect-timeout 1s", []string{"reset"}, "", "", "takes connections, but no messages; from message 1 on"},
+		"never takes any":              {"--reply --connect-timeout 1s", []string{"reset"}, "", "", "accepts connections, but no messages; from message 1 on"},
 		"too many":                     {"--reply", []string{"5 echo x eof"}, all, all, ""},
-		"garbage":                      {"--reply --connect-timeout 1s", []string{"5 garbage eof"}, "", "", "from message 1 on nothing"},
-		"silent":                       {"--timeout 2s", []string{"5 x hang"}, all, "x", "nothing was heard within --timeout"},
+		"garbage":                      {"--reply --connect-timeout 1s", []string{"5 garbage eof"}, "", "", "from message 1 on no message"},
+		"silent":                       {"--timeout 2s", []string{"5 x hang"}, all, "x", "nothing was received within --timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := fakepool.Start(t, tt.scripts...)
@@ -219,11 +219,11 @@ func TestSendTooBig(t *testing.T) {
 	}{
 		"in the middle":          {"", "a xxx b c", []string{"2 a !too-big:no eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big: no\n"},
 		"--reply":                {"--reply", "a xxx b c", []string{"2 a !too-big:no eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big: no\n"},
-		"the first, or not":      {"", "xxx b xxxx", []string{"1 !too-big: eof"}, "xxx", "", "one of those from message 1 to message 3"},
+		"the first, or not":      {"", "xxx b xxxx", []string{"1 !too-big: eof"}, "xxx", "", "a message from message 1 to message 3"},
 		"the first, of a length": {"", "xxx b xxx", []string{"1 !too-big: eof", "2 echo eof"}, "xxx b xxx", "b xxx", "message 1: too-big"},
 		"the last":               {"", "a xxx", []string{"2 a !too-big: eof"}, "a xxx", "a", "message 2: too-big"},
 		"and resets":             {"", "a xxx b c", []string{"2 a !too-big: reset", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big"},
-		"one of two":             {"", "a xxx b c", []string{"2 !too-big:no eof"}, "a xxx", "", "from message 1 to message 4 was too big, and what follows it was dropped: 3 may be lost"},
+		"one of two":             {"", "a xxx b c", []string{"2 !too-big:no eof"}, "a xxx", "", "from message 1 to message 4 was too big, and those after it were dropped: 3 may be lost"},
 		"after others":           {"", "aaa b xxxx b xxxxx c", []string{"3 !too-big:no eof"}, "aaa b xxxx", "", "from message 1 to message 6"},
 		"a reply excludes one":   {"", "a xx xxxx b", []string{"3 a y !too-big: eof", "1 echo eof"}, "a xx xxxx b", "a y b", "message 3: too-big"},
 		"while it stops":         {"", "a b xxx c", []string{"3 a !stopping: !too-big: eof", "2 echo eof"}, "a b xxx b c", "a b c", "message 3: too-big"},
@@ -263,8 +263,8 @@ func TestSendHints(t *testing.T) {
 		"once":                {"tcp", "", "1", "the server closed the connection without a reply; " + perhaps, ""},
 		"heard":               {"tcp", "", "1 x reset", "may be lost", perhaps},
 		"unix":                {"unix", "", "reset", "may be lost", perhaps},
-		"a pool without TLS":  {"tcp", "--tls", "!too-big:x hang", "(no TLS is spoken there: has its --listen a cert=?); nothing was sent", perhaps},
-		"others without TLS":  {"tcp", "--tls", "HTTP/1.1", "(no TLS is spoken there: has its --listen a cert=?)", perhaps},
+		"a pool without TLS":  {"tcp", "--tls", "!too-big:x hang", "(the server does not speak TLS: does its --listen have cert=?); nothing was sent", perhaps},
+		"others without TLS":  {"tcp", "--tls", "HTTP/1.1", "(the server does not speak TLS: does its --listen have cert=?)", perhaps},
 		"a text for a FILE":   {"unix", "hello", "eof", "hello: no such file or directory; a FILE is expected: for a text, echo hello | poolinit send ADDRESS", ""},
 		"a FILE not readable": {"unix", ".", "eof", "cannot read: read .: is a directory", "echo hello"},
 	} {

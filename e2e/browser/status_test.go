@@ -111,7 +111,7 @@ func TestReload(t *testing.T) {
 	tb.says(cell(1, "last exit"), "reload")
 }
 
-// A worker says what it likes: it is shown, and nothing more.
+// A worker status what it likes: it is shown, and nothing more.
 func TestStatusTextIsText(t *testing.T) {
 	for _, text := range []string{
 		"<script>alert(1)</script>",

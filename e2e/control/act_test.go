@@ -16,7 +16,7 @@ func TestReloadCommand(t *testing.T) {
 	p := harness.StartRun(t, harness.Program{}, "-n", "3", "--", "obey")
 	p.AwaitWorkers(3)
 	p.Inside("reload").Says(t, 0, "process 1 reloads\n")
-	p.ExpectLog("reload begins", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit reload (uid 0, pid ") })
+	p.ExpectLog("reload started", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit reload (uid 0, pid ") })
 	p.ExpectLog("reload done", nil)
 	got := p.Inside("reload", "--wait")
 	got.Says(t, 0, "generation 3: 3 of 3 workers replaced\n", "reload done in ")
@@ -32,7 +32,7 @@ func TestReloadCommandTellsProgress(t *testing.T) {
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--ready", "notify", "--", steppedDeed, dir)
 	p.ExpectReady(2)
 	waits := harness.Start(t, harness.Program{Host: true, Args: p.InsideArgs(nil, "reload", "--wait")})
-	p.ExpectLog("reload begins", nil)
+	p.ExpectLog("reload started", nil)
 	if err := os.WriteFile(file("0"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestReloadCommandIsInterrupted(t *testing.T) {
 func TestReloadCommandIsKilled(t *testing.T) {
 	p, gate := harness.StartGated(t, 2)
 	waits := harness.Start(t, harness.Program{Host: true, Args: p.InsideArgs(nil, "reload", "--wait")})
-	p.ExpectLog("reload begins", nil)
+	p.ExpectLog("reload started", nil)
 	if err := syscall.Kill(harness.FirstChild(waits.PID), syscall.SIGKILL); err != nil { // nsenter is not it
 		t.Fatal(err)
 	}

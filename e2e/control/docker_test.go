@@ -35,7 +35,7 @@ func TestStatusDocker(t *testing.T) {
 	if code := pool.Wait(); code != "0" {
 		t.Errorf("exit code %s\n%s", code, pool.Logs())
 	}
-	pool.ExpectLog("somebody was turned away", 1)
+	pool.ExpectLog("control socket: access denied", 1)
 }
 
 // knockChild says what somebody gets who connects to an abstract name.
@@ -82,7 +82,7 @@ func TestStatusFromAnotherContainer(t *testing.T) {
 	if code := knocks.Wait(); code != "0" || knocks.Logs() != `{"error":"the process is not in the pool's PID namespace"}`+"\n" {
 		t.Errorf("exit code %s, %q", code, knocks.Logs())
 	}
-	pool.ExpectLog("somebody was turned away from the control socket", 1)
+	pool.ExpectLog("control socket: access denied", 1)
 	pool.ExpectLog("the process is not in the pool's PID namespace", 1)
 	pool.Asks("/poolinit", "health", "--ready").Says(t, 0, "ok\n")
 	if logs := pool.Logs(); strings.Contains(logs, `"stopping"`) {

@@ -78,8 +78,8 @@ func TestStatusWithoutAPool(t *testing.T) {
 			t.Errorf("%q: %+v", args, got)
 		}
 	}
-	p.Inside("status", "--pid", "1").Says(t, 1, "process 1 is no pool of this PID namespace")
-	p.Inside("status", "--pid", "77").Says(t, 1, "process 77 is no pool of this PID namespace")
+	p.Inside("status", "--pid", "1").Says(t, 1, "process 1 is not a pool in this PID namespace")
+	p.Inside("status", "--pid", "77").Says(t, 1, "process 77 is not a pool in this PID namespace")
 }
 
 // With several pools somebody must say which.
@@ -136,7 +136,7 @@ func TestStatusOfAHangingPool(t *testing.T) {
 	p.Signal(syscall.SIGCONT)
 	p.AwaitPool()
 	p.Inside("reload", "--wait").Says(t, 0)
-	if p.Count("reload begins") != 1 || p.Count("turned away") != 0 { // who has gone wants nothing any more
+	if p.Count("reload started") != 1 || p.Count("access denied") != 0 { // who has gone wants nothing any more
 		t.Errorf("log:\n%s", p.Stderr.String())
 	}
 }
@@ -155,11 +155,11 @@ func TestStatusWhileStopping(t *testing.T) {
 	p.Inside("health").Says(t, 0, "ok\n")
 	p.Inside("health", "--ready").Says(t, 1, "poolinit: not ready: the pool stops: SIGTERM\n")
 	p.Inside("reload", "--wait").Says(t, 1, "poolinit: reload interrupted: the pool stops\n")
-	p.Inside("reload").Says(t, 1, "poolinit: not reloading: the pool stops\n")
+	p.Inside("reload").Says(t, 1, "poolinit: reload refused: the pool is stopping\n")
 	if got := p.Inside("stop"); got.Code != -1 { // the second time: its namespace may end, and it with that, before it can say so
 		got.Says(t, 0, "process 1 kills its workers\n")
 	}
-	p.ExpectLog("asked to stop again: killing the workers now", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit stop (uid ") })
+	p.ExpectLog("second stop request, killing the workers now", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit stop (uid ") })
 	p.ExpectExit(137)
 }
 
@@ -173,7 +173,7 @@ func TestStatusOfAnotherUser(t *testing.T) {
 			t.Errorf("%q: %+v, want %q", args, got, want)
 		}
 	}
-	const turned = "somebody was turned away from the control socket"
+	const turned = "control socket: access denied"
 	p.ExpectLog(turned, func(r harness.Record) bool { return r.Error == "uid 65534 is not the pool's, which is 0, nor root" })
 	p.Inside("stop", "--wait").Says(t, 0)
 	p.ExpectExit(0)

@@ -106,7 +106,7 @@ func TestStatusWatchOfAPoolThatEnds(t *testing.T) {
 	tty.Expect("ready")
 	pool.Signal(syscall.SIGTERM)
 	pool.ExpectExit(0)
-	tty.Expect("poolinit: process " + strconv.Itoa(pool.PID) + " is no pool of this PID namespace")
+	tty.Expect("poolinit: process " + strconv.Itoa(pool.PID) + " is not a pool in this PID namespace")
 	tty.Send("\x03")
 	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -117,7 +117,7 @@ func TestStatusWatchOfAPoolThatEnds(t *testing.T) {
 // A process that is no pool is not waited for, and the terminal stays as it was.
 func TestStatusWatchOfNoPool(t *testing.T) {
 	pid := strconv.Itoa(os.Getpid())
-	want := "poolinit: process " + pid + " is no pool of this PID namespace"
+	want := "poolinit: process " + pid + " is not a pool in this PID namespace"
 	tty := harness.OpenPTY(t)
 	p := harness.Start(t, harness.Program{Host: true, TTY: tty, Args: []string{harness.Binary(t), "status", "--watch", "--pid", pid}})
 	if code := p.Wait(); code != 1 {

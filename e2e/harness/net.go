@@ -79,7 +79,7 @@ var FetchChild = Child("fetch", func(args []string) int {
 	return 0
 })
 
-var httpLine = regexp.MustCompile(`"address":"(http://[^"]+)"[^\n]*"message":"serving metrics, health and status by HTTP"`)
+var httpLine = regexp.MustCompile(`"address":"(http://[^"]+)"[^\n]*"message":"serving metrics, health and status over HTTP"`)
 
 // HTTPAddress returns where a pool with --http 127.0.0.1:0 serves.
 func HTTPAddress(p *Process) (base string) {

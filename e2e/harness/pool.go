@@ -182,7 +182,7 @@ func (p Pool) ExpectExit(code int) {
 func (p Pool) ExpectReady(n int) {
 	p.T.Helper()
 	testkit.Eventually(p.T, fmt.Sprintf("%d ready", n), func() (any, bool) {
-		return p.Stderr.String(), p.Count("worker says") >= n
+		return p.Stderr.String(), p.Count("worker status") >= n
 	})
 }
 

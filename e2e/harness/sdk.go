@@ -8,7 +8,7 @@ import (
 )
 
 // SDKWorker returns the path of a worker made with the Go SDK, to which everything
-// can happen: worker/internal/testworker says how.
+// can happen: worker/internal/testworker status how.
 func SDKWorker(t testing.TB) string { return ofModule(t, builtWorker) }
 
 // SDKClient returns the path of a client made with the Go package, as

@@ -21,7 +21,7 @@ func StartSource(t testing.TB, prog Program, url string, flagsAndCommand ...stri
 	t.Helper()
 	prog.Args = append([]string{Binary(t), "run", "--listen", url}, flagsAndCommand...)
 	p := Start(t, prog)
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	return p
 }
 

@@ -34,6 +34,6 @@ func StartTLS(t *testing.T, params string) (p *TLSPool, dir string) {
 	p = &TLSPool{Addr: FreePort(t)}
 	p.Pool = Pool{Start(t, Program{Args: []string{Binary(t), "--deliver", "exec", "--listen",
 		"tcp://" + p.Addr + "?cert=" + dir + "/server.crt&key=" + dir + "/server.key" + params, "--", "cat"}})}
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	return p, dir
 }

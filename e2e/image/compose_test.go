@@ -89,7 +89,7 @@ func TestImageCompose(t *testing.T) {
 		return nil
 	})
 	pool := harness.ContainerOf(t, run("ps", "-q", "pool"))
-	pool.ExpectLog("taking messages", 1)
+	pool.ExpectLog("accepting messages", 1)
 	address := regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`).FindString(pool.Inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"))
 	for n, message := range []string{"one", "two"} { // one after the other: two workers may change places
 		harness.Send(t, strings.NewReader(message), "tcp://"+address+":8089?reply=always").Want(t, fmt.Sprintln(n+1), 0)

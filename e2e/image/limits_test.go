@@ -29,7 +29,7 @@ func TestImagePidsLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.ExpectLog(": resource temporarily unavailable", 3)
-	c.ExpectLog(`"message":"worker not started"`, 3)
+	c.ExpectLog(`"message":"cannot start worker"`, 3)
 	harness.Docker(t, "update", "--pids-limit", "200", c.Name)
 	c.ExpectLog(`"message":"worker started"`, 7)
 	c.Stop(harness.DockerPatience)

@@ -251,7 +251,7 @@ func (y *tally) judge(t *testing.T, p *harness.Process, code int, book map[strin
 	}
 	most := attempts
 	if attempts > 1 { // a reload, or the stop, that ends a worker is no attempt
-		most += strings.Count(p.Stderr.String(), `"message":"reload begins"`) + 1
+		most += strings.Count(p.Stderr.String(), `"message":"reload started"`) + 1
 	}
 	for body, n := range book {
 		if n > most {

@@ -23,7 +23,7 @@ func messagePool(t *testing.T, options []string, flags ...string) *harness.Conta
 func TestMessagesDocker(t *testing.T) {
 	t.Parallel()
 	pool := messagePool(t, nil, "--listen", "tcp://0.0.0.0:8089?reply=always")
-	pool.ExpectLog("taking messages", 1)
+	pool.ExpectLog("accepting messages", 1)
 	replies := pool.Exec("sh", "-c", hundredLines+" | /poolinit send --reply tcp://127.0.0.1:8089")
 	if got := strings.Fields(replies); len(got) != 100 || got[0] != "1" || got[99] != "100" {
 		t.Errorf("replies %q", replies)
@@ -40,7 +40,7 @@ func TestMessagesDocker(t *testing.T) {
 func TestMessagesDockerSharedQueue(t *testing.T) {
 	t.Parallel()
 	pool := messagePool(t, []string{"--ipc", "shareable"}, "--listen", "sysv://0x7000001")
-	pool.ExpectLog("taking messages", 1)
+	pool.ExpectLog("accepting messages", 1)
 	feed := func() {
 		t.Helper()
 		sender := harness.RunContainer(t, []string{"--ipc", "container:" + pool.Name}, "sh", "-c", hundredLines+" | /poolinit send sysv://0x7000001")
@@ -63,7 +63,7 @@ func TestMessagesDockerRestricted(t *testing.T) {
 	t.Parallel()
 	pool := harness.RunContainer(t, []string{"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65532:65532",
 		"-e", "TEST_CHILD=" + chaosWorker}, "/poolinit", "-n", "2", "--listen", "tcp://0.0.0.0:8089?reply=always", "--", "/e2e.test", "/dev/null")
-	pool.ExpectLog("taking messages", 1)
+	pool.ExpectLog("accepting messages", 1)
 	if replies := pool.Exec("sh", "-c", "echo hello | /poolinit send --reply tcp://127.0.0.1:8089"); replies != "hello" {
 		t.Errorf("reply %q", replies)
 	}

@@ -29,7 +29,7 @@ func startExec(t *testing.T, flags []string, command ...string) *execPool {
 	p := &execPool{addr: harness.FreePort(t)}
 	args := append([]string{harness.Binary(t), "--deliver", "exec", "--listen", "tcp://" + p.addr + "?reply=always", "--stop-timeout", "5m"}, flags...)
 	p.Pool = harness.PoolOf(harness.Start(t, harness.Program{Args: append(append(args, "--"), command...)}))
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	var err error
 	if p.nc, err = net.Dial("tcp", p.addr); err != nil {
 		t.Fatal(err)
@@ -122,7 +122,7 @@ func TestExecMessageTimeout(t *testing.T) {
 	p := startExec(t, []string{"--message-timeout", "100ms", "--attempts", "2", "--restart-delay", "1ms"}, "sh", "-c", `sleep 1000`)
 	p.send("a")
 	p.expect("!given-up: after 2 attempts: no answer within 100ms")
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Why == "message-timeout" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Why == "message-timeout" })
 }
 
 // A message in hand is finished at a reload and at a stop.
@@ -137,7 +137,7 @@ func TestExecStopAndReloadFinish(t *testing.T) {
 	p.send("a")
 	p.inHand("sh")
 	p.Signal(syscall.SIGUSR1)
-	p.ExpectLog("reload begins", nil)
+	p.ExpectLog("reload started", nil)
 	release("1")
 	p.expect("1\n")
 	p.ExpectLog("reload done", nil)
@@ -176,7 +176,7 @@ func TestExecCannotStart(t *testing.T) {
 			lines = append(lines, r.Message)
 		}
 		said := strings.Join(lines, "; ")
-		if code != want || said != "poolinit starts; the command cannot be started; stopped: handled 0, spooled 0, lost 0, killed 0, in 0.0s" {
+		if code != want || said != "starting poolinit; cannot start the command; stopped: handled 0, spooled 0, lost 0, killed 0, in 0.0s" {
 			t.Errorf("%s: code %d\n%s", command, code, p.Stderr.String())
 		}
 	}
@@ -188,12 +188,12 @@ func TestExecDockerOOM(t *testing.T) {
 	t.Parallel()
 	pool := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--deliver", "exec", "--attempts", "1", "--http", "127.0.0.1:9090",
 		"--listen", "tcp://127.0.0.1:8089?reply=always"}, harness.EatsDeed)
-	pool.ExpectLog("taking messages", 1)
+	pool.ExpectLog("accepting messages", 1)
 	out := pool.Exec("sh", "-c", "echo a | /poolinit send --reply tcp://127.0.0.1:8089 2>&1; true")
-	if !strings.Contains(out, "the command was killed by the OOM killer") {
+	if !strings.Contains(out, "command was killed by the OOM killer") {
 		t.Errorf("the client hears %q\n%s", out, pool.Logs())
 	}
-	pool.ExpectLog(`"message":"the command was killed by the OOM killer"`, 1)
+	pool.ExpectLog(`"message":"command was killed by the OOM killer"`, 1)
 	if text := pool.Exec("/poolinit", "status", "--json"); !strings.Contains(text, `"why":"oom"`) {
 		t.Errorf("status: %s", text)
 	}
@@ -217,7 +217,7 @@ func TestExecCommandVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.send("b")
-	p.ExpectLog("the command cannot be started", nil)
+	p.ExpectLog("cannot start the command", nil)
 	write()
 	p.expect("1\n")
 }

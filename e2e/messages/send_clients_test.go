@@ -18,7 +18,7 @@ func TestSendSeedClient(t *testing.T) {
 	harness.Need(t, "php")
 	p := harness.Start(t, harness.Program{Child: harness.AloneChild,
 		Args: []string{harness.Self(t), harness.Binary(t), "run", "--listen", "tcp://127.0.0.1:8089", "-n", "2", "--", harness.SDKWorker(t)}})
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	for n := 1; n <= 3; n++ {
 		cmd := exec.Command(harness.Self(t), strconv.Itoa(p.PID), "php", "../testdata/seed/client.php")
 		cmd.Env = append(cmd.Environ(), "TEST_CHILD="+harness.JoinChild)

@@ -275,7 +275,7 @@ func TestShareBadAddresses(t *testing.T) {
 	defer live.Close()
 	for url, says := range map[string]string{
 		"tcp://" + ln.Addr().String(): "address already in use",
-		"unix://" + dir:               "exists and is no socket",
+		"unix://" + dir:               "exists and is not a socket",
 		"unix://" + dir + "/live":     "another process listens",
 		"unix:///proc/x":              "cannot listen on unix:///proc/x",
 		"http://x":                    "--share",

@@ -128,7 +128,7 @@ func TestSpoolGivenUpStderr(t *testing.T) {
 			spool, socket := t.TempDir(), filepath.Join(t.TempDir(), "sock")
 			p := harness.StartRun(t, harness.Program{}, "-n", "2", "--output", tt.output, "--deliver", tt.deliver, "--attempts", "1",
 				"--listen", "unix://"+socket+"?reply=always", "--spool", spool, "--", complainDeed)
-			p.ExpectLog("taking messages", nil)
+			p.ExpectLog("accepting messages", nil)
 			_, failed, err := harness.ReadFrame(sendFrames(t, socket, 0, 1))
 			if !failed || err != nil {
 				t.Fatalf("failed: %v, %v", failed, err)

@@ -94,7 +94,7 @@ func TestSpoolGetsFull(t *testing.T) {
 		harness.Self(t), spool, "size=64k", harness.Binary(t), "--attempts", "1", "--stop-timeout", "5m",
 		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", harness.Self(t), filepath.Join(dir, "book"),
 	}}))
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	seen := filepath.Join("/proc", harness.StatusLine(p.PID, "Pid"), "root", spool)
 	kept := func() []string {
 		names, _ := filepath.Glob(filepath.Join(seen, "*.given-up"))
@@ -145,7 +145,7 @@ func TestSpoolGetsUnwritable(t *testing.T) {
 		harness.Self(t), "65534", harness.Binary(t), "--attempts", "1", "--deliver", "exec", "--stop-timeout", "5m",
 		"--listen", "unix://" + socket + "?reply=always", "--spool", spool, "--", "sh", "-c", `read -r word; [ "$word" = good ] && echo fine`,
 	}}))
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	d := dialogueAt(t, socket)
 	allow := func(mode os.FileMode, kept int) {
 		t.Helper()

@@ -51,7 +51,7 @@ func secondStop(t *testing.T) bool {
 	}()
 	p.Stdout.Expect(t, "message: more\n")
 	p.Signal(syscall.SIGTERM)
-	p.ExpectLog("worker ended", nil)
+	p.ExpectLog("worker exited", nil)
 	ended := stopping.Load()
 	testkit.Eventually(t, "the client is still served, or gone", func() (any, bool) {
 		return stopping.Load(), stopping.Load() > ended+10 || testkit.IsDone(over)
@@ -62,7 +62,7 @@ func secondStop(t *testing.T) bool {
 	_ = syscall.Kill(p.PID, syscall.SIGTERM) // gone meanwhile: the log shows it
 	p.ExpectExit(0)
 	<-over
-	return p.Count("asked to stop again: not waiting for clients any longer") == 1
+	return p.Count("second stop request, no longer waiting for clients") == 1
 }
 
 // A client that does not read its replies, and has said that it sends no more,

@@ -122,7 +122,7 @@ func TestSysVLosesNothing(t *testing.T) {
 	args := []string{"-n", "2", "--listen", q.URL(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
 		"--stop-timeout", "3s", "--", noteDeed, string(notes)}
 	p := harness.StartRun(t, harness.Program{}, args...)
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	sender := phpSend(q, t, 0, 10_000)
 	killSome(p, 20)
 	if code := sender.Wait(); code != 0 {
@@ -186,7 +186,7 @@ func TestSysVAtMostOnce(t *testing.T) {
 	q, notes, spool := harness.NewSysVQueue(t), notebook(t.TempDir()), t.TempDir()
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--listen", q.URL(), "--spool", spool, "--attempts", "1", "--healthy-after", "0s",
 		"--", noteDeed, string(notes))
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	sender := phpSend(q, t, 0, 20_000)
 	killSome(p, 10)
 	if code := sender.Wait(); code != 0 {

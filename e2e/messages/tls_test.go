@@ -110,7 +110,7 @@ func TestTLSCertificateReplaced(t *testing.T) {
 		if got != "first\n"+pythonSees {
 			t.Fatal(got)
 		}
-		return p.Stderr.String(), p.Count("the ones read before stay in use") > 0
+		return p.Stderr.String(), p.Count("keeping the previous ones") > 0
 	})
 	harness.IssueCertificate(t, dir+"/server", "second")
 	testkit.Eventually(t, "the new certificate", func() (any, bool) {
@@ -134,7 +134,7 @@ func TestTLSBadFiles(t *testing.T) {
 	for params, says := range map[string]string{
 		"cert=" + dir + "/none&key=" + dir + "/a.key":                   dir + "/none: no such file",
 		"cert=" + dir + "/a.crt&key=" + dir + "/b.key":                  "private key does not match",
-		"cert=" + dir + "/a.crt&key=" + dir + "/a.key&client-ca=" + dir: dir + " is no PEM file",
+		"cert=" + dir + "/a.crt&key=" + dir + "/a.key&client-ca=" + dir: dir + " is not a PEM file",
 		"cert=" + dir + "/a.key&key=" + dir + "/a.key":                  "there is no certificate in it",
 		"cert=" + dir + "/a.crt":                                        "cert= and key= together",
 		"client-ca=" + dir + "/a.crt":                                   "client-ca= with cert= and key= only",

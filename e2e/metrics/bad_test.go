@@ -71,7 +71,7 @@ func TestMetricsCheck(t *testing.T) {
 			if n := strings.Count(text, "\npoolinit_messages_lost_total{"); n != len(flags)/2 {
 				t.Errorf("%d sources\n%s", n, text)
 			}
-			if strings.Contains(p.Stderr.String(), "went wrong") {
+			if strings.Contains(p.Stderr.String(), "HTTP request failed") {
 				t.Error(p.Stderr.String())
 			}
 		})

@@ -36,13 +36,13 @@ func TestRunAtExit(t *testing.T) {
 	ended := 0
 	for _, r := range p.Records() {
 		switch {
-		case r.Message == "worker ended":
+		case r.Message == "worker exited":
 			ended++
-		case r.Message == "running the command at exit" && ended != 2:
+		case r.Message == "running the exit command" && ended != 2:
 			t.Errorf("it ran when %d workers had ended", ended)
 		}
 	}
-	if p.Count("running the command at exit") != 1 || p.Count("worker started") != 2 || p.Count("the command at exit ") != 0 {
+	if p.Count("running the exit command") != 1 || p.Count("worker started") != 2 || p.Count("exit command did not") != 0 {
 		t.Error(p.Stderr.String())
 	}
 }
@@ -64,7 +64,7 @@ func TestRunAtExitFails(t *testing.T) {
 		t.Run(label, func(t *testing.T) {
 			p := startAtExit(t, tt.atExit, nil, "--run-at-exit")
 			p.ExpectExit(0)
-			p.ExpectLog("the command at exit failed", func(r harness.Record) bool { return r.Code == tt.code && r.Level == "warn" })
+			p.ExpectLog("exit command failed", func(r harness.Record) bool { return r.Code == tt.code && r.Level == "warn" })
 		})
 	}
 }
@@ -75,8 +75,8 @@ func TestRunAtExitHangs(t *testing.T) {
 	p := startAtExit(t, `sleep 1000 & trap '' TERM; echo "at exit"; while :; do sleep 1000; done`, nil, "--run-at-exit", "--stop-timeout", "3s")
 	p.Stdout.Expect(t, "at exit\n")
 	p.ExpectExit(0)
-	p.ExpectLog("the command at exit does not end in time: killing it", nil)
-	p.ExpectLog("the command at exit failed", func(r harness.Record) bool { return r.Code == 137 })
+	p.ExpectLog("exit command did not end in time, killing it", nil)
+	p.ExpectLog("exit command failed", func(r harness.Record) bool { return r.Code == 137 })
 }
 
 // The second stop signal is not for the workers alone.
@@ -86,7 +86,7 @@ func TestRunAtExitSecondSignal(t *testing.T) {
 	p.Stdout.Expect(t, "at exit\n")
 	p.Signal(syscall.SIGINT)
 	p.ExpectExit(0) // long before the five minutes are over
-	p.ExpectLog("the command at exit does not end in time: killing it", nil)
+	p.ExpectLog("exit command did not end in time, killing it", nil)
 }
 
 // Its lines are marked, and none is lost.

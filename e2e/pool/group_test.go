@@ -60,8 +60,8 @@ func TestRunNotifyWhileStopping(t *testing.T) {
 	p.Stdout.Expect(t, "up\n")
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
-	p.ExpectLog("worker says", func(r harness.Record) bool { return r.Status == "tidying up" })
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Signal == "" && r.Code == 0 })
+	p.ExpectLog("worker status", func(r harness.Record) bool { return r.Status == "tidying up" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Signal == "" && r.Code == 0 })
 }
 
 // letGoDeed closes its channel, and lives on.
@@ -83,7 +83,7 @@ func TestRunDetachWithoutProc(t *testing.T) {
 	args := harness.RunArgs(t, "--listen", "tcp://127.0.0.1:0", "--", letGoDeed)
 	p := harness.PoolOf(harness.Start(t, harness.Program{Child: harness.WorkerChild,
 		Args: append([]string{"sh", "-c", `mount -t tmpfs none /proc && exec "$0" "$@"`}, args...)}))
-	p.ExpectLog("worker closed its channel and is detached", nil)
+	p.ExpectLog("worker closed its channel, it is now detached", nil)
 }
 
 // Where no cgroup is mounted one line says that OOM kills cannot be told apart, and

@@ -37,11 +37,11 @@ var readyChild = harness.Child("ready", func([]string) int {
 func TestRunNotifyNonsense(t *testing.T) {
 	t.Parallel() // it waits for the --ready-timeout, which leaves the worker time to say it all
 	p := harness.StartRun(t, harness.Program{}, "--ready", "notify", "--ready-timeout", "8s", "--restart", "never", "--", strangerDeed)
-	p.ExpectLog("worker says", func(r harness.Record) bool { return r.Status == "the worker itself" })
+	p.ExpectLog("worker status", func(r harness.Record) bool { return r.Status == "the worker itself" })
 	for _, what := range []string{"not UTF-8", "not NAME=value", "longer than 4096", "not of this worker", "WATCHDOG_USEC"} {
-		p.ExpectLog("ignoring a notify message", func(r harness.Record) bool { return strings.Contains(r.Error, what) })
+		p.ExpectLog("ignoring invalid notify message", func(r harness.Record) bool { return strings.Contains(r.Error, what) })
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Why == "not-ready" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Why == "not-ready" })
 	p.Wait()
 }
 
@@ -61,7 +61,7 @@ var hangsDeed = harness.Deed("hangs", func([]string) int {
 func TestRunWatchdog(t *testing.T) {
 	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "--watchdog", "1s", "--give-up", "0", "--restart-delay", "1ms", "--restart-delay-max", "1ms", "--", hangsDeed)
-	p.ExpectLog("worker ended", func(r harness.Record) bool {
+	p.ExpectLog("worker exited", func(r harness.Record) bool {
 		uptime, err := time.ParseDuration(r.Uptime)
 		return err == nil && r.Why == "watchdog" && uptime > 2*time.Second
 	})
@@ -74,13 +74,13 @@ func TestRunWatchdogIsAFailure(t *testing.T) {
 	if code := p.Wait(); code == 0 {
 		t.Error("exit code 0")
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Why == "watchdog" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Why == "watchdog" })
 }
 
 func TestRunMaxLifetime(t *testing.T) {
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--max-lifetime", "300ms", "--", "obey")
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 0 && r.Why == "max-lifetime" })
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "max-lifetime" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 0 && r.Why == "max-lifetime" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "max-lifetime" })
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 }
@@ -99,8 +99,8 @@ var fatDeed = harness.Deed("fat", func([]string) int {
 func TestRunMaxMemory(t *testing.T) {
 	t.Parallel()
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--max-memory", "50MiB", "--", fatDeed)
-	p.ExpectLog("worker is above its memory limit", func(r harness.Record) bool { return *r.Worker == 1 })
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "max-memory" })
+	p.ExpectLog("worker exceeded its memory limit", func(r harness.Record) bool { return *r.Worker == 1 })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "max-memory" })
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 	for _, r := range p.Records() {
@@ -122,13 +122,13 @@ exec sleep 600`
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{
 		harness.Binary(t), "-n", "2", "--ready", "notify", "--ready-timeout", "3s", "--", "/bin/sh", "-c", script, harness.Binary(t),
 	}}))
-	p.ExpectLog("worker says", func(r harness.Record) bool { return *r.Worker == 0 && r.Status == "said by a shell" })
-	p.ExpectLog("ignoring a notify message", func(r harness.Record) bool { return *r.Worker == 1 && strings.Contains(r.Error, "not of this worker") })
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "not-ready" })
+	p.ExpectLog("worker status", func(r harness.Record) bool { return *r.Worker == 0 && r.Status == "said by a shell" })
+	p.ExpectLog("ignoring invalid notify message", func(r harness.Record) bool { return *r.Worker == 1 && strings.Contains(r.Error, "not of this worker") })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 1 && r.Why == "not-ready" })
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 	for _, r := range p.Records() {
-		if r.Message == "worker ended" && *r.Worker == 0 && r.Why != "stop" {
+		if r.Message == "worker exited" && *r.Worker == 0 && r.Why != "stop" {
 			t.Errorf("worker 0 ended: %s", r.Why)
 		}
 	}

@@ -86,7 +86,7 @@ func TestRunOutputGrandchild(t *testing.T) {
 	for _, mode := range []string{"prefix", "json", "inherit"} {
 		t.Run(mode, func(t *testing.T) {
 			p := harness.StartRun(t, harness.Program{}, "--output", mode, "--restart-delay", "10ms", "--healthy-after", "0s", "--stop-timeout", "10s", "--", abandonsDeed)
-			p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == 3 })
+			p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Code == 3 })
 			testkit.Eventually(t, "the next worker", func() (any, bool) { return p.Stderr.String(), p.Count("worker started") >= 2 })
 			p.Signal(syscall.SIGTERM)
 			p.ExpectExit(0)

@@ -36,7 +36,7 @@ func TestRunKeepsWorkers(t *testing.T) {
 		t.Errorf("the others were replaced too: %v, before %v", after, before)
 	}
 	t.Logf("replaced after %v", took) // a figure is bench's business
-	p.ExpectLog("worker ended", func(r harness.Record) bool {
+	p.ExpectLog("worker exited", func(r harness.Record) bool {
 		return *r.Worker == 1 && r.Signal == "SIGKILL" && r.Why == "crash" && r.PID == before[1].Inside && r.Uptime != ""
 	})
 	p.Signal(syscall.SIGTERM)
@@ -58,7 +58,7 @@ func TestRunManyDeaths(t *testing.T) {
 	harness.Need(t, "true")
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "-n", "300", "--restart", "never", "true"}}))
 	p.ExpectExit(0)
-	if n := p.Count("worker ended"); n != 300 {
+	if n := p.Count("worker exited"); n != 300 {
 		t.Errorf("%d ends logged, want 300", n)
 	}
 }
@@ -109,7 +109,7 @@ func TestRunEnvironment(t *testing.T) {
 			}
 		}
 	}
-	p.ExpectLog("POOLINIT_WRONG is no setting", func(r harness.Record) bool { return r.Level == "warn" })
+	p.ExpectLog("POOLINIT_WRONG is not a poolinit setting", func(r harness.Record) bool { return r.Level == "warn" })
 	if strings.Contains(p.Stderr.String(), "POOLINIT_SERVICE") || strings.Contains(p.Stderr.String(), "POOLINIT_PORT") {
 		t.Errorf("a warning about Kubernetes' variables:\n%s", p.Stderr.String())
 	}
@@ -138,7 +138,7 @@ func TestRunResetsSignals(t *testing.T) {
 	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Signal == "SIGKILL" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Signal == "SIGKILL" })
 	testkit.Eventually(t, "the other one", func() (any, bool) {
 		w := p.Workers()[0]
 		return w, len(w) == 1 && w[0].PID != first.PID

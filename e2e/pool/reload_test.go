@@ -44,11 +44,11 @@ func checkSteps(p harness.Pool, least, most int) {
 	running, replaced, reloading := 0, 0, false
 	for _, r := range p.Records() {
 		switch {
-		case strings.HasPrefix(r.Message, "reload begins"):
+		case strings.HasPrefix(r.Message, "reload started"):
 			reloading = true
 		case r.Message == "worker started":
 			running++
-		case r.Message == "worker ended":
+		case r.Message == "worker exited":
 			running--
 			if r.Why != "reload" || *r.Worker != replaced && least == 2 {
 				p.T.Errorf("worker %d ended because of %q, as number %d", *r.Worker, r.Why, replaced)
@@ -151,9 +151,9 @@ while True:
 func TestRunReloadIsQueued(t *testing.T) {
 	p, gate := harness.StartGated(t, 2)
 	p.Signal(syscall.SIGUSR1)
-	p.ExpectLog("reload begins", nil)
+	p.ExpectLog("reload started", nil)
 	p.Signal(syscall.SIGUSR1)
-	p.ExpectLog("another reload will follow", nil)
+	p.ExpectLog("another one is queued", nil)
 	gate.Open(t)
 	p.ExpectLog("reload done", func(r harness.Record) bool { return r.Generation == 3 })
 	for id, w := range p.AwaitWorkers(2) {
@@ -172,7 +172,7 @@ func TestRunCrashDuringReload(t *testing.T) {
 	if err := syscall.Kill(before[2].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 2 && r.Why == "crash" })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 2 && r.Why == "crash" })
 	gate.Open(t)
 	p.ExpectLog("reload done", nil)
 	if n := p.Count("worker replaced"); n != 3 {

@@ -58,10 +58,10 @@ var oneFailsDeed = harness.Deed("one-fails", func([]string) int {
 // A crash loop is slowed down, costs next to nothing, and slows nobody else.
 func TestRunCrashLoop(t *testing.T) {
 	p := harness.StartRun(t, harness.Program{}, "-n", "2", "--give-up", "0", "--restart-delay", "50ms", "--restart-delay-max", "400ms", "--", oneCrashesDeed)
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return *r.Worker == 1 })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return *r.Worker == 1 })
 	crashes := func() (n int) {
 		for _, r := range p.Records() {
-			if r.Message == "worker ended" && *r.Worker == 1 {
+			if r.Message == "worker exited" && *r.Worker == 1 {
 				n++
 			}
 		}
@@ -128,10 +128,10 @@ func TestRunExecFailures(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "-n", "4", c.command}}))
 			p.ExpectExit(c.code)
-			p.ExpectLog("the command cannot be started", func(r harness.Record) bool {
+			p.ExpectLog("cannot start the command", func(r harness.Record) bool {
 				return r.Level == "error" && strings.Contains(r.Error, c.says) && strings.Contains(r.Error, c.command)
 			})
-			if p.Count("the command cannot") != 1 || p.Count("worker started") != 0 {
+			if p.Count("cannot start the command") != 1 || p.Count("worker started") != 0 {
 				t.Errorf("log:\n%s", p.Stderr.String())
 			}
 		})
@@ -156,7 +156,7 @@ func TestRunProgramComesBack(t *testing.T) {
 	if err := syscall.Kill(p.Worker(0).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.ExpectLog("worker not started", func(r harness.Record) bool { return r.Why == "start" })
+	p.ExpectLog("cannot start worker", func(r harness.Record) bool { return r.Why == "start" })
 	harness.InstallScript(t, script, "#!/bin/sh\necho again; exec sleep 1000\n")
 	p.Stdout.Expect(t, "again\n")
 }

@@ -145,14 +145,14 @@ func TestRunSeedProgram2(t *testing.T) {
 	if err := syscall.Kill(p.Worker(1).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Signal == "SIGKILL" && *r.Worker == 1 })
 	expectStarts(p, 7) // 3, the reload's 3, and this one
 	r.push(50)
 	r.expectAll(p)
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 	for _, r := range p.Records() {
-		if (r.Why == "stop" || r.Why == "reload") && r.Message == "worker ended" && (r.Signal != "" || r.Code != 0) {
+		if (r.Why == "stop" || r.Why == "reload") && r.Message == "worker exited" && (r.Signal != "" || r.Code != 0) {
 			t.Errorf("it did not end by itself: %+v", r)
 		}
 	}

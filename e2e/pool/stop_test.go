@@ -92,7 +92,7 @@ func TestRunSecondSignalKills(t *testing.T) {
 		p.ExpectLog("stopping", nil)
 		p.Signal(syscall.SIGINT)
 		p.ExpectExit(137) // long before the five minutes are over
-		p.ExpectLog("asked to stop again", nil)
+		p.ExpectLog("second stop request", nil)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestRunWaitsForAll(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(137)
 	p.ExpectLog("killed 1, in", nil)
-	p.ExpectLog("does not stop in time", func(r harness.Record) bool { return *r.Worker == 1 })
+	p.ExpectLog("did not stop in time", func(r harness.Record) bool { return *r.Worker == 1 })
 }
 
 var oneDeafDeed = harness.Deed("one-deaf", func([]string) int {
@@ -144,7 +144,7 @@ func TestRunSecondStopForTheRest(t *testing.T) {
 			p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "5m", "--", daemonDeed)
 			p.Stdout.Expect(t, "deaf\n")
 			p.Signal(syscall.SIGTERM)
-			p.ExpectLog("worker ended", nil)
+			p.ExpectLog("worker exited", nil)
 			again(p)
 			p.ExpectExit(0) // long before the five minutes are over
 		})
@@ -166,7 +166,7 @@ func TestRunStopsWhatIsStopped(t *testing.T) {
 // A stop that comes while a worker waits for its next start.
 func TestRunStopDuringBackoff(t *testing.T) {
 	p := harness.StartRun(t, harness.Program{}, "--restart-delay", "1h", "--restart-delay-max", "1h", "--", "exit", "3")
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == 3 })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Code == 3 })
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 }
@@ -181,7 +181,7 @@ func TestRunUnderTimeout(t *testing.T) {
 	}}))
 	p.Stdout.Expect(t, "clean\n")
 	p.ExpectExit(0)
-	if strings.Contains(p.Stderr.String(), "asked to stop again") {
+	if strings.Contains(p.Stderr.String(), "second stop request") {
 		t.Error(p.Stderr.String())
 	}
 }
@@ -195,7 +195,7 @@ func TestRunStopDoesNotBackOff(t *testing.T) {
 	script := `[ -e ` + dir + `/once ] && exec cat <&3 >&3; : >` + dir + `/once; read -r line <&3; exit 3`
 	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "--restart-delay", "1h", "--restart-delay-max", "1h", "--stop-timeout", "5m",
 		"--deliver", "lines", "--listen", "tcp://" + addr + "?reply=always", "--", "sh", "-c", script}}))
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +207,7 @@ func TestRunStopDoesNotBackOff(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == 3 })
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Code == 3 })
 	p.Signal(syscall.SIGTERM)
 	in := bufio.NewReader(nc)
 	for _, want := range []string{"a", "b"} {

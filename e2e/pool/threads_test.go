@@ -64,7 +64,7 @@ func TestRunHasItsThreads(t *testing.T) {
 			group := newPidsGroup(t)
 			p := harness.StartRun(t, harness.Program{Env: []string{fmt.Sprintf("GOMAXPROCS=%d", cpus)}},
 				"-n", "auto", "--http", "127.0.0.1:0", "--restart-delay", "1ms", "--restart-delay-max", "100ms", "--give-up", "0", "--", "obey")
-			p.ExpectLog("--workers auto: as many as GOMAXPROCS says", nil)
+			p.ExpectLog("--workers auto: using GOMAXPROCS", nil)
 			base := harness.HTTPAddress(p.Process)
 			p.AwaitWorkers(cpus)
 			for _, q := range p.List() {
@@ -76,7 +76,7 @@ func TestRunHasItsThreads(t *testing.T) {
 					t.Fatalf("metrics: %d", code)
 				}
 			}
-			if now := group.current(); now == "0" || p.Count("poolinit starts") != 1 {
+			if now := group.current(); now == "0" || p.Count("starting poolinit") != 1 {
 				t.Errorf("%s processes\n%s", now, p.Stderr.String())
 			}
 		})

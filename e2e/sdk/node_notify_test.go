@@ -60,7 +60,7 @@ func TestSDKNodeNotifyLast(t *testing.T) {
 		c.send("stop")
 		c.want("stop")
 		p.awaitUps(i + 2)
-		if said := p.Count("worker says"); said != i+1 {
+		if said := p.Count("worker status"); said != i+1 {
 			t.Errorf("%d times\n%s", said, p.Stderr.String())
 		}
 	}

@@ -115,7 +115,7 @@ func TestSDKPHPClientSendsAgain(t *testing.T) {
 		both(takes("three", frames("3")), takes("four", failure("interrupted: a: b")), takes("five", failure("what")), takes("six", "\x7f\xff\xff\xff")),
 		takes("seven", frames("7")),
 	)
-	want := "1\n2\n3\nfailure interrupted a: b\nfailure what \nerror NoReply " + url + ": what the server sends is no reply of a pool\n7\n"
+	want := "1\n2\n3\nfailure interrupted a: b\nfailure what \nerror NoReply " + url + ": the server sent something that is not a reply\n7\n"
 	if got := phpClientSends(t, url, "one\ntwo\nthree\nfour\nfive\nsix\nseven\n"); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}

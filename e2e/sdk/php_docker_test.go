@@ -95,7 +95,7 @@ func TestSDKPHPDocker(t *testing.T) {
 func TestSDKPHPDockerEnvironment(t *testing.T) {
 	t.Parallel()
 	c := startPHPImage(t, phpImage(t, "program4.php"), "-e", "POOLINIT_LISTEN=tcp://0.0.0.0:8089?reply=always", "-e", "POOLINIT_WORKERS=3")
-	c.ExpectLog("taking messages", 1)
+	c.ExpectLog("accepting messages", 1)
 	addr := "tcp://" + c.Inspect("{{.NetworkSettings.IPAddress}}") + ":8089"
 	harness.Send(t, strings.NewReader(harness.Seq(100)), "--reply", addr).Want(t, strings.Repeat("\n", 100), 0)
 	c.ExpectLog("Message: 100\n", 1)
@@ -112,7 +112,7 @@ func TestSDKPHPDockerQueue(t *testing.T) {
 	needPHPModules(t, "sysvmsg")
 	image := phpImage(t, "program3.php")
 	c := startPHPImage(t, image, "--ipc", "shareable")
-	c.ExpectLog("taking messages", 1)
+	c.ExpectLog("accepting messages", 1)
 	harness.Docker(t, "run", "--rm", "--ipc", "container:"+c.Name, "--entrypoint", "php", image, "-r",
 		`$q = msg_get_queue(0x7000001); for ($i = 1; $i <= 100; $i++) msg_send($q, 1, "job $i", false) || exit(1);`)
 	for n := range 100 {

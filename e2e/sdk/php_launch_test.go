@@ -102,7 +102,7 @@ func TestSDKPHPLaunchFails(t *testing.T) {
 	}
 	port := listen(fmt.Sprintf("$pool->listen('tcp://%s')->on('message', fn () => null);", taken))
 	first := startPHP(t, port)
-	first.Stderr.Expect(t, "taking messages")
+	first.Stderr.Expect(t, "accepting messages")
 	for label, tt := range map[string]struct {
 		command string
 		code    int
@@ -131,7 +131,7 @@ func TestSDKPHPLaunchFails(t *testing.T) {
 		"too early":    {"exec php " + listen("$pool->stop();"), 255, []string{"stop() is for a worker"}},
 		"no message":   {"exec php " + listen("$pool->write('x');"), 255, []string{"write() is for a message handler"}},
 		"twice": {"exec php " + listen(`$pool->set(['restart' => 'never'])->on('shutdown', fn () => print("the end\n"))->on('workerStart', fn () => null);
-$pool->start();`), 0, []string{"start() has been called before", "the command at exit failed"}},
+$pool->start();`), 0, []string{"start() has been called before", "exit command failed"}},
 		"not frames":   {"POOLINIT_DELIVER=lines POOLINIT_GIVE_UP=1 exec php " + listen("$pool->listen('unix://"+empty+"/s')->on('message', fn () => null);"), 1, []string{"--deliver lines; this needs frames"}},
 		"no messages":  {"exec $POOLINIT --give-up 1 php " + port, 1, []string{"poolinit has no messages for this program"}},
 		"not wanted":   {"exec $POOLINIT --give-up 1 --listen unix://" + empty + "/t php " + file, 1, []string{"which has no handler for them"}},
@@ -183,12 +183,12 @@ $pool = new Poolinit\Pool(1);
 $pool->set(['log-level' => 'debug', 'restart' => null])->listen('tcp://256.0.0.1:1');
 $pool->on('message', fn (Poolinit\Pool $pool, string $message): string => "$message of $pool->workers");
 $pool->start();`)}})))
-	p.ExpectLog("taking messages", nil)
+	p.ExpectLog("accepting messages", nil)
 	c := newPHPClient(t, url)
 	c.send("one")
 	c.want("one of 3")
 	p.Signal(syscall.SIGWINCH)
-	p.ExpectLog("passing a signal on", func(r harness.Record) bool { return r.Level == "debug" }) // an empty variable is none
+	p.ExpectLog("forwarding signal", func(r harness.Record) bool { return r.Level == "debug" }) // an empty variable is none
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 }

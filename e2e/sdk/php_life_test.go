@@ -15,7 +15,7 @@ func TestSDKPHPIdle(t *testing.T) {
 	c := newPHPClient(t, url)
 	c.send("2500000") // the other worker is idle for as long
 	c.want("slept")
-	if p.Count("worker ended") > 0 {
+	if p.Count("worker exited") > 0 {
 		t.Error(p.Stderr.String())
 	}
 }
@@ -42,14 +42,14 @@ func TestSDKPHPWatchdog(t *testing.T) {
 	c := newPHPClient(t, url)
 	c.send("alive")
 	c.want("still here")
-	if p.Count("worker ended") > 0 {
+	if p.Count("worker exited") > 0 {
 		t.Error(p.Stderr.String())
 	}
 	c.send("hangs")
 	if body, failed, err := harness.ReadFrame(c); err != nil || !failed || !strings.Contains(string(body), "given-up: ") {
 		t.Errorf("%q, %v", body, err)
 	}
-	p.ExpectLog("worker sent no WATCHDOG=1 in time: stopping it", nil)
+	p.ExpectLog("worker missed its watchdog deadline, stopping it", nil)
 }
 
 // A worker is ready when workerStart has returned: a new version that cannot
@@ -68,8 +68,8 @@ $pool->on('workerStart', function (Poolinit\Pool $pool, int $id): void {
 });
 $pool->on('message', fn (Poolinit\Pool $pool, string $message): string => "$message of generation $pool->generation");
 $pool->start();`))
-	p.ExpectLog("taking messages", nil)
-	p.ExpectLog("worker says", func(r harness.Record) bool { return r.Status == "serves as 1" })
+	p.ExpectLog("accepting messages", nil)
+	p.ExpectLog("worker status", func(r harness.Record) bool { return r.Status == "serves as 1" })
 	c := newPHPClient(t, url)
 	ask := func(want string) {
 		t.Helper()
@@ -115,8 +115,8 @@ $pool->on('workerStop', fn () => print("stopped\n"));
 $pool->start();`))
 	p.Stdout.Expect(t, "child up\n")
 	p.Stdout.ExpectTimes(t, "stopped\n", 1)
-	p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Why == "done" })
-	p.ExpectLog("worker says", nil)
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Why == "done" })
+	p.ExpectLog("worker status", nil)
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0)
 	p.Stdout.ExpectTimes(t, "stopped\n", 2) // and not that of the child

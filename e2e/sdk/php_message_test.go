@@ -96,7 +96,7 @@ func TestSDKPHPReplies(t *testing.T) {
 	p.Stderr.Expect(t, "RuntimeException: bad luck in ")
 	c.send(strings.Repeat("x", 2<<20+1))
 	c.want("!too-big: the longest message here is 2097152 bytes")
-	if len(p.Workers()) != 2 || p.Count("worker ended") > 0 {
+	if len(p.Workers()) != 2 || p.Count("worker exited") > 0 {
 		t.Errorf("a worker died:\n%s", p.Stderr.String())
 	}
 	p.Signal(syscall.SIGTERM)
@@ -161,9 +161,9 @@ func TestSDKPHPDeaths(t *testing.T) {
 			c.send("after")
 			c.want("after")
 			p.Stderr.ExpectTimes(t, tt.says, 2)
-			testkit.Eventually(t, "both ends are logged", func() (any, bool) { return p.Stderr.String(), p.Count("worker ended") == 2 })
+			testkit.Eventually(t, "both ends are logged", func() (any, bool) { return p.Stderr.String(), p.Count("worker exited") == 2 })
 			for _, r := range p.Records() {
-				if r.Message == "worker ended" && r.Code != tt.code {
+				if r.Message == "worker exited" && r.Code != tt.code {
 					t.Errorf("%+v", r)
 				}
 			}
@@ -230,7 +230,7 @@ func TestSDKPHPDetach(t *testing.T) {
 	c.send("detach")
 	c.want("I am off")
 	p.Stdout.Expect(t, "detached\n")
-	p.ExpectLog("worker closed its channel and is detached", nil)
+	p.ExpectLog("worker closed its channel, it is now detached", nil)
 	p.Stdout.ExpectTimes(t, "started ", 3)
 	for range 100 {
 		c.send("next")

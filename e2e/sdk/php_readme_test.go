@@ -43,7 +43,7 @@ func TestSDKPHPReadme(t *testing.T) {
 	prog := i.program("sh", "-c", "cd "+dir+" && exec "+command)
 	prog.Env = []string{path}
 	p := harness.PoolOf(harness.Start(t, prog))
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	p.Stdout.ExpectTimes(t, " is up\n", 4)
 	out := i.run("sh", "-c", path+"; cd "+dir+"; { "+client+"} 2>said; exit 0")
 	said, _ := os.ReadFile(filepath.Join(dir, "said"))

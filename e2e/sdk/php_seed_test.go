@@ -120,7 +120,7 @@ func expectClean(p harness.Pool) {
 	p.T.Helper()
 	n := 0
 	for _, r := range p.Records() {
-		if r.Message == "worker ended" {
+		if r.Message == "worker exited" {
 			n++
 			if r.Signal != "" || r.Code != 0 {
 				p.T.Errorf("it did not end by itself: %+v", r)
@@ -128,7 +128,7 @@ func expectClean(p harness.Pool) {
 		}
 	}
 	if n == 0 {
-		p.T.Error("no worker ended")
+		p.T.Error("no worker exited")
 	}
 }
 

@@ -171,7 +171,7 @@ $pool->start();`, url, body))}})
 	prog.Env = append(prog.Env, env...)
 	p := harness.PoolOf(harness.Start(t, prog))
 	p.Stdout.ExpectTimes(t, "started ", 2)
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	return p
 }
 

@@ -197,7 +197,7 @@ func TestSDKScriptClientSendsAgain(t *testing.T) {
 			both(takes("three", frames("3")), takes("four", failure("interrupted: a: b")), takes("five", failure("what")), takes("six", "\x7f\xff\xff\xff")),
 			takes("seven", frames("7")),
 		)
-		want := "1\n2\n3\nfailure interrupted a: b\nfailure what \nerror WHO what the server sends is no reply of a pool\n7\n"
+		want := "1\n2\n3\nfailure interrupted a: b\nfailure what \nerror WHO the server sent something that is not a reply\n7\n"
 		got := s.clientSends(t, url, "one\ntwo\nthree\nfour\nfive\nsix\nseven\n")
 		if got = errorsName.ReplaceAllString(got, "error WHO "); got != want {
 			t.Errorf("%s\nwant\n%s", got, want)

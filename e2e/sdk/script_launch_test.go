@@ -201,7 +201,7 @@ func TestSDKScriptLoop(t *testing.T) {
 		p.awaitUps(5)
 		p.stop(0)
 		for _, r := range p.Records() {
-			if r.Message == "worker ended" && (r.Code != 0 || r.Signal != "") {
+			if r.Message == "worker exited" && (r.Code != 0 || r.Signal != "") {
 				t.Errorf("%+v", r)
 			}
 		}

@@ -29,7 +29,7 @@ func TestSDKScriptLife(t *testing.T) {
 		if err := syscall.Kill(p.outside(ups[3]), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Signal == "SIGKILL" && *r.Worker == ups[3].worker })
+		p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Signal == "SIGKILL" && *r.Worker == ups[3].worker })
 		if u := p.awaitUps(5)[4]; u.worker != ups[3].worker || u.generation != 2 {
 			t.Errorf("%+v replaces %+v", u, ups[3])
 		}
@@ -77,7 +77,7 @@ func TestSDKScriptReplies(t *testing.T) {
 			}
 		}
 		for _, code := range []int{0, 3} {
-			p.ExpectLog("worker ended", func(r harness.Record) bool { return r.Code == code && r.Signal == "" })
+			p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Code == code && r.Signal == "" })
 		}
 		c.send("fine")
 		c.want("fine")
@@ -207,7 +207,7 @@ func TestSDKScriptNotify(t *testing.T) {
 		if got := c.ask("notify X=y\nSTATUS=warm and well"); got != "true" {
 			t.Error(got)
 		}
-		p.ExpectLog("worker says", func(r harness.Record) bool { return r.Status == "warm and well" })
+		p.ExpectLog("worker status", func(r harness.Record) bool { return r.Status == "warm and well" })
 		if got := c.ask("child"); strings.Contains(got, "NOTIFY_SOCKET") {
 			t.Error(got)
 		}
@@ -248,7 +248,7 @@ func TestSDKScriptDetach(t *testing.T) {
 			}
 			p.outside(p.ups()[i]) // it is still there
 			touch(t, file)
-			p.ExpectLog("detached worker ended", func(r harness.Record) bool { return r.Code == 0 && r.Signal == "" })
+			p.ExpectLog("detached worker exited", func(r harness.Record) bool { return r.Code == 0 && r.Signal == "" })
 			file += "-never"
 		}
 		c.Close()

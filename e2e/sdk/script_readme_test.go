@@ -59,7 +59,7 @@ func TestSDKScriptREADMEShort(t *testing.T) {
 			}
 			p := s.startExample(i, path)
 			p.Stdout.ExpectTimes(t, " is started\n", 2)
-			p.Stderr.Expect(t, "taking messages")
+			p.Stderr.Expect(t, "accepting messages")
 			hello := file(t, "hello")
 			i.run(harness.Binary(t), "send", url, hello)
 			p.Stdout.Expect(t, "\nMessage: hello\n")
@@ -115,7 +115,7 @@ func TestSDKScriptREADMELoop(t *testing.T) {
 			t.Error(p.Stdout.String())
 		}
 		for _, r := range p.Records() {
-			if r.Message == "worker ended" && (r.Code != 0 || r.Signal != "") {
+			if r.Message == "worker exited" && (r.Code != 0 || r.Signal != "") {
 				t.Errorf("%+v", r)
 			}
 		}

@@ -143,11 +143,11 @@ func TestSend(t *testing.T) {
 			func(s served) { s.takes("a", "\x00\x00\x00\x05hal") },
 			func(s served) { s.takes("a", framed("1")) },
 		}},
-		{"garbage", "a,b", "what the server sends is no reply of a pool|2", []func(served){
+		{"garbage", "a,b", "the server sent something that is not a reply|2", []func(served){
 			func(s served) { s.takes("a", "HTTP/1.1 400 Bad Request\r\n") },
 			func(s served) { s.takes("b", framed("2")) },
 		}},
-		{"oversize", "a,b", "what the server sends is no reply of a pool|2", []func(served){
+		{"oversize", "a,b", "the server sent something that is not a reply|2", []func(served){
 			func(s served) { s.takes("a", "\x84\x00\x00\x01") },
 			func(s served) { s.takes("b", framed("2")) },
 		}},

@@ -115,7 +115,7 @@ func TestStreamAndPools(t *testing.T) {
 		"stopping, always":             {always, []string{"5 x x !stopping: !stopping: !stopping: eof", "3 echo eof"}, all + " c d e", "x x c d e", "", ""},
 		"stopping after silence":       {Stream{}, []string{"5 !stopping: !stopping: eof", "2 echo eof"}, all + " d e", "d e", "3 lost from message 1 to message 5: the server is stopping, heard true", ""},
 		"stopping twice":               {Stream{}, []string{"5 x x x x !stopping: eof", "1 !stopping: eof", "1 echo eof"}, all + " e e", "x x x x e", "", ""},
-		"always stopping":              {Stream{ConnectTimeout: 100 * time.Millisecond}, []string{"5 !stopping: !stopping: !stopping: !stopping: !stopping: eof"}, "", "", "", "the server takes connections, but no messages, 5 left, connected true"},
+		"always stopping":              {Stream{ConnectTimeout: 100 * time.Millisecond}, []string{"5 !stopping: !stopping: !stopping: !stopping: !stopping: eof"}, "", "", "", "the server accepts connections, but no messages, 5 left, connected true"},
 		"interrupted is not stopping":  {always, []string{"5 x x x x !interrupted:y eof"}, all, "x x x x", "message 5: interrupted: y", ""},
 		"breaks, always":               {always, []string{"3 x x reset", "3 echo eof"}, "a b c c d e", "x x c d e", "", ""},
 		"ends early, always":           {always, []string{"5 x x reset", "3 echo eof"}, all + " c d e", "x x c d e", "", ""},

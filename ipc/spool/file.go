@@ -79,7 +79,7 @@ func readFile(name string, limit int) (h header, body []byte, err error) {
 }
 
 var (
-	errNoHeader = errors.New("its first line is no header of a message")
+	errNoHeader = errors.New("its first line is not a message header")
 	errCutShort = errors.New("it is truncated")
 	errBadBody  = errors.New("it is corrupt: the checksum is that of another body")
 )

@@ -54,7 +54,7 @@ func (r *replay) Serve() {
 		}
 		h, body, err := readFile(r.spool.path(name), r.queue.MaxMessage())
 		if err != nil {
-			r.log.Warn().Str("file", name).Str("why", err.Error()).Msg("a message in the spool cannot be read: left alone")
+			r.log.Warn().Str("file", name).Str("why", err.Error()).Msg("cannot read spooled message, leaving it in place")
 			continue
 		}
 		r.submit(&message{spool: r.spool, name: name, header: h}, body)

@@ -103,7 +103,7 @@ func (s *Spool) look() error {
 		s.consider(e.Name(), e.Type().IsRegular())
 	}
 	if len(s.found) > 0 {
-		s.log.Info().Int("messages", len(s.found)).Msg("undelivered messages in the spool")
+		s.log.Info().Int("messages", len(s.found)).Msg("found undelivered messages in the spool")
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func (s *Spool) consider(name string, regular bool) {
 	switch {
 	case name == lockName, name == "lost+found": // every ext4 has that
 	case !regular || !isMessage(name):
-		s.log.Warn().Str("file", name).Msg("not a file of the spool: left alone")
+		s.log.Warn().Str("file", name).Msg("unexpected file in the spool, leaving it in place")
 	case strings.HasSuffix(name, givenUp):
 	case len(s.found) > 0 && s.found[len(s.found)-1] == name: // a rewritten one has just replaced it
 	default:
@@ -260,6 +260,6 @@ func writeSynced(name string, b []byte) error {
 
 func (s *Spool) remove(name string) {
 	if err := os.Remove(s.path(name)); err != nil {
-		s.complain.Warn("cannot remove a handled message from the spool", err.Error())
+		s.complain.Warn("cannot remove handled message from the spool", err.Error())
 	}
 }

@@ -349,7 +349,7 @@ func TestBadFiles(t *testing.T) {
 			t.Errorf("not left alone: %v", err)
 		}
 	}
-	if n := strings.Count(w.Log.Text(), "left alone"); n != len(left) {
+	if n := strings.Count(w.Log.Text(), "leaving it in place"); n != len(left) {
 		t.Errorf("%d warnings, want %d: %s", n, len(left), w.Log.Text())
 	}
 	if n := len(files(t, dir, "")); n != len(left)+2 {

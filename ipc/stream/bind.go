@@ -73,7 +73,7 @@ func clearStale(path string) error {
 	case err != nil:
 		return err
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s exists and is no socket: choose another path, or remove it", path)
+		return fmt.Errorf("%s exists and is not a socket: choose another path, or remove it", path)
 	}
 	nc, err := net.Dial("unix", path)
 	switch {

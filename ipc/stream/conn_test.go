@@ -201,7 +201,7 @@ func TestConnectionLimit(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	}
-	if n := strings.Count(w.Log.Text(), "connections closed at once"); n < 1 || n > 5 { // one in ten seconds
+	if n := strings.Count(w.Log.Text(), "connections rejected"); n < 1 || n > 5 { // one in ten seconds
 		t.Errorf("%d log lines:\n%s", n, w.Log.Text())
 	}
 	for _, c := range kept {
@@ -408,7 +408,7 @@ func TestUnix(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the file is still there")
 	}
-	if _, err := listen(dir, ""); err == nil || !strings.Contains(err.Error(), "is no socket") {
+	if _, err := listen(dir, ""); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 		t.Errorf("a directory: %v", err)
 	}
 	if _, err := listen(filepath.Join(dir, "absent", "x.sock"), ""); err == nil {

@@ -134,7 +134,7 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 	l.stats.Accepted.Add(1)
 	if why := l.reject(peer); why != "" {
 		l.stats.TurnedAway.Add(1)
-		l.complain.Warn("connections closed at once", why)
+		l.complain.Warn("connections rejected", why)
 		if l.slow {
 			go unix.Close(fd) // ends when what is attached to it has been closed
 		} else {
@@ -158,10 +158,10 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 // reject returns why a client is not served, or "".
 func (l *listener) reject(peer netip.Addr) string {
 	if l.stats.Connections.Load() >= int64(l.url.connections) {
-		return "there are as many as connections= allows"
+		return "connections= limit reached"
 	}
 	if len(l.url.allow) > 0 && !l.url.allows(peer) {
-		return "allow= does not name the address"
+		return "address not in allow="
 	}
 	return ""
 }

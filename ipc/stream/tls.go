@@ -184,7 +184,7 @@ func (c *certificates) current(at time.Time) *tls.Config {
 	defer c.mu.Unlock()
 	if at.Sub(c.looked) >= look {
 		if err := c.reload(at); err != nil {
-			c.trouble.Warn("certificate files cannot be used: the ones read before stay in use", err.Error())
+			c.trouble.Warn("cannot use the certificate files, keeping the previous ones", err.Error())
 		}
 	}
 	return c.used
@@ -211,7 +211,7 @@ func (c *certificates) reload(at time.Time) error {
 			return err
 		}
 		if c.used != nil {
-			c.log.Info().Time("expires", config.Certificates[0].Leaf.NotAfter).Msg("certificate files read again")
+			c.log.Info().Time("expires", config.Certificates[0].Leaf.NotAfter).Msg("certificates reloaded")
 		}
 		c.used, c.files, c.until = config, files, config.Certificates[0].Leaf.NotAfter
 	}
@@ -219,11 +219,11 @@ func (c *certificates) reload(at time.Time) error {
 	return nil
 }
 
-// checkExpiry says it once when the certificate has expired. Whether to trust it
+// checkExpiry says it once when certificate has expired. Whether to trust it
 // then is for clients to decide.
 func (c *certificates) checkExpiry(at time.Time) {
 	if !c.until.IsZero() && at.After(c.until) {
-		c.log.Warn().Time("expired", c.until).Str("file", c.config.cert).Msg("the certificate has expired")
+		c.log.Warn().Time("expired", c.until).Str("file", c.config.cert).Msg("certificate has expired")
 		c.until = time.Time{}
 	}
 }
@@ -246,7 +246,7 @@ func readFile(parameter, path string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s=: %w", parameter, err)
 	case !fi.Mode().IsRegular() || fi.Size() > maxPEM: // reading a pipe would wait
-		return nil, fmt.Errorf("%s=%s is no PEM file", parameter, path)
+		return nil, fmt.Errorf("%s=%s is not a PEM file", parameter, path)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -224,7 +224,7 @@ func TestTLSBadFiles(t *testing.T) {
 		"?cert=" + half + "&key=" + key:                       "cert=" + half + ": a PEM block in it is cut off",
 		"?cert=" + chain + "&key=" + key:                      "cert=" + chain + ": a PEM block in it is cut off",
 		"?cert=" + cert + "&key=" + other:                     "key=" + other + ": tls: private key does not match",
-		"?cert=" + cert + "&key=" + t.TempDir():               "is no PEM file",
+		"?cert=" + cert + "&key=" + t.TempDir():               "is not a PEM file",
 		"?cert=" + cert + "&key=" + key + "&client-ca=/no":    "client-ca=: stat /no",
 		"?cert=" + cert + "&key=" + key + "&client-ca=" + key: "client-ca=" + key + ": there is no certificate",
 	} {
@@ -264,7 +264,7 @@ func TestTLSReplaced(t *testing.T) {
 	})
 	before.Send("c")
 	before.Want("c")
-	if !strings.Contains(w.Log.Text(), "certificate files read again") {
+	if !strings.Contains(w.Log.Text(), "certificates reloaded") {
 		t.Error(w.Log.Text())
 	}
 }
@@ -301,7 +301,7 @@ func TestCertificateFiles(t *testing.T) {
 			}
 		}
 	}
-	const kept = "the ones read before stay in use"
+	const kept = "keeping the previous ones"
 	check("untouched", "first")
 	os.Remove(key)
 	check("gone", "first", kept, key)
@@ -312,13 +312,13 @@ func TestCertificateFiles(t *testing.T) {
 	ca.write(cert, []byte(ca.read(cert2)[:400]))
 	check("both, half-written", "first", kept, cert)
 	ca.write(cert, []byte(ca.read(cert2)))
-	check("replaced by an expired one", "second", "read again", "the certificate has expired")
+	check("replaced by an expired one", "second", "certificates reloaded", "certificate has expired")
 	check("still expired", "second")
 	ca.write(cert, []byte(goodCert))
 	ca.write(key, []byte(goodKey))
-	check("back again", "first", "read again")
+	check("back again", "first", "certificates reloaded")
 	at = at.Add(2 * time.Hour)
-	check("expires", "first", "the certificate has expired")
+	check("expires", "first", "certificate has expired")
 	check("said once", "first")
 }
 

@@ -45,7 +45,7 @@ func (m *mending) isThere(every time.Duration) {
 // could not be made again. The next attempt is due at once, or after a pause
 // that grows with each.
 func (s *source) lose(cause error) {
-	s.gone.Warn("System V queue lost: opening it again", cause.Error())
+	s.gone.Warn("System V queue lost, reopening it", cause.Error())
 	if !s.lost && time.Since(s.opened) > healthy {
 		s.pause = 0
 	}

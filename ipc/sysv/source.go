@@ -232,7 +232,7 @@ func (s *source) quarantine(d *ipc.Delivery) {
 	s.stats.FramesTooBig.Add(1)
 	why := fmt.Sprintf("it has %d bytes, and --max-message is %d", len(d.Body()), s.queue.MaxMessage())
 	s.unsettled.Add(1) // until Reject
-	s.oversized.Warn("oversized messages taken out of the queue", why)
+	s.oversized.Warn("oversized messages removed from the queue", why)
 	s.queue.Reject(d, frame.TooBig, why)
 }
 

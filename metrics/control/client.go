@@ -29,7 +29,7 @@ var ErrNone = errors.New("no pool runs in this PID namespace")
 type noPool int
 
 func (pid noPool) Error() string {
-	return fmt.Sprintf("process %d is no pool of this PID namespace", int(pid))
+	return fmt.Sprintf("process %d is not a pool in this PID namespace", int(pid))
 }
 
 // An untrusted is a socket that does not belong to the process in its name.
@@ -245,7 +245,7 @@ func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 		v = &refused
 	}
 	if err := json.Unmarshal(line, v); err != nil {
-		return nil, fmt.Errorf("the pool's answer makes no sense: %w", err)
+		return nil, fmt.Errorf("cannot parse the pool's answer: %w", err)
 	}
 	if refused.Error != "" {
 		return nil, errors.New("the pool refuses: " + refused.Error)
@@ -259,7 +259,7 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the pool of process %d does not answer within %s: it hangs, or is stopped", c.PID, c.within)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the pool of process %d hung up: it has ended, or is about to", c.PID)
+		return fmt.Errorf("the pool of process %d closed the connection: it has ended, or is about to", c.PID)
 	}
 	return fmt.Errorf("cannot talk to the pool of process %d: %w", c.PID, err)
 }

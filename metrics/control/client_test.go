@@ -243,7 +243,7 @@ func TestReloadOfAPoolThatDies(t *testing.T) {
 	w := newWorld(t)
 	_, result := w.reloads()
 	w.close()
-	wantError(t, (<-result).err, fmt.Sprintf("the pool of process %d hung up: it has ended, or is about to", os.Getpid()))
+	wantError(t, (<-result).err, fmt.Sprintf("the pool of process %d closed the connection: it has ended, or is about to", os.Getpid()))
 }
 
 func TestStopWithoutWait(t *testing.T) {
@@ -394,12 +394,12 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 	}
 	defer ln.Close()
 	for _, tt := range []struct{ answer, want string }{
-		{"hello\n", "the pool's answer makes no sense: invalid character"},
-		{`{"pid":"x"}` + "\n", "the pool's answer makes no sense"},
-		{"", "hung up: it has ended, or is about to"},
-		{`{"pid":1`, "hung up: it has ended, or is about to"},
+		{"hello\n", "cannot parse the pool's answer: invalid character"},
+		{`{"pid":"x"}` + "\n", "cannot parse the pool's answer"},
+		{"", "closed the connection: it has ended, or is about to"},
+		{`{"pid":1`, "closed the connection: it has ended, or is about to"},
 		{`{"error":"no, thank you"}` + "\n", "the pool refuses: no, thank you"},
-		{`{"error":7}` + "\n", "the pool's answer makes no sense"},
+		{`{"error":7}` + "\n", "cannot parse the pool's answer"},
 	} {
 		served := make(chan struct{})
 		go func() { // ends when it has served one

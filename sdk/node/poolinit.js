@@ -111,7 +111,7 @@ class Frames {
     while (chunk.length - at >= 4) {
       const word = chunk.readUInt32BE(at);
       size = 4 + (word & 0x7fffffff);
-      if (size - 4 > this.#limit) throw new Error('what the server sends is no reply of a pool');
+      if (size - 4 > this.#limit) throw new Error('the server sent something that is not a reply');
       if (chunk.length - at < size) break;
       each(chunk.subarray(at + 4, at + size), word >= FAILED);
       at += size;

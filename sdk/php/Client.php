@@ -206,7 +206,7 @@ final class Client
             $failed = (ord($header[0]) & 0x80) !== 0;
             $size = unpack('N', $header)[1] & 0x7fffffff;
             if ($size > self::MAX_REPLY) {
-                throw new NoReply("$this->url: what the server sends is no reply of a pool");
+                throw new NoReply("$this->url: the server sent something that is not a reply");
             }
             return [$failed, $this->read($size)];
         } catch (Broken $e) {

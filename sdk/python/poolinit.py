@@ -830,7 +830,7 @@ class Client:
             try:
                 size = _header.unpack(self._read(sock, 4))[0]
                 if size & ~_FAILED > _MAX_REPLY:
-                    raise _Garbage("what the server sends is no reply of a pool")
+                    raise _Garbage("the server sent something that is not a reply")
                 return size & _FAILED != 0, self._read(sock, size & ~_FAILED)
             except socket.timeout:
                 raise

@@ -85,7 +85,7 @@ func (w *execWorker) handle(body []byte) bool {
 	}
 	j, err := w.start(body, held)
 	if err != nil {
-		w.cfg.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("the command cannot be started")
+		w.cfg.Log.Warn().Int("worker", w.id.ID).Err(err).Msg("cannot start the command")
 		w.exit.Code = reaper.ExitCode(err)
 		w.feed.channel.HandBack()
 		return false

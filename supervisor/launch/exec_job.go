@@ -144,7 +144,7 @@ func (j *job) read() {
 func (j *job) wait() {
 	<-j.proc.Exited()
 	if !j.isGone(restGrace) {
-		j.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("the command left processes behind: stopping them")
+		j.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("command left processes behind, stopping them")
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 			_ = j.proc.SignalGroup(sig) // gone meanwhile: fine
 			_ = j.proc.SignalGroup(syscall.SIGCONT)
@@ -176,7 +176,7 @@ func (j *job) answer(oom bool) []byte {
 	case j.tooLong:
 		return failure(errors.New("the reply is longer than " + strconv.Itoa(frame.MaxReply) + " bytes"))
 	case oom:
-		return failure(errors.New("the command was killed by the OOM killer"))
+		return failure(errors.New("command was killed by the OOM killer"))
 	case exit.Signal != 0:
 		return failure(fmt.Errorf("the command died of %s", unix.SignalName(exit.Signal)))
 	case exit.Code != 0:

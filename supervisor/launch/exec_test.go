@@ -249,7 +249,7 @@ func askingBench(t *testing.T, script string, yes bool) *asker {
 // the worker goes on.
 func TestExecOutOfMemory(t *testing.T) {
 	a := askingBench(t, `read -r line; [ $line = b ] || kill -9 $$`, true)
-	a.bench.want("a\n", "!given-up: the command was killed by the OOM killer")
+	a.bench.want("a\n", "!given-up: command was killed by the OOM killer")
 	a.bench.want("b\n", "")
 	if n := a.asked.Load(); n != 1 {
 		t.Errorf("asked %d times", n)

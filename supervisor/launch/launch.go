@@ -67,7 +67,7 @@ type process struct {
 func (l *Launcher) launchProcess(id supervisor.Identity) (_ supervisor.Process, err error) {
 	p := new(process)
 	p.notify, err = notify.Listen(func(err error) {
-		l.cfg.Log.Warn().Int("worker", id.ID).Err(err).Msg("ignoring a notify message (no more of this kind will be logged)")
+		l.cfg.Log.Warn().Int("worker", id.ID).Err(err).Msg("ignoring invalid notify message (further ones are not logged)")
 	})
 	if err != nil {
 		return nil, err

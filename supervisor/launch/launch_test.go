@@ -252,7 +252,7 @@ func TestWorkerHasThreeFiles(t *testing.T) {
 
 func TestWorkerUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		strict.Skip(t, "only root can start workers as somebody else")
+		strict.Skip(t, "only root can start workers as another user")
 	}
 	c := launcher(t, "id")
 	c.Args[0] = readableCopy(t, c.Args[0])
@@ -340,7 +340,7 @@ func TestGarbageIsLoggedOnce(t *testing.T) {
 	eventually(t, "a complaint", func() (any, bool) { return c.logged(), c.logged() != "" })
 	p.Release("the test is over", false)
 	// The child may be gone before it is looked at: then it is a stranger.
-	if n := strings.Count(c.logged(), "ignoring a notify message"); n < 1 || n > 2 {
+	if n := strings.Count(c.logged(), "ignoring invalid notify message"); n < 1 || n > 2 {
 		t.Errorf("%d complaints: %s", n, c.logged())
 	}
 }

@@ -82,7 +82,7 @@ func TestShareChangesNothingElse(t *testing.T) {
 
 func TestShareUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		strict.Skip(t, "only root can start workers as somebody else")
+		strict.Skip(t, "only root can start workers as another user")
 	}
 	c := launcher(t, "")
 	c.Shares = share(t, "tcp://127.0.0.1:0")

@@ -40,8 +40,8 @@ var (
 	errNoAssign = errors.New("a line is not NAME=value")
 	errUTF8     = errors.New("not UTF-8")
 	errTooLong  = errors.New("message is longer than 4096 bytes")
-	errWatchdog = errors.New("WATCHDOG_USEC is no number of microseconds above 0")
-	errUnread   = errors.New("nobody reads what is sent")
+	errWatchdog = errors.New("WATCHDOG_USEC is not a positive number of microseconds")
+	errUnread   = errors.New("the receiver does not read its messages")
 )
 
 // Parse reads a datagram: lines of NAME=value.

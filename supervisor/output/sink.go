@@ -66,7 +66,7 @@ func lostRecord(lost uint64) []byte {
 	log.Log().Str(zerolog.LevelFieldName, zerolog.LevelWarnValue).
 		RawJSON(zerolog.TimestampFieldName, time.Now().AppendFormat(nil, timeLayout)).
 		Uint64("lost", lost).
-		Msg("log lines lost: nobody read them in time, or writing them failed")
+		Msg("log lines lost: stderr was not read in time, or writing failed")
 	return line
 }
 

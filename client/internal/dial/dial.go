@@ -117,7 +117,7 @@ func parseFailure(body []byte) *Failure {
 var ErrNoReply = errors.New("the pool closed the connection without a reply")
 
 var (
-	errGarbage = errors.New("what the server sends is no reply of a pool")
+	errGarbage = errors.New("the server sent something that is not a reply")
 	errTooMany = errors.New("the server sends more replies than there were messages")
 )
 

@@ -69,7 +69,7 @@ var (
 var (
 	ErrMute     = errors.New("the server does not answer every message")
 	ErrSilent   = errors.New("nothing was heard within the timeout")
-	ErrNotTaken = errors.New("the server takes connections, but no messages")
+	ErrNotTaken = errors.New("the server accepts connections, but no messages")
 )
 
 // An Unsent is the error of Stream.Send: it has given up.
