@@ -18,7 +18,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
 // The modules worker and client: a program that uses one of them takes nothing

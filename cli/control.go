@@ -88,7 +88,7 @@ func reload(o *controlOptions) error {
 	case err != nil:
 		return err
 	case !o.wait && end.Outcome != "":
-		return fmt.Errorf("not reloading: %s", end.Reason)
+		return fmt.Errorf("reload refused: %s", end.Reason)
 	case !o.wait:
 		fmt.Printf("process %d reloads\n", c.PID)
 	case end.Outcome != string(supervisor.Complete):

@@ -121,7 +121,9 @@ func TestTableHead(t *testing.T) {
 		{func(d *status.Document) {
 			d.Reload = status.Reload{State: "failed", Replaced: 1, Reason: "new worker 1"}
 		}, "\nreload: failed after 1 of 4: new worker 1\n"},
-		{func(d *status.Document) { d.Reload = status.Reload{State: "interrupted", Reason: "the pool stops"} }, "\nreload: interrupted after 0 of 4: the pool stops\n"},
+		{func(d *status.Document) {
+			d.Reload = status.Reload{State: "interrupted", Reason: "the pool is stopping"}
+		}, "\nreload: interrupted after 0 of 4: the pool is stopping\n"},
 		{func(d *status.Document) { d.Reload.Queued = true }, "\nreload: running for 2.1s, 1 of 4 replaced; another one follows\n"},
 		{func(d *status.Document) { d.Queue = &status.Queue{LimitMessages: 1, LimitBytes: 1 << 20} }, "\nqueue: 0 of 1 messages, 0B of 1MiB, oldest -; in flight 0\n"},
 	} {

@@ -7,7 +7,7 @@ import (
 	"runtime/debug"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 )

@@ -12,7 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 

@@ -16,7 +16,7 @@ type replacement struct {
 }
 
 var (
-	errStopping = errors.New("the pool stops")
+	errStopping = errors.New("the pool is stopping")
 
 	// errDetached is why a new worker cannot replace another: nothing can tell any
 	// more whether it gets ready.

@@ -87,7 +87,7 @@ func TestReloadCommandIsInterrupted(t *testing.T) {
 	if code := waits.Wait(); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	waits.Stderr.Expect(t, "poolinit: reload interrupted: the pool stops\n")
+	waits.Stderr.Expect(t, "poolinit: reload interrupted: the pool is stopping\n")
 	p.ExpectExit(0)
 }
 

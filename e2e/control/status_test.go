@@ -154,7 +154,7 @@ func TestStatusWhileStopping(t *testing.T) {
 	p.Inside("status").Says(t, 0, "generation 1: stopping: SIGTERM\n")
 	p.Inside("health").Says(t, 0, "ok\n")
 	p.Inside("health", "--ready").Says(t, 1, "poolinit: not ready: the pool stops: SIGTERM\n")
-	p.Inside("reload", "--wait").Says(t, 1, "poolinit: reload interrupted: the pool stops\n")
+	p.Inside("reload", "--wait").Says(t, 1, "poolinit: reload interrupted: the pool is stopping\n")
 	p.Inside("reload").Says(t, 1, "poolinit: reload refused: the pool is stopping\n")
 	if got := p.Inside("stop"); got.Code != -1 { // the second time: its namespace may end, and it with that, before it can say so
 		got.Says(t, 0, "process 1 kills its workers\n")

@@ -137,7 +137,7 @@ $pool->start();`), 0, []string{"start() has been called before", "exit command f
 		"not wanted":   {"exec $POOLINIT --give-up 1 --listen unix://" + empty + "/t php " + file, 1, []string{"which has no handler for them"}},
 		"start throws": {"exec php " + listen("$pool->on('start', fn () => throw new Exception('not today'))->on('workerStart', fn () => null);"), 255, []string{"not today"}},
 		"workerStart throws": {"POOLINIT_GIVE_UP=2 POOLINIT_RESTART_DELAY=1ms exec php " +
-			listen("$pool->on('workerStart', fn () => throw new Exception('not today'))->on('workerStop', fn () => print('never'));"), 255, []string{"not today", "every worker failed too often"}},
+			listen("$pool->on('workerStart', fn () => throw new Exception('not today'))->on('workerStop', fn () => print('never'));"), 255, []string{"not today", "every worker failed too many times"}},
 	} {
 		t.Run(label, func(t *testing.T) {
 			t.Parallel()

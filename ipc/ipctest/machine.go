@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
 // OnOwnThread calls f on a thread that ends with it.

@@ -183,8 +183,8 @@ func TestReloadWaitIsNotToldOfAnother(t *testing.T) {
 	w.pool.set(running(2, 2))
 	w.pool.set(func(s *supervisor.Stats) { s.Reload.Running = false })
 	_, result := w.reloads()
-	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool stops"}
-	if got := <-result; got.err != nil || len(got.progress) > 0 || got.last.Outcome != "interrupted" || got.last.Reason != "the pool stops" {
+	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool is stopping"}
+	if got := <-result; got.err != nil || len(got.progress) > 0 || got.last.Outcome != "interrupted" || got.last.Reason != "the pool is stopping" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -230,9 +230,9 @@ func TestReloadWithoutWait(t *testing.T) {
 func TestReloadWhileStopping(t *testing.T) {
 	w := newWorld(t)
 	w.pool.set(func(s *supervisor.Stats) { s.Stopping = "SIGTERM" })
-	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool stops"}
+	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool is stopping"}
 	for _, wait := range []bool{false, true} {
-		if a, err := w.client().Reload(wait, nil); err != nil || a != (Answer{Outcome: "interrupted", Reason: "the pool stops"}) {
+		if a, err := w.client().Reload(wait, nil); err != nil || a != (Answer{Outcome: "interrupted", Reason: "the pool is stopping"}) {
 			t.Errorf("wait %v: %+v, %v", wait, a, err)
 		}
 		<-w.pool.asked

@@ -188,7 +188,7 @@ func (c *session) reload(wait bool) {
 	result := c.pool.ReloadWait("poolinit reload (" + c.client + ")")
 	// The pool has the request now. If it had begun to stop before, that can be seen.
 	if !wait && c.pool.Stats().Stopping != "" {
-		c.send(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool stops"})
+		c.send(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool is stopping"})
 		return
 	}
 	if !c.send(Answer{Accepted: true}) || !wait {

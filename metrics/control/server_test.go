@@ -158,10 +158,10 @@ func TestCloseWithAResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-w.pool.asked
-	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool stops"}
+	w.pool.results <- supervisor.ReloadResult{Outcome: supervisor.Interrupted, Reason: "the pool is stopping"}
 	w.close()
 	text, err := io.ReadAll(conn)
-	if want := `{"accepted":true}` + "\n" + `{"reason":"the pool stops","outcome":"interrupted"}` + "\n"; string(text) != want || err != nil {
+	if want := `{"accepted":true}` + "\n" + `{"reason":"the pool is stopping","outcome":"interrupted"}` + "\n"; string(text) != want || err != nil {
 		t.Errorf("%q, %v", text, err)
 	}
 }

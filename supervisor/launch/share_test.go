@@ -13,7 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/internal/strict"
+	"github.com/poolinit/poolinit/internal/testkit/strict"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
