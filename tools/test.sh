@@ -19,6 +19,9 @@ for module; do
 		export POOLINIT_BINARY="$binary"
 		;;
 	esac
+	if [ "$module" = . ]; then # every sequence of events, which the race detector would slow down tenfold
+		CGO_ENABLED=0 "${GO:-go}" test -json -count=1 -timeout 10m ./supervisor -run AllSequences -full || failed=1
+	fi
 	# -parallel: most tests of a whole poolinit wait most of the time.
 	"${GO:-go}" -C "$module" test $race -json -count=1 -parallel 4 -timeout 10m ./... || failed=1
 done
