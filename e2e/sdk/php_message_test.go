@@ -145,7 +145,7 @@ func TestSDKPHPDeaths(t *testing.T) {
 		{"exit 0", "the worker ", "exit() in the message handler ends this worker", 0, nil},
 		{"exit 3", "the worker ", "exit() in the message handler ends this worker", 3, nil},
 		{"fatal", "the worker ", "a fatal error in the message handler ends this worker", 255, nil},
-		{"loop", "no answer within 3s", "worker holds a message for too long", 0, []string{"POOLINIT_MESSAGE_TIMEOUT=3s"}},
+		{"loop", "no answer within 3s", "worker exceeded the message timeout", 0, []string{"POOLINIT_MESSAGE_TIMEOUT=3s"}},
 	} {
 		t.Run(tt.message, func(t *testing.T) {
 			t.Parallel()
