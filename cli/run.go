@@ -70,7 +70,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed this many times in a row; 0: never")
 	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "the signal that asks a worker to stop")
 	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
-	flags.Add(s, &o.Pool.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
+	flags.Add(s, &o.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
 	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "run COMMAND once more after the last worker, with POOLINIT_EVENT=shutdown")
 	flags.Add(s, &o.Pool.ReadyNotify, flags.Either("started", "notify"), "ready", "", "started", "`how`", "when a worker counts as ready: started, or notify (sd_notify READY=1)")
 	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "0s", "`time`", "how long a worker must stay up before it counts as ready")
@@ -160,8 +160,8 @@ func mistyped(command, environ []string) string {
 // check compares flags with each other.
 func (o *options) check() error {
 	switch {
-	case o.Pool.StopTimeout <= o.Pool.DrainDelay:
-		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.Pool.StopTimeout, o.Pool.DrainDelay)
+	case o.Pool.StopTimeout <= o.DrainDelay:
+		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.Pool.StopTimeout, o.DrainDelay)
 	case o.Pool.RestartDelayMax < o.Pool.RestartDelay:
 		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.Pool.RestartDelayMax, o.Pool.RestartDelay)
 	case o.Deliver == "lines" && len(o.Listen) == 0:

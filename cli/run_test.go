@@ -190,11 +190,11 @@ func TestGoodValues(t *testing.T) {
 	want := &options{
 		user: flags.User{Name: "1000:1001", Credential: &syscall.Credential{Uid: 1000, Gid: 1001}},
 		Config: daemon.Config{
-			Command: []string{"x", "-n", "3"}, Output: output.JSON, Deliver: "lines", RunAtExit: true, Spool: "spool/a", HTTP: ":9090",
+			Command: []string{"x", "-n", "3"}, Output: output.JSON, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", HTTP: ":9090",
 			Pool: supervisor.Config{
 				Workers: 0, Restart: supervisor.RestartNever,
 				RestartDelay: time.Millisecond, RestartDelayMax: flags.MaxDuration,
-				StopSignal: signals.RTMIN + 3, StopTimeout: 90 * time.Second, DrainDelay: time.Minute,
+				StopSignal: signals.RTMIN + 3, StopTimeout: 90 * time.Second,
 				ReadyNotify: true, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
@@ -273,7 +273,10 @@ func TestConfigIsWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	notFlags := []string{"Interactive", "Drain", "Waiting", "OnReload", "Memory", "OOMKilled", "Lines", "Spool", "GivenUp"} // daemon sets these
+	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "Lines", "Spool", "GivenUp"} // daemon sets these
+	if o.DrainDelay == 0 {
+		t.Error("DrainDelay is zero")
+	}
 	for _, config := range []any{o.Pool, o.Queue} {
 		cfg := reflect.ValueOf(config)
 		for i := range cfg.NumField() {
@@ -293,7 +296,7 @@ func FuzzParseRun(f *testing.F) {
 		case err != nil:
 		case len(o.Command) == 0 || o.Command[0] == "":
 			t.Errorf("no command: %+v", o)
-		case o.Pool.Workers < 0 || o.Pool.Workers > maxWorkers || o.Pool.StopTimeout <= o.Pool.DrainDelay || o.Pool.StopTimeout > flags.MaxDuration:
+		case o.Pool.Workers < 0 || o.Pool.Workers > maxWorkers || o.Pool.StopTimeout <= o.DrainDelay || o.Pool.StopTimeout > flags.MaxDuration:
 			t.Errorf("%+v", o)
 		case !slices.Contains([]string{"debug", "info", "warn", "error"}, o.Log.Level):
 			t.Errorf("log level %q", o.Log.Level)

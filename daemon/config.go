@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -27,7 +28,8 @@ type Config struct {
 	Env        []string // what workers inherit
 	Credential *syscall.Credential
 	Output     output.Mode
-	RunAtExit  bool // run Command once more when no worker is left
+	DrainDelay time.Duration // from the stop request to the drain, for which the pool still serves
+	RunAtExit  bool          // run Command once more when no worker is left
 
 	Pool    supervisor.Config // Workers may be 0: as many as there are CPUs
 	Queue   ipc.Config

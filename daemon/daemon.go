@@ -2,11 +2,12 @@
 // them in order.
 //
 // Build makes all parts and binds all sockets, without starting anything. Run
-// starts them and returns when the pool has ended. Stop ends what is left, step by
-// step. Each of the three is read from top to bottom in daemon.go. The parts of
-// its own are small: the way of messages into the pool (intake.go), the HTTP
-// server and the control socket (endpoints.go), the log (log.go), and the command
-// that runs at exit (at_exit.go).
+// starts them and returns when there is a reason to stop. Both are in daemon.go.
+// Stop ends everything, step by step, and its whole order is in stop.go. The parts
+// of its own are small: what signals and the control socket ask for (requests.go),
+// the way of messages into the pool (intake.go), the HTTP server and the control
+// socket (endpoints.go), the log (log.go), and the command that runs at exit
+// (at_exit.go).
 //
 // It knows every other package but cli, which fills in its Config.
 package daemon
@@ -30,14 +31,6 @@ import (
 	"github.com/poolinit/poolinit/supervisor/launch"
 	"github.com/poolinit/poolinit/supervisor/output"
 )
-
-// lastLines is how long the end waits for output that is read slowly, or not at
-// all. What is not written by then is lost.
-const lastLines = time.Second
-
-// leastGrace is how long processes that are left over get between TERM and KILL
-// even if --stop-timeout has elapsed.
-const leastGrace = 100 * time.Millisecond
 
 // Main runs one poolinit from its start to its end, and returns its exit code.
 // It logs the warnings. The error says why poolinit cannot start, for the user;
@@ -65,16 +58,17 @@ type Daemon struct {
 	cfg       *Config
 	log       zerolog.Logger
 	relay     *output.Relay
-	reaper    *reaper.Reaper
+	reaper    namespace
 	oom       *cgroup.OOM
-	intake    *intake
+	intake    messages
 	terminal  *reaper.Terminal // nil: the worker does not get it
 	pool      *requests
 	endpoints *endpoints
-	atExit    *atExit
+	atExit    exitCommand // nil: not asked for
 
-	ended     chan struct{} // closed when no signal matters any more
-	listeners sync.WaitGroup
+	poolEnded  chan supervisor.Result // 1: said once, and the pool never waits for the reader
+	signalsOff chan struct{}          // closed when no signal matters any more
+	listeners  sync.WaitGroup
 }
 
 // Build makes all parts and binds all sockets. What it binds is not served before
@@ -127,23 +121,24 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	poolConfig := cfg.Pool
 	poolConfig.Memory, poolConfig.OOMKilled = proc.RSS, oom.Killed
 	poolConfig.Interactive = workers.Terminal != nil
-	if in.takesMessages() {
-		poolConfig.Drain, poolConfig.Waiting = in.drain, in.messagesWait
-	}
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
-	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log))
+	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.Pool.StopTimeout, log)
 	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), pool, log)
+	var exit exitCommand
+	if cfg.RunAtExit {
+		exit = &atExit{workers, cfg.Pool.Workers, log}
+	}
 	return &Daemon{
-		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends,
-		atExit: &atExit{workers, cfg.Pool.Workers, log}, ended: make(chan struct{}),
+		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends, atExit: exit,
+		poolEnded: make(chan supervisor.Result, 1), signalsOff: make(chan struct{}),
 	}, nil
 }
 
-// Run starts everything, and returns when the pool has ended: all its workers are
-// gone.
-func (d *Daemon) Run() supervisor.Result {
+// Run starts everything, and returns when the pool has to stop. It reports whether
+// the pool is helpless, because it is over by itself.
+func (d *Daemon) Run() (helpless bool) {
 	logStart(d.log, d.cfg)
 	if err := d.oom.Err(); err != nil {
 		d.log.Warn().Err(err).Msg("OOM kills cannot be told apart from other SIGKILLs")
@@ -156,47 +151,14 @@ func (d *Daemon) Run() supervisor.Result {
 	}
 	d.endpoints.serve()
 	mailbox := signals.Early()
-	d.listeners.Go(func() { mailbox.Each(d.ended, d.pool.signal) })
+	d.listeners.Go(func() { mailbox.Each(d.signalsOff, d.pool.signal) })
 	d.listeners.Go(mailbox.CatchRest)
-	return d.pool.Run()
+	d.runPool()
+	return d.reasonToStop()
 }
 
-// Stop ends what the pool has left, and returns the exit code. The pool itself has
-// done the first half of a stop: it was not ready any more from the request on,
-// served until --drain-delay was over, then had the intake drained, and stopped the
-// workers. Whatever is asked of the pool from now on hurries what follows.
-func (d *Daemon) Stop(pool supervisor.Result) (code int) {
-	began := time.Now().Add(-pool.Took)
-	deadline := began.Add(d.cfg.Pool.StopTimeout)
-	d.pool.ended()
-
-	// Clients read how their messages ended, and their connections are closed.
-	d.intake.close(d.pool.hurried, deadline)
-	// The command at exit runs when nothing else of the pool does.
-	if d.cfg.RunAtExit {
-		d.atExit.run(d.pool.hurried, deadline)
-	}
-	// What is left in the namespace ends, by TERM and KILL.
-	d.reaper.EndRest(d.pool.hurried, max(time.Until(deadline), leastGrace))
-	// No signal can hurry anything any more.
-	close(d.ended)
-	d.listeners.Wait()
-	d.pool.hurry() // it frees the context
-	// The last lines of the workers, and the last one of the log.
-	_ = d.relay.Close(lastLines) // a process that keeps a stream open is not a worker any more
-	if lost := d.relay.Lost(); lost > 0 {
-		d.log.Warn().Uint64("lost", lost).Msg("worker output lost: writing failed")
-	}
-	logEnd(d.log, pool.Code, pool.Killed, d.intake.totals(), began)
-	// The terminal goes back to the shell. The endpoints come late, so that a last scrape
-	// sees the end.
-	d.terminal.Close()
-	d.endpoints.close()
-	for _, s := range d.cfg.Share {
-		s.Close()
-	}
-	d.reaper.Close()
-	return pool.Code
+func (d *Daemon) runPool() {
+	go func() { d.poolEnded <- d.pool.Run() }() // ends with the workers; stopWorkers waits for it
 }
 
 // newReaper returns the reaper. Where the kernel does not let this process adopt

@@ -2,41 +2,91 @@ package daemon
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// A requests is a pool as signals and the control socket see it. A second request
-// to stop, and any after the pool's own end, also hurries what comes after the
-// pool: nothing of that waits for clients or for grace periods any longer.
+// A requests is a pool as signals and the control socket see it. The first request
+// begins the stop, which package daemon then carries out step by step (stop.go).
+// The second one, and any after the pool is over by itself, kills the workers and
+// hurries all that follows: nothing waits for clients or grace periods any longer.
 type requests struct {
 	*supervisor.Pool
-	hurried  context.Context
-	hurry    context.CancelFunc
-	stops    atomic.Int32 // requests; the pool's own end counts as one
-	debounce debounce     // belongs to signal
+	timeout  time.Duration // --stop-timeout
+	log      zerolog.Logger
+	debounce debounce // belongs to signal
+
+	asked   chan struct{}      // closed by the first request
+	hurried context.Context    // ended by the second one
+	hurry   context.CancelFunc // ends it
+
+	mu       sync.Mutex
+	deadline time.Time // of the stop; zero: none has begun
 }
 
-func newRequests(pool *supervisor.Pool) *requests {
-	r := &requests{Pool: pool}
+func newRequests(pool *supervisor.Pool, timeout time.Duration, log zerolog.Logger) *requests {
+	r := &requests{Pool: pool, timeout: timeout, log: log, asked: make(chan struct{})}
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
 }
 
-// Stop asks the pool to stop; why is for the log.
+// Stop asks for the stop, or for a faster one; why is for the log. It returns when
+// the pool has been told, so that no reload which is asked for later comes first.
 func (r *requests) Stop(why string) {
-	r.Pool.Stop(why)
-	if r.stops.Add(1) > 1 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.deadline.IsZero():
+		r.log.Info().Str("why", why).Str("timeout", r.timeout.String()).Msg("stopping")
+		r.begin(why)
+		close(r.asked)
+	case r.hurried.Err() == nil:
+		r.killWorkers(why)
 		r.hurry()
 	}
 }
 
-// ended notes that the pool has ended, by itself or because it was asked to.
-func (r *requests) ended() { r.stops.CompareAndSwap(0, 1) }
+// killWorkers kills the workers, if there are any left.
+func (r *requests) killWorkers(why string) {
+	select {
+	case <-r.Done():
+	default:
+		r.log.Warn().Str("why", why).Msg("second stop request, killing the workers now")
+		r.StopWorkers(r.deadline)
+		r.Kill()
+	}
+}
+
+// noteOver notes that the pool has to stop by itself. A request may have been
+// first.
+func (r *requests) noteOver(over supervisor.Over) {
+	if !over.Broken { // then the pool has said why
+		r.log.Info().Str("why", over.Why).Msg("stopping")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.deadline.IsZero() {
+		r.begin(over.Why)
+	}
+}
+
+func (r *requests) begin(why string) {
+	r.deadline = time.Now().Add(r.timeout)
+	r.Halt(why)
+}
+
+// stopDeadline returns when the workers are killed.
+func (r *requests) stopDeadline() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deadline
+}
 
 // signal does what a signal asks for. One goroutine calls it.
 func (r *requests) signal(sig syscall.Signal) {

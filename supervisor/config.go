@@ -29,7 +29,6 @@ type Config struct {
 
 	StopSignal  syscall.Signal
 	StopTimeout time.Duration // from the stop request to SIGKILL
-	DrainDelay  time.Duration // from the pool's stop request to the stop signal
 
 	ReadyNotify  bool          // ready by READY=1, not by having been started
 	MinReady     time.Duration // ready only after it stayed up this long
@@ -37,14 +36,6 @@ type Config struct {
 	Watchdog     time.Duration // longest silence between two WATCHDOG=1
 
 	TimeoutSignal syscall.Signal // for a worker that holds one message too long
-
-	// Drain, if not nil, is called once when the pool stops, after DrainDelay.
-	// The workers are asked to stop when the channel that it returns is closed:
-	// when no message is left, or at the latest at the given time.
-	Drain func(until time.Time) <-chan struct{}
-	// Waiting reports whether a message waits for a worker: then a drain starts
-	// workers that back off. It may be nil, and must not block.
-	Waiting func() bool
 
 	// Interactive says that the only worker has the foreground of a terminal: if
 	// it dies of SIGINT or SIGQUIT, the user pressed Ctrl-C and wants the end.
@@ -75,8 +66,9 @@ const (
 	lastPartMax = time.Second
 )
 
-// lastPart is the time before SIGKILL that belongs to the workers' own end.
-func (c *Config) lastPart() time.Duration { return min(c.StopTimeout/lastPart, lastPartMax) }
+// LastPart is the time before SIGKILL that belongs to the workers' own end. A
+// drain ends before it.
+func (c *Config) LastPart() time.Duration { return min(c.StopTimeout/lastPart, lastPartMax) }
 
 // shortLife is the life under which even a worker that ends well is started
 // again only after a RestartDelay: a loop of exits must not burn CPU.

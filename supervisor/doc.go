@@ -17,8 +17,9 @@
 //
 // The pool itself (pool.go) decides what concerns all slots: a reload, which
 // replaces the workers one after the other (reload.go), the exit code, and when
-// to give up. It offers the phases of a stop, Halt, StopWorkers and Kill. When
-// each of them begins is decided in stop.go.
+// to give up. It offers the phases of a stop, Halt, StopWorkers and Kill. Its
+// caller decides when each of them begins, also when the pool has to stop by
+// itself, which Over tells.
 //
 // Processes come from a Launch function as values of the interface Process. So
 // the whole package can be tested with fake processes and fake time, and knows

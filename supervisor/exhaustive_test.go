@@ -22,6 +22,7 @@ import (
 type trial struct {
 	*world
 	first  bool      // start-first
+	drains bool      // as a stop does while messages wait
 	stops  int       // how often it was asked to stop
 	stopBy time.Time // the pool has to end until then
 	ended  time.Time // when it has
@@ -174,6 +175,15 @@ func (tr *trial) stop() {
 	if by := time.Now().Add(grace + killGrace); tr.stopBy.IsZero() || by.Before(tr.stopBy) {
 		tr.stopBy = by
 	}
+	if tr.drains && tr.stops == 1 {
+		tr.pool.Halt("test")
+		go tr.pool.drain(time.Now().Add(grace)) // ends with the pool
+		return
+	}
+	if tr.drains {
+		tr.pool.Kill()
+		return
+	}
 	tr.pool.Stop("test")
 }
 
@@ -271,15 +281,15 @@ func (tr *trial) end() {
 }
 
 // play has a sequence happen, and returns what could follow.
-func play(t *testing.T, cfg Config, steps, sequence []step) (follow []step) {
+func play(t *testing.T, cfg Config, drains bool, steps, sequence []step) (follow []step) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := &trial{
-			world: &world{t: t, result: make(chan Result, 1), obey: obedient}, first: cfg.StartFirst,
+			world: &world{t: t, result: make(chan Result, 1), obey: obedient}, first: cfg.StartFirst, drains: drains,
 			immortal: make(map[*fakeProc]bool), apart: make(map[*fakeProc]bool),
 		}
 		tr.pool = newPool(cfg, tr.start, zerolog.Nop(), applied.slotTable, applied.workerTable)
 		go func() { // ends with the pool; end waits for it
-			r := tr.pool.Run()
+			r := tr.pool.runToEnd()
 			tr.ended = time.Now()
 			tr.result <- r
 		}()
@@ -319,14 +329,14 @@ func names(sequence []step) string {
 // playAll plays a sequence and all that begin with it and are no longer than
 // depth. It returns how many there were. An event that cannot happen is left
 // out, because the sequence is the same as one without it.
-func playAll(t *testing.T, cfg Config, depth int, steps, sequence []step) (count int) {
-	follow := play(t, cfg, steps, sequence)
+func playAll(t *testing.T, cfg Config, drains bool, depth int, steps, sequence []step) (count int) {
+	follow := play(t, cfg, drains, steps, sequence)
 	count = 1
 	if len(sequence) == depth || t.Failed() {
 		return count
 	}
 	for _, s := range follow {
-		count += playAll(t, cfg, depth, steps, append(sequence[:len(sequence):len(sequence)], s))
+		count += playAll(t, cfg, drains, depth, steps, append(sequence[:len(sequence):len(sequence)], s))
 	}
 	return count
 }
@@ -372,10 +382,7 @@ func TestAllSequences(t *testing.T) {
 				t.Parallel()
 				began := time.Now()
 				cfg := trialConfig(tt.workers, first)
-				if tt.drain {
-					cfg.Drain, cfg.Waiting = whole, func() bool { return true }
-				}
-				n := playAll(t, cfg, tt.depth, tt.steps, nil)
+				n := playAll(t, cfg, tt.drain, tt.depth, tt.steps, nil)
 				t.Logf("%d sequences of up to %d of %d events in %s", n, tt.depth, len(tt.steps), round(time.Since(began)))
 			})
 		}

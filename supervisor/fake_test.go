@@ -95,7 +95,7 @@ func (w *world) run() {
 		return
 	}
 	w.started = true
-	go func() { w.result <- w.pool.Run() }() // ends with the pool; inWorld waits for it
+	go func() { w.result <- w.pool.runToEnd() }() // ends with the pool; inWorld waits for it
 	synctest.Wait()
 }
 

@@ -153,17 +153,6 @@ func TestDetachLoopBacksOff(t *testing.T) {
 	})
 }
 
-// A stop does not depend on the drain's coming back.
-func TestStopWhenDrainHangs(t *testing.T) {
-	inWorld(t, func(c *Config) {
-		c.Drain = func(time.Time) <-chan struct{} { return make(chan struct{}) }
-	}, func(w *world) {
-		w.run()
-		w.pool.Stop("SIGTERM")
-		w.want("code", w.wait(9*time.Second).Code, 137)
-	})
-}
-
 // A worker that finishes for a reload is still held to the message timeout.
 func TestMessageTimeoutWhileFinishing(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Workers = 1; c.TimeoutSignal = syscall.SIGKILL }, func(w *world) {
@@ -193,67 +182,6 @@ func TestDetachDuringReload(t *testing.T) {
 			w.want("a worker has the place", w.pool.slots[0].cur != nil, true)
 		})
 	}
-}
-
-// The workers are asked to stop when nothing is left to do, and at the latest
-// when just enough time is left for them.
-func TestStopDrains(t *testing.T) {
-	for name, tt := range map[string]struct {
-		drained time.Duration
-		took    time.Duration
-	}{
-		"at once": {0, 10 * time.Millisecond},
-		"in time": {3 * time.Second, 3*time.Second + 10*time.Millisecond},
-		"late":    {time.Hour, 7*time.Second + 10*time.Millisecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(c *Config) {
-				c.Drain = func(until time.Time) <-chan struct{} {
-					done := make(chan struct{})
-					time.AfterFunc(min(tt.drained, time.Until(until)), func() { close(done) })
-					return done
-				}
-			}, func(w *world) {
-				w.run()
-				w.pool.Stop("SIGTERM")
-				synctest.Wait()
-				w.last(0).crash(1) // who dies meanwhile is still replaced, to handle the rest
-				w.want("took", w.wait(time.Minute).Took, tt.took)
-				if tt.drained > time.Second && w.count(0) < 2 {
-					t.Error("not replaced during the drain")
-				}
-			})
-		})
-	}
-}
-
-// Nobody is left who could handle anything: there is nothing to wait for.
-func TestGiveUpDoesNotDrain(t *testing.T) {
-	inWorld(t, func(c *Config) {
-		c.Workers, c.GiveUp = 1, 1
-		c.Drain = func(until time.Time) <-chan struct{} {
-			done := make(chan struct{})
-			time.AfterFunc(max(time.Until(until), 0), func() { close(done) })
-			return done
-		}
-	}, func(w *world) {
-		w.run()
-		w.last(0).crash(4)
-		w.want("code", w.wait(time.Millisecond).Code, 4)
-	})
-}
-
-func TestSecondStopDuringDrain(t *testing.T) {
-	inWorld(t, func(c *Config) {
-		c.Drain = func(time.Time) <-chan struct{} { return make(chan struct{}) }
-	}, func(w *world) {
-		w.obey = deaf
-		w.run()
-		w.pool.Stop("SIGTERM")
-		w.pass(time.Second)
-		w.pool.Stop("SIGTERM")
-		w.want("code", w.wait(time.Millisecond).Code, 137)
-	})
 }
 
 // What a worker says is read until its end: poolinit notify waits for that.

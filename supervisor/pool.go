@@ -25,7 +25,6 @@ type Pool struct {
 	slots       []*slot
 	slotTable   *slotTable
 	workerTable *workerTable
-	shutdown    *shutdown
 
 	requests chan func()    // for Run
 	events   chan poolEvent // from the slots
@@ -121,19 +120,15 @@ func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, wo
 	}
 	p.generation.Store(1)
 	p.reloads.pool = p
-	p.shutdown = newShutdown(p)
 	for id := range cfg.Workers {
 		p.slots = append(p.slots, newSlot(p, id))
 	}
 	return p
 }
 
-// Run starts the workers, keeps them alive and returns when the pool was
-// stopped, gave up or has no worker left to restart, and all of them are gone.
+// Run starts the workers and keeps them alive. It returns when StopWorkers was
+// called, and all of them are gone.
 func (p *Pool) Run() Result {
-	var shutdown sync.WaitGroup
-	shutdown.Go(p.shutdown.run) // ends with the pool
-	defer shutdown.Wait()
 	defer close(p.done)
 	p.show(func(s *public) { s.began = time.Now() })
 	for _, s := range p.slots {
@@ -181,10 +176,6 @@ func (p *Pool) request(what func()) bool {
 	}
 }
 
-// Stop asks the pool to stop: to drain what has arrived, and then to end the
-// workers; why is for the log. Asked a second time it kills the workers.
-func (p *Pool) Stop(why string) { p.shutdown.ask(why) }
-
 // Forward passes a signal on to every worker process.
 func (p *Pool) Forward(sig syscall.Signal) { p.request(func() { p.forward(sig) }) }
 
@@ -205,7 +196,7 @@ func (p *Pool) ReloadWait(why string) <-chan ReloadResult {
 }
 
 // The phases of a stop, in their order. A phase that has begun does not begin a
-// second time.
+// second time. The caller decides when each of them begins.
 
 // Halt begins the stop: there are no more reloads, and the pool is not ready any
 // more. Workers serve, and those that end are restarted. why is for Stats.

@@ -70,46 +70,22 @@ func exits(code int) func(*fakeProc, syscall.Signal) {
 }
 
 func TestSecondStopKillsAtOnce(t *testing.T) {
-	for _, drain := range []time.Duration{0, 5 * time.Second} {
-		inWorld(t, func(c *Config) { c.DrainDelay = drain }, func(w *world) {
+	for _, first := range []func(*world){
+		func(w *world) { w.pool.Stop("SIGTERM") },
+		func(w *world) { w.pool.Halt("SIGTERM") },
+	} {
+		inWorld(t, nil, func(w *world) {
 			w.obey = deaf
 			w.run()
-			w.pool.Stop("SIGTERM")
+			first(w)
 			w.pass(time.Second)
 			w.want("alive", w.alive(), 3)
-			w.pool.Stop("SIGTERM")
+			w.pool.Kill()
 			r := w.wait(time.Millisecond)
 			w.want("code", r.Code, 137)
 			w.want("killed", r.Killed, 3)
 		})
 	}
-}
-
-func TestDrainDelay(t *testing.T) {
-	inWorld(t, func(c *Config) { c.DrainDelay = 2 * time.Second; c.StopTimeout = 3 * time.Second }, func(w *world) {
-		w.run()
-		w.pool.Stop("SIGTERM")
-		w.pass(1900 * time.Millisecond)
-		w.want("signals", w.last(0).got(), "[]")
-		w.last(0).crash(1) // still serving, so still restarted
-		w.pass(90 * time.Millisecond)
-		w.pool.Reload("SIGUSR1") // but not reloaded
-		w.pass(9 * time.Millisecond)
-		w.want("generation", w.pool.Generation(), 1)
-		r := w.wait(time.Minute)
-		w.want("signals", w.last(1).got(), "[terminated]")
-		w.want("took", r.Took < 3*time.Second, true)
-	})
-}
-
-// The drain is part of the stop timeout, not before it.
-func TestDrainCountsAgainstStopTimeout(t *testing.T) {
-	inWorld(t, func(c *Config) { c.DrainDelay = 2 * time.Second; c.StopTimeout = 3 * time.Second }, func(w *world) {
-		w.obey = deaf
-		w.run()
-		w.pool.Stop("SIGTERM")
-		w.want("took", w.wait(time.Minute).Took, 3*time.Second)
-	})
 }
 
 func TestCrashIsReplacedInItsOwnTime(t *testing.T) {
@@ -532,20 +508,23 @@ func TestStopWhileGroupIsSwept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(c *Config) {
 				c.Workers, c.StopSignal = 1, syscall.SIGINT
-				c.DrainDelay = time.Duration(tt.before) * 6 * time.Second
 			}, func(w *world) {
 				w.obey = deaf
 				w.run()
 				p := w.last(0)
 				p.getChildren()
-				for range tt.before {
-					w.pool.Stop("SIGTERM")
+				stopAgain := func() { w.pool.Stop("SIGTERM") }
+				for range tt.before { // it serves for 6 s
+					deadline := time.Now().Add(8 * time.Second)
+					w.pool.Halt("SIGTERM")
+					time.AfterFunc(6*time.Second, func() { w.pool.StopWorkers(deadline) })
+					stopAgain = w.pool.Kill
 					w.pass(5 * time.Second)
 				}
 				p.crash(1)
 				w.pass(2 * time.Second)
 				for range tt.after {
-					w.pool.Stop("SIGTERM")
+					stopAgain()
 				}
 				w.want("took", w.wait(time.Minute).Took, tt.took)
 				w.want("signals", p.got(), "[interrupt killed]")

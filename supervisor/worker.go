@@ -263,7 +263,7 @@ func (w *worker) setOrder(o order) {
 func (w *worker) setDeadline(deadline time.Time) {
 	w.order.deadline = deadline
 	left := time.Until(deadline)
-	w.at.grace, w.at.lastPart = time.After(left), time.After(left-w.cfg.lastPart())
+	w.at.grace, w.at.lastPart = time.After(left), time.After(left-w.cfg.LastPart())
 }
 
 // signalOrder sends the signal of the order.

@@ -1,4 +1,4 @@
-package supervisor
+package daemon
 
 import (
 	"sync"
@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/poolinit/poolinit/supervisor"
 )
 
 // A backlog is messages that wait, until the test says that they are handled.
@@ -29,20 +31,20 @@ func (b *backlog) drain(until time.Time) <-chan struct{} {
 
 // inBacklog runs f with a pool whose workers back off for longer than a stop
 // takes, of which a drain has 3.5 s.
-func inBacklog(t *testing.T, change func(*Config), f func(*world, *backlog)) {
+func inBacklog(t *testing.T, change func(*setup), f func(*world, *backlog)) {
 	t.Helper()
 	b := new(backlog)
-	inWorld(t, func(c *Config) {
-		c.Workers, c.RestartDelay, c.RestartDelayMax, c.StopTimeout = 1, 20*time.Second, time.Minute, 4*time.Second
-		c.Waiting, c.Drain = b.waits.Load, b.drain
+	inWorld(t, func(c *setup) {
+		c.Pool.Workers, c.Pool.RestartDelay, c.Pool.RestartDelayMax, c.Pool.StopTimeout = 1, 20*time.Second, time.Minute, 4*time.Second
+		c.waits, c.drain = b.waits.Load, b.drain
 		if change != nil {
 			change(c)
 		}
 	}, func(w *world) { f(w, b) })
 }
 
-// What waits when the stop begins is handled, though its worker would have come
-// back too late.
+// Messages that wait when the stop begins are handled, though their worker would
+// have come back too late.
 func TestDrainDoesNotBackOff(t *testing.T) {
 	inBacklog(t, nil, func(w *world, b *backlog) {
 		w.run()
@@ -50,7 +52,7 @@ func TestDrainDoesNotBackOff(t *testing.T) {
 		w.last(0).crash(1)
 		w.pass(time.Second)
 		w.want("processes", w.count(0), 1)
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		synctest.Wait()
 		w.want("processes", w.count(0), 2)
 		w.want("fed", w.last(0).fed.Load(), true)
@@ -62,7 +64,8 @@ func TestDrainDoesNotBackOff(t *testing.T) {
 	})
 }
 
-// Nor does it when the worker dies, or the message arrives, while it drains.
+// A backoff is skipped also when the worker dies, or the message arrives, during
+// the drain.
 func TestDrainSkipsBackoffLater(t *testing.T) {
 	dies := func(w *world, _ *backlog) { w.last(0).crash(1) }
 	arrives := func(_ *world, b *backlog) { b.waits.Store(true) }
@@ -74,7 +77,7 @@ func TestDrainSkipsBackoffLater(t *testing.T) {
 			inBacklog(t, nil, func(w *world, b *backlog) {
 				w.run()
 				tt.before(w, b)
-				w.pool.Stop("SIGTERM")
+				w.stop()
 				w.pass(time.Second)
 				w.want("processes", w.count(0), 1)
 				tt.later(w, b)
@@ -85,12 +88,13 @@ func TestDrainSkipsBackoffLater(t *testing.T) {
 	}
 }
 
-// No worker is started for nothing, and what is in hand elsewhere is waited for.
+// Without a message that waits no worker is started. The drain still waits for
+// what is in hand.
 func TestDrainWithoutBacklogStartsNoWorker(t *testing.T) {
 	inBacklog(t, nil, func(w *world, b *backlog) {
 		w.run()
 		w.last(0).crash(1)
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		r := w.wait(time.Minute)
 		w.want("took", r.Took, 3500*time.Millisecond)
 		w.want("processes", w.count(0), 1)
@@ -100,12 +104,12 @@ func TestDrainWithoutBacklogStartsNoWorker(t *testing.T) {
 // A slot skips one backoff. When all have, and no worker comes back in time, the
 // drain ends.
 func TestDrainEndsWhenNoWorkerComesBack(t *testing.T) {
-	inBacklog(t, func(c *Config) { c.Workers = 2 }, func(w *world, b *backlog) {
+	inBacklog(t, func(c *setup) { c.Pool.Workers = 2 }, func(w *world, b *backlog) {
 		w.run()
 		b.waits.Store(true)
 		w.last(0).crash(1)
 		w.last(1).crash(1)
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		synctest.Wait()
 		w.last(0).crash(1)
 		w.pass(time.Second)
@@ -119,11 +123,11 @@ func TestDrainEndsWhenNoWorkerComesBack(t *testing.T) {
 
 // A worker that comes back in time is waited for.
 func TestDrainWaitsForAShortBackoff(t *testing.T) {
-	inBacklog(t, func(c *Config) { c.RestartDelay = time.Second }, func(w *world, b *backlog) {
+	inBacklog(t, func(c *setup) { c.Pool.RestartDelay = time.Second }, func(w *world, b *backlog) {
 		w.run()
 		b.waits.Store(true)
 		w.last(0).crash(1)
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		synctest.Wait()
 		w.last(0).crash(1)
 		w.pass(1500 * time.Millisecond)
@@ -140,14 +144,12 @@ func TestDrainWaitsForASlowStart(t *testing.T) {
 		b.waits.Store(true)
 		w.last(0).crash(1)
 		w.set(func() {
-			w.refuse = func(Identity) error {
-				w.mu.Unlock() // a goroutine that waits for it would stop the time of the bubble
-				defer w.mu.Lock()
+			w.refuse = func(supervisor.Identity) error {
 				time.Sleep(time.Second)
 				return nil
 			}
 		})
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		w.pass(1500 * time.Millisecond)
 		w.want("processes", w.count(0), 2)
 		w.want("fed", w.last(0).fed.Load(), true)
@@ -156,11 +158,11 @@ func TestDrainWaitsForASlowStart(t *testing.T) {
 
 // A place that is empty for good stays so.
 func TestDrainRevivesNoWorker(t *testing.T) {
-	inBacklog(t, func(c *Config) { c.Workers, c.Restart = 2, RestartNever }, func(w *world, b *backlog) {
+	inBacklog(t, func(c *setup) { c.Pool.Workers, c.Pool.Restart = 2, supervisor.RestartNever }, func(w *world, b *backlog) {
 		w.run()
 		b.waits.Store(true)
 		w.last(0).die(0, syscall.SIGSEGV)
-		w.pool.Stop("SIGTERM")
+		w.stop()
 		w.pass(time.Second)
 		w.want("processes", []int{w.count(0), w.count(1)}, []int{1, 1})
 		w.want("ended with one at work", len(w.result), 0)
