@@ -178,6 +178,21 @@ func TestPoolOverByItself(t *testing.T) {
 	}
 }
 
+// What has arrived is settled in order even if messages wait that no worker will
+// ever handle: only a drain with workers looks for them.
+func TestHelplessDrainIsNotCutShort(t *testing.T) {
+	inWorld(t, func(c *setup) { c.Pool.Restart, c.waits = supervisor.RestartNever, func() bool { return true } }, func(w *world) {
+		w.drain = second
+		w.run()
+		for slot := range 3 {
+			w.last(slot).crash(0)
+		}
+		w.want("took", w.end(time.Minute), time.Second)
+		w.want("processes", w.count(0), 1)
+		w.want("gives up", w.logged("no worker can start before the deadline"), false)
+	})
+}
+
 // A request that comes while the pool stops by itself is a second one.
 func TestStopOfAPoolThatIsOver(t *testing.T) {
 	inWorld(t, func(c *setup) { c.Pool.Restart = supervisor.RestartNever }, func(w *world) {
