@@ -128,6 +128,7 @@ var codes = []string{"stopping", "too-big", "given-up", "refused", "spooled", "i
 // otherWords are places where such a word is no failure code.
 var otherWords = map[string]string{
 	"cli":        "a state of a worker",
+	"daemon":     "a line of the log",
 	"metrics":    "the value of a label",
 	"supervisor": "a state of a worker, an outcome of a reload, a line of the log",
 }
