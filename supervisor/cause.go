@@ -20,7 +20,7 @@ type Cause string
 const (
 	Done     Cause = "done"      // it exited with code 0 by itself
 	Crash    Cause = "crash"     // it exited with another code or died of a signal, by itself
-	OOM      Cause = "oom"       // the kernel killed it for want of memory
+	OOM      Cause = "oom"       // the kernel killed it because memory ran out
 	NotReady Cause = "not-ready" // it was not ready in time
 	Hung     Cause = "watchdog"  // its WATCHDOG=1 did not come in time
 	Timeout  Cause = "message-timeout"

@@ -51,7 +51,7 @@ type Config struct {
 	// Memory returns a process's RSS in bytes. Needed for MaxMemory only.
 	Memory func(pid int) (uint64, error)
 	// OOMKilled says whether the SIGKILL that a worker just died of was the
-	// kernel's, for want of memory. May be nil. It is called from any goroutine.
+	// kernel's, because memory ran out. May be nil. It is called from any goroutine.
 	OOMKilled func() bool
 }
 

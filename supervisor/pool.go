@@ -356,7 +356,7 @@ func (p *Pool) hasGivenUp() bool {
 	return true
 }
 
-// temporary reports whether a start failed for want of something that may come
+// temporary reports whether a start failed because something was missing that may come
 // back, such as processes under a pids limit.
 func temporary(err error) bool {
 	for _, errno := range []syscall.Errno{syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.ETXTBSY} {

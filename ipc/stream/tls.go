@@ -88,7 +88,7 @@ type tlsSocket struct {
 	closing atomic.Bool
 
 	// starved is for the connection's Reader: the socket is empty, and TLS has
-	// handed out all that it had, since it reads only for want of a whole record.
+	// handed out all that it had, since it reads only if it has no whole record.
 	starved atomic.Bool
 }
 

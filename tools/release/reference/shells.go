@@ -20,7 +20,7 @@ const (
 	directoryName
 )
 
-// signalNames are those that somebody would send to a worker.
+// signalNames are those that make sense for a worker.
 const signalNames = "TERM INT QUIT HUP USR1 USR2 ABRT KILL WINCH CONT"
 
 func (f flag) offers() kind {

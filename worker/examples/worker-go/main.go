@@ -48,7 +48,7 @@ func work(n int) {
 }
 
 // watchdog returns a channel that says when it is time for a WATCHDOG=1: twice
-// as often as asked for. Where nobody asks (--watchdog 0s) it never does.
+// as often as asked for. Without a watchdog (--watchdog 0s) it never does.
 func watchdog() <-chan time.Time {
 	usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
 	if err != nil || usec <= 0 {
@@ -58,7 +58,7 @@ func watchdog() <-chan time.Time {
 }
 
 // tell is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names. A
-// worker that nobody listens to works all the same.
+// worker without a listener works too.
 func tell(text string) {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
