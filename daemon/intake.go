@@ -33,7 +33,12 @@ func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, 
 	in := &intake{log: log}
 	in.patience, in.hurry = context.WithCancel(context.Background())
 	queue := cfg.Queue
-	queue.Lines = cfg.Deliver == "lines"
+	switch cfg.Deliver {
+	case "tagged":
+		queue.Format = ipc.Tagged
+	case "lines":
+		queue.Format = ipc.Lines
+	}
 	if cfg.RunsPerMessage() {
 		queue.Window = 1
 	}

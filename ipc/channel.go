@@ -44,6 +44,7 @@ type Channel struct {
 	isClosing bool        // told is closed
 
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
+	answered chan struct{} // see Answered
 	told     chan struct{} // closed by Close: trouble says how the worker ended
 	asks     chan Ask      // 1: only the first matters
 	reader   sync.WaitGroup
@@ -55,6 +56,7 @@ type Ask string
 // The asks.
 const (
 	AskRecycle Ask = "max-messages"    // it has handled its share
+	AskFailing Ask = "max-failures"    // it has answered so many failures in a row
 	AskTimeout Ask = "message-timeout" // it holds a message too long
 	AskDetach  Ask = "detach"          // it closed its socket, and lives on
 	AskBroken  Ask = "protocol"        // what it answers makes no sense
@@ -75,7 +77,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	}
 	c := &Channel{
 		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.MaxMessages),
-		finished: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
+		finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
 	}
 	if c.raw, err = c.conn.SyscallConn(); err != nil {
 		conn.Close()
@@ -109,8 +111,11 @@ func (c *Channel) ask(what Ask) {
 	}
 }
 
-// Serve begins to feed the worker.
-func (c *Channel) Serve() {
+// Serve begins to feed the worker. If it is not proven, that is, not known to be
+// ready, it is fed last and with one message at a time until it has answered one
+// without failure, or MarkReady. Until then the message timeout counts from grace
+// at the earliest.
+func (c *Channel) Serve(proven bool, grace time.Time) {
 	q := c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -121,6 +126,23 @@ func (c *Channel) Serve() {
 	c.refile()
 	q.dispatch()
 }
+
+// MarkReady says that the worker is proven: it said so.
+func (c *Channel) MarkReady() {}
+
+// Answered returns a channel that is closed when the worker has answered a
+// message without failure.
+func (c *Channel) Answered() <-chan struct{} { return c.answered }
+
+// A Life is what a channel knows of its worker's life.
+type Life struct {
+	Answered   bool      // it has answered a message, or refused one, or failed at it
+	Held       bool      // it ended with a message in hand
+	LastAnswer time.Time // when any worker of the queue last answered; zero: none has
+}
+
+// Life returns what is known now; Held is known after Close.
+func (c *Channel) Life() Life { return Life{} }
 
 // Finish ends the feeding. The returned channel is closed when the worker has
 // answered all that it had; then it has been told that no more comes, by the
@@ -248,7 +270,7 @@ func (c *Channel) give(d *Delivery, at time.Duration) {
 	c.flight.push(d)
 	c.q.inFlight++
 	c.startTimer()
-	if c.q.cfg.Lines {
+	if c.q.cfg.Format == Lines {
 		c.out.Add(d.Body())
 		c.out.Add([]byte{'\n'})
 	} else {

@@ -52,7 +52,7 @@ func (c *Channel) takeReplies(in *netio.Reader) error {
 func (c *Channel) cutReplies(in *netio.Reader, replies [][]byte) (n int, err error) {
 	for n < len(replies) && err == nil {
 		var reply []byte
-		if c.q.cfg.Lines {
+		if c.q.cfg.Format == Lines {
 			reply, err = cutLine(in)
 		} else {
 			reply, err = cutFrame(in)

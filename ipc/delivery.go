@@ -18,7 +18,12 @@ type Delivery struct {
 	next   *Delivery // in the queue or in flight: it is in one list at a time
 	origin Origin
 	frame  []byte // header and body
-	source *SourceStats
+	flow   *Flow
+	source *SourceStats // of the flow's lane
+	meta   []byte       // the client's, then the reply's
+	tag    uint64       // the client's number of it
+
+	hasReplyMeta bool
 
 	id       uint64
 	attempts int      // deliveries that failed
@@ -54,17 +59,16 @@ var deliveries = sync.Pool{New: func() any { return new(Delivery) }}
 // keepFrame is the largest buffer that a pooled Delivery keeps.
 const keepFrame = 4 << 10
 
-// NewDelivery returns a message with a copy of body. source counts what becomes
-// of it.
-func NewDelivery(origin Origin, source *SourceStats, body []byte) *Delivery {
-	d := newDelivery(origin, source)
+// NewDelivery returns a message of a flow with a copy of body.
+func NewDelivery(origin Origin, flow *Flow, body []byte) *Delivery {
+	d := newDelivery(origin, flow)
 	d.frame = frame.Append(d.frame[:0], body)
 	return d
 }
 
 // FromFrame returns a message with a copy of a whole frame.
-func FromFrame(origin Origin, source *SourceStats, whole []byte) *Delivery {
-	d := newDelivery(origin, source)
+func FromFrame(origin Origin, flow *Flow, whole []byte) *Delivery {
+	d := newDelivery(origin, flow)
 	d.frame = append(d.room(len(whole)), whole...) // d's own buffer, almost always: nothing is allocated
 	frame.ClearFailure(d.frame)                    // in a message the bit has no meaning
 	return d
@@ -72,16 +76,16 @@ func FromFrame(origin Origin, source *SourceStats, whole []byte) *Delivery {
 
 // AdoptFrame returns a message that has a whole frame in a buffer which belongs
 // to it from then on. It is for large ones.
-func AdoptFrame(origin Origin, source *SourceStats, whole []byte) *Delivery {
-	d := newDelivery(origin, source)
+func AdoptFrame(origin Origin, flow *Flow, whole []byte) *Delivery {
+	d := newDelivery(origin, flow)
 	d.frame = whole
 	frame.ClearFailure(d.frame)
 	return d
 }
 
-func newDelivery(origin Origin, source *SourceStats) *Delivery {
+func newDelivery(origin Origin, flow *Flow) *Delivery {
 	d := deliveries.Get().(*Delivery)
-	d.origin, d.source = origin, source
+	d.origin, d.flow, d.source = origin, flow, flow.lane.Source
 	return d
 }
 
@@ -105,7 +109,7 @@ func (d *Delivery) Resume(attempts int) { d.attempts = attempts }
 func (d *Delivery) Body() []byte { return frame.Body(d.frame) }
 
 // Size returns how many bytes the message takes of a queue's limit.
-func (d *Delivery) Size() int { return len(d.frame) }
+func (d *Delivery) Size() int { return len(d.frame) + len(d.meta) }
 
 // ID counts the messages of a queue, from 1. It is 0 before Submit.
 func (d *Delivery) ID() uint64 { return d.id }
@@ -132,12 +136,15 @@ func (d *Delivery) Worker() int {
 
 // Release gives d back after it was settled.
 func (d *Delivery) Release() {
-	kept := d.frame
+	kept, meta := d.frame, d.meta
 	if cap(kept) > keepFrame {
 		netio.PutBuffer(kept)
 		kept = nil
 	}
-	*d = Delivery{frame: kept[:0]}
+	if cap(meta) > keepFrame {
+		meta = nil
+	}
+	*d = Delivery{frame: kept[:0], meta: meta[:0]}
 	deliveries.Put(d)
 }
 

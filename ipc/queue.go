@@ -13,26 +13,6 @@ import (
 	"github.com/poolinit/poolinit/ipc/frame"
 )
 
-// A Config says how a Queue delivers. But for the functions its fields are the
-// flags of the same names.
-type Config struct {
-	QueueMessages  int           // that wait in memory, at most
-	QueueBytes     int           // of those
-	MaxMessage     int           // bytes
-	Window         int           // messages on the way to one worker; 0: auto
-	Attempts       int           // deliveries of one message
-	MessageTimeout time.Duration // for one message in a worker's hands; 0: none
-	MaxMessages    int           // after which a worker is replaced, +-10 %; 0: never
-	Lines          bool          // a message is a line (--deliver lines)
-
-	// Spool keeps a message that is not handled before the end, and reports
-	// whether it could, from any goroutine. Nil: there is no spool.
-	Spool func(d *Delivery) bool
-	// GivenUp is told of each message that failed every attempt, before its
-	// client is, from any goroutine. It may be nil.
-	GivenUp func(d *Delivery, reason string)
-}
-
 // A Queue is between the sources and the workers. Nothing else chooses a worker
 // for a message.
 type Queue struct {
@@ -46,6 +26,7 @@ type Queue struct {
 	idle     []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
 	busy     []*Channel      // fed, in flight, and with room for more
 	turn     int             // the last one in busy that was chosen
+	paused   bool            // nothing is handed out
 	closed   bool            // nothing is delivered any more
 	inFlight int             // messages with workers
 	blocked  []chan struct{} // submitters that wait for room, first come first served
@@ -57,6 +38,10 @@ type Queue struct {
 
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
+	if cfg.Format == Lines && cfg.Window == 0 {
+		cfg.Window = 1
+	}
+	cfg.Concurrency = max(cfg.Concurrency, 1)
 	return &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.QueueBytes}}
 }
 
@@ -77,7 +62,7 @@ func (q *Queue) Budget() *Budget { return &q.budget }
 // Submit takes as many of a batch, in order, as there is room for, and returns
 // how many. The rest stays the caller's, which may wait for Room.
 func (q *Queue) Submit(batch []*Delivery) int {
-	if q.cfg.Lines {
+	if q.cfg.Format == Lines {
 		return q.submitLines(batch)
 	}
 	return q.submit(batch)
@@ -147,6 +132,9 @@ func (q *Queue) isFull() bool {
 // that has just failed with this message; if none is idle, the next of those that
 // work.
 func (q *Queue) pick(d *Delivery) *Channel {
+	if q.paused {
+		return nil
+	}
 	if n := len(q.idle); n > 0 {
 		c := q.idle[n-1]
 		if c == d.last && n > 1 {
@@ -164,7 +152,7 @@ func (q *Queue) pick(d *Delivery) *Channel {
 // refill gives a channel with room what waits, after it has settled messages, and
 // lets submitters go on.
 func (q *Queue) refill(c *Channel, at time.Duration) {
-	for q.waiting.n > 0 && c.hasRoom() {
+	for q.waiting.n > 0 && !q.paused && c.hasRoom() {
 		c.give(q.waiting.pop(), at)
 	}
 	q.wake()
@@ -214,8 +202,12 @@ func (q *Queue) wake() {
 	}
 }
 
-// Room returns a channel that is closed when it is worth to Submit again.
-func (q *Queue) Room() <-chan struct{} {
+// Leave says that a flow does not wait for Room any more, and submits nothing.
+func (q *Queue) Leave(*Flow) {}
+
+// Room returns a channel that is closed when it is worth for a flow to Submit
+// again, which must follow, or Leave.
+func (q *Queue) Room(*Flow) <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ready := make(chan struct{})

@@ -364,7 +364,7 @@ func TestFinish(t *testing.T) {
 }
 
 func TestLines(t *testing.T) {
-	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Lines = true })
+	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Format = ipc.Lines })
 	w.Worker(func(sock net.Conn) {
 		r := bufio.NewReader(sock)
 		for {

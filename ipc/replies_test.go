@@ -13,13 +13,13 @@ import (
 func TestReplies(t *testing.T) {
 	var (
 		r     Replies
-		stats SourceStats
+		flow  = NewFlow(&Lane{Source: new(SourceStats)})
 		all   []*Delivery
 		order string
 	)
 	const letters = "abcdefghijklmnopqrstuvwxyz"
 	for _, name := range strings.Split(letters, "") {
-		d := NewDelivery(nil, &stats, []byte(name))
+		d := NewDelivery(nil, &flow, []byte(name))
 		all = append(all, d)
 		r.Expect([]*Delivery{d})
 	}

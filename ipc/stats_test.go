@@ -63,7 +63,7 @@ func TestQueueStatsOfTheDead(t *testing.T) {
 	w := newWorld(t, "?reply=always", func(c *ipc.Config) { c.Window, c.Attempts = 8, 2 })
 	got := make(chan bool)
 	c1, sock := w.NewChannel(0)
-	c1.Serve()
+	c1.Serve(true, time.Time{})
 	c := w.dial()
 	go func() { // ends when it has read the first message
 		_, _, _ = ipctest.ReadFrame(sock)

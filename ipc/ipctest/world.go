@@ -96,7 +96,7 @@ func (w *World) Worker(f func(sock net.Conn)) *ipc.Channel {
 		defer sock.Close()
 		f(sock)
 	})
-	c.Serve()
+	c.Serve(true, time.Time{})
 	return c
 }
 

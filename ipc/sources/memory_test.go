@@ -25,6 +25,7 @@ import (
 type memory struct {
 	queue *ipc.Queue
 	stats ipc.SourceStats
+	flow  ipc.Flow
 	loop  *ipc.Loop
 	inbox chan string
 	limit int // bytes of a message
@@ -52,6 +53,7 @@ func parseMemory(a ipc.Address) (ipc.Opener, error) {
 	return func(q *ipc.Queue, _ zerolog.Logger) (ipc.Source, error) {
 		m := &memory{queue: q, loop: ipc.NewLoop(), inbox: make(chan string), limit: limit}
 		m.stats.Name = a.Name
+		m.flow = ipc.NewFlow(&ipc.Lane{Source: &m.stats})
 		return m, nil
 	}, nil
 }
@@ -85,13 +87,13 @@ func (m *memory) Serve() {
 
 func (m *memory) submit(body string) {
 	m.stats.Received.Add(1)
-	d := ipc.NewDelivery(m, &m.stats, []byte(body))
+	d := ipc.NewDelivery(m, &m.flow, []byte(body))
 	if len(body) > min(m.limit, m.queue.MaxMessage()) {
 		m.queue.Reject(d, frame.TooBig, "it is too long")
 		return
 	}
 	for m.queue.Submit([]*ipc.Delivery{d}) == 0 {
-		<-m.queue.Room() // which the end of the queue makes, too
+		<-m.queue.Room(&m.flow) // which the end of the queue makes, too
 	}
 }
 

@@ -17,6 +17,7 @@ type replay struct {
 	queue *ipc.Queue
 	log   zerolog.Logger
 	stats ipc.SourceStats
+	flow  ipc.Flow
 	loop  *ipc.Loop
 }
 
@@ -36,6 +37,7 @@ type message struct {
 func (s *Spool) Replay(q *ipc.Queue) ipc.Source {
 	r := &replay{spool: s, queue: q, log: s.log, loop: ipc.NewLoop()}
 	r.stats.Name = "spool://" + s.dir
+	r.flow = ipc.NewFlow(&ipc.Lane{Source: &r.stats, Unheard: true})
 	return r
 }
 
@@ -62,7 +64,7 @@ func (r *replay) Serve() {
 }
 
 func (r *replay) submit(m *message, body []byte) {
-	d := ipc.NewDelivery(m, &r.stats, body)
+	d := ipc.NewDelivery(m, &r.flow, body)
 	d.Resume(m.header.Attempts)
 	if most := r.queue.Attempts(); d.Attempts() >= most {
 		r.stats.Received.Add(1)
@@ -72,9 +74,10 @@ func (r *replay) submit(m *message, body []byte) {
 	for r.queue.Submit([]*ipc.Delivery{d}) == 0 {
 		select {
 		case <-r.loop.Stopped(): // it is on the disk still
+			r.queue.Leave(&r.flow)
 			d.Release()
 			return
-		case <-r.queue.Room():
+		case <-r.queue.Room(&r.flow):
 		}
 	}
 	r.stats.Received.Add(1)

@@ -266,7 +266,7 @@ func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 1, 0, "old")
 	put(t, dir, 2, 0, "two\nlines")
-	w := newWorld(t, dir, func(c *ipc.Config) { c.Lines = true })
+	w := newWorld(t, dir, func(c *ipc.Config) { c.Format = ipc.Lines })
 	w.serve()
 	w.Worker(func(sock net.Conn) {
 		sock.Read(make([]byte, 10))
@@ -507,8 +507,9 @@ func BenchmarkKeep(b *testing.B) {
 		cfg.Spool = s.Keep
 		q := ipc.NewQueue(cfg, zerolog.Nop())
 		var stats ipc.SourceStats
+		flow := ipc.NewFlow(&ipc.Lane{Source: &stats})
 		for range 1000 {
-			q.Submit([]*ipc.Delivery{ipc.NewDelivery(new(discard), &stats, make([]byte, 100))})
+			q.Submit([]*ipc.Delivery{ipc.NewDelivery(new(discard), &flow, make([]byte, 100))})
 		}
 		q.Close()
 		s.Close()

@@ -34,6 +34,7 @@ func now() time.Duration { return time.Since(epoch) }
 // replies come back by Settled, from the readers of the workers' channels.
 type conn struct {
 	listener *listener
+	flow     ipc.Flow
 	nc       netio.Socket
 	control  syscall.RawConn // of the socket below any TLS
 
@@ -41,21 +42,22 @@ type conn struct {
 	in       netio.Reader
 	claimed  int           // bytes that are claimed from the queue's budget, for a large frame
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
-	armed    bool          // a deadline is set
-	draining bool          // it has heard of the drain
 	allowed  int           // bytes that had arrived before the drain began
 	unseen   int           // as many bytes as TLS may hold beside those
+	armed    bool          // a deadline is set
+	draining bool          // it has heard of the drain
+
+	ended   bool // mu: the client sends no more, or is not read any more: all that it sent is in the queue
+	closing bool // mu
 
 	caughtUp atomic.Bool  // when the drain began nothing had arrived that was not read
 	dead     atomic.Bool  // it was killed
-	heard    atomic.Int64 // when the reader last began to wait, as a time.Duration
 	quiet    atomic.Bool  // what had arrived before the drain has been taken
+	heard    atomic.Int64 // when the reader last began to wait, as a time.Duration
 
 	mu      sync.Mutex
 	out     netio.Writer
 	replies ipc.Replies
-	ended   bool // the client sends no more, or is not read any more: all that it sent is in the queue
-	closing bool
 	drained chan struct{} // closed when all replies are written
 	unsent  int           // bytes that it had not taken when isDeaf looked, since
 	stuck   time.Duration
@@ -64,7 +66,7 @@ type conn struct {
 // newConn returns a connection. For TLS, which cannot be read past, raw is nil,
 // and starved is kept by the socket below it.
 func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved *atomic.Bool) *conn {
-	c := &conn{listener: l, nc: nc, control: control}
+	c := &conn{listener: l, flow: ipc.NewFlow(&l.lane), nc: nc, control: control}
 	if raw == nil {
 		c.unseen = tlsBuffer
 	}
@@ -303,10 +305,10 @@ func (c *conn) collect(batch []*ipc.Delivery) (n int, err error) {
 // message consumes a frame. A large one is not copied.
 func (c *conn) message(whole []byte) *ipc.Delivery {
 	if buf := c.in.Take(len(whole)); buf != nil {
-		return ipc.AdoptFrame(c, &c.listener.stats, buf)
+		return ipc.AdoptFrame(c, &c.flow, buf)
 	}
 	c.in.Advance(len(whole))
-	return ipc.FromFrame(c, &c.listener.stats, whole)
+	return ipc.FromFrame(c, &c.flow, whole)
 }
 
 // submit submits messages, and waits while the queue is full or the client does
@@ -328,7 +330,7 @@ func (c *conn) submitAll(batch []*ipc.Delivery) {
 		if batch = batch[n:]; len(batch) == 0 {
 			return
 		}
-		<-c.listener.queue.Room()
+		<-c.listener.queue.Room(&c.flow)
 	}
 }
 

@@ -100,7 +100,7 @@ func (c *conn) allWritten() {
 // sayLast answers something that never became a message, after all replies
 // that are due.
 func (c *conn) sayLast(answer []byte) {
-	d := ipc.NewDelivery(c, &c.listener.stats, nil)
+	d := ipc.NewDelivery(c, &c.flow, nil)
 	c.expect([]*ipc.Delivery{d})
 	c.Settled(d, answer)
 	c.Flush()

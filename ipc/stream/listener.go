@@ -32,6 +32,7 @@ type listener struct {
 	accepts    *acceptor
 	slow       bool // reading and closing a connection may take long: see netio.RefuseFiles
 	stats      ipc.SourceStats
+	lane       ipc.Lane
 	draining   atomic.Bool
 	drainBegan atomic.Int64 // a time.Duration; 0: not yet
 	readers    sync.WaitGroup
@@ -81,6 +82,7 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), conns: make(map[*conn]struct{}),
 	}
 	l.stats.Name = boundName(c.Name, ln.Addr())
+	l.lane.Source = &l.stats
 	if l.accepts, err = newAcceptor(file, path, l.welcome); err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ type source struct {
 	config
 	queue *ipc.Queue
 	stats ipc.SourceStats
+	flow  ipc.Flow
 	loop  *ipc.Loop
 
 	gone, oversized *ratelog.Log // each may come at any rate, and hide the other
@@ -77,6 +78,7 @@ func open(c config, q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
 		gone: ratelog.New(log), oversized: ratelog.New(log), settled: make(chan struct{}, 1),
 	}
 	s.stats.Name = c.name
+	s.flow = ipc.NewFlow(&ipc.Lane{Source: &s.stats, Unheard: true})
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", c.name, err)
 	}
@@ -160,7 +162,7 @@ func (s *source) take(batch []*ipc.Delivery, room int) (n int, err error) {
 		var d *ipc.Delivery
 		size, err := s.receive(n == 0)
 		if err == nil {
-			d = ipc.NewDelivery(s, &s.stats, s.buf[typeSize:typeSize+size])
+			d = ipc.NewDelivery(s, &s.flow, s.buf[typeSize:typeSize+size])
 		} else if err == unix.E2BIG {
 			d, err = s.takeLarge()
 		}
@@ -216,7 +218,7 @@ func (s *source) takeLarge() (*ipc.Delivery, error) {
 		case err != nil:
 			return nil, err
 		}
-		d := ipc.NewDelivery(s, &s.stats, buf[typeSize:typeSize+n])
+		d := ipc.NewDelivery(s, &s.flow, buf[typeSize:typeSize+n])
 		if n > s.queue.MaxMessage() {
 			s.quarantine(d)
 			return nil, nil
@@ -244,7 +246,7 @@ func (s *source) submit(batch []*ipc.Delivery) {
 		if batch = batch[n:]; len(batch) == 0 {
 			return
 		}
-		room := s.queue.Room() // which the end of the queue makes, too
+		room := s.queue.Room(&s.flow) // which the end of the queue makes, too
 		s.wait(room)
 		<-room // a stop ends wait, but what was taken goes on to wait
 	}

@@ -466,6 +466,7 @@ func BenchmarkSource(b *testing.B) {
 // A crowd is a source whose messages always wait.
 type crowd struct {
 	stats ipc.SourceStats
+	flow  ipc.Flow
 	room  chan bool // as many as may be under way
 }
 
@@ -476,7 +477,7 @@ func (c *crowd) push(q *ipc.Queue, until <-chan struct{}) {
 	for {
 		select {
 		case c.room <- true:
-			q.Submit([]*ipc.Delivery{ipc.NewDelivery(c, &c.stats, []byte("other"))}) // there is room for all of them
+			q.Submit([]*ipc.Delivery{ipc.NewDelivery(c, &c.flow, []byte("other"))}) // there is room for all of them
 		case <-until:
 			return
 		}
@@ -488,6 +489,7 @@ func TestAmongOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *ipc.Config) { c.Window = 1 })
 	others := crowd{room: make(chan bool, 50)}
+	others.flow = ipc.NewFlow(&ipc.Lane{Source: &others.stats})
 	until, ended := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the test
 		defer close(ended)

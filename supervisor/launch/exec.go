@@ -190,7 +190,7 @@ func (w *execWorker) noteOrder(sig syscall.Signal) {
 }
 
 // Feed implements supervisor.Process.
-func (w *execWorker) Feed() { w.feed.begin() }
+func (w *execWorker) Feed() { w.feed.begin(true, time.Time{}) }
 
 // Finish implements supervisor.Process.
 func (w *execWorker) Finish() <-chan struct{} {

@@ -22,6 +22,7 @@ import (
 // A desk is where a test's messages come from, and their results go.
 type desk struct {
 	stats ipc.SourceStats
+	flow  ipc.Flow
 
 	mu      sync.Mutex
 	results []string // "!" before a failure
@@ -62,6 +63,7 @@ func startBench(t *testing.T, script string, change func(*ipc.Config), other fun
 	b := &bench{capture: launcher(t, ""), t: t}
 	b.desk.settled = make(chan struct{}, 100)
 	b.desk.stats.Name = "tcp://here"
+	b.desk.flow = ipc.NewFlow(&ipc.Lane{Source: &b.desk.stats})
 	cfg := ipc.Config{QueueMessages: 100, QueueBytes: 1 << 20, MaxMessage: 64 << 20, Window: 1, Attempts: 1}
 	if change != nil {
 		change(&cfg)
@@ -92,7 +94,7 @@ func (b *bench) end(sig syscall.Signal) {
 func (b *bench) submit(bodies ...string) {
 	b.t.Helper()
 	for _, body := range bodies {
-		if b.Queue.Submit([]*ipc.Delivery{ipc.NewDelivery(&b.desk, &b.desk.stats, []byte(body))}) != 1 {
+		if b.Queue.Submit([]*ipc.Delivery{ipc.NewDelivery(&b.desk, &b.desk.flow, []byte(body))}) != 1 {
 			b.t.Fatal("not taken")
 		}
 	}

@@ -75,7 +75,7 @@ func (f *feed) livesOn(exited <-chan struct{}, exiting func() bool) bool {
 
 func translate(what ipc.Ask) supervisor.Ask {
 	switch what {
-	case ipc.AskRecycle:
+	case ipc.AskRecycle, ipc.AskFailing:
 		return supervisor.AskRecycle
 	case ipc.AskTimeout:
 		return supervisor.AskTimeout
@@ -92,9 +92,10 @@ func (f *feed) events() <-chan supervisor.Ask {
 	return f.asks
 }
 
-func (f *feed) begin() {
+// begin begins the feeding: see ipc.Channel.Serve.
+func (f *feed) begin(proven bool, grace time.Time) {
 	if f != nil {
-		f.channel.Serve()
+		f.channel.Serve(proven, grace)
 	}
 }
 

@@ -126,7 +126,7 @@ func (p *process) Signal(target supervisor.Target, sig syscall.Signal) error {
 }
 
 // Feed implements supervisor.Process.
-func (p *process) Feed() { p.feed.begin() }
+func (p *process) Feed() { p.feed.begin(true, time.Time{}) }
 
 // Finish implements supervisor.Process.
 func (p *process) Finish() <-chan struct{} { return p.feed.finish() }

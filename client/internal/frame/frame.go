@@ -52,6 +52,9 @@ const (
 	Spooled     Code = "spooled"     // kept on disk: it is handled after the next start, do not send it again
 	Interrupted Code = "interrupted" // a worker had it when time ran out: it may have been handled, or in part
 	NotALine    Code = "not-a-line"  // --deliver lines, and the body has a newline
+	Expired     Code = "expired"     // it waited longer than the source's expires=; no worker had it
+	Retry       Code = "retry"       // the worker asks for a later attempt: "retry: 30s: text"
+	NotTagged   Code = "not-tagged"  // tagged=true, and the client broke the rules of tags
 )
 
 // The codes that a worker answers with beside Refused. To the pool both are a

@@ -1,0 +1,37 @@
+package ipc
+
+import "time"
+
+// A Config says how a Queue delivers. But for the functions its fields are the
+// flags of the same names.
+type Config struct {
+	QueueMessages  int           // that wait in memory, at most
+	QueueBytes     int           // of those
+	MaxMessage     int           // bytes
+	Format         Format        // of what workers read and write (--deliver)
+	Window         int           // messages on the way to one worker, beyond Concurrency-1; 0: auto, and for Lines 1
+	Concurrency    int           // messages that a worker handles at the same time, with Tagged; 0: 1
+	Attempts       int           // deliveries of one message
+	MessageTimeout time.Duration // for one message in a worker's hands; 0: none
+	MaxMessages    int           // after which a worker is replaced, +-10 %; 0: never
+	RetryDelay     time.Duration // before a third delivery, doubled for each one after it, +-20 %; 0: none
+	RetryDelayMax  time.Duration // the longest of these
+	MaxFailures    int           // failures that a worker answers in a row, after which it is replaced; 0: never
+
+	// Spool keeps a message that is not handled before the end, and reports
+	// whether it could, from any goroutine. Nil: there is no spool.
+	Spool func(d *Delivery) bool
+	// GivenUp is told of each message that failed every attempt, before its
+	// client is, from any goroutine. It may be nil.
+	GivenUp func(d *Delivery, reason string)
+}
+
+// A Format is that of the messages and replies on a worker's socket.
+type Format int
+
+// The formats.
+const (
+	Frames Format = iota
+	Tagged
+	Lines
+)
