@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/netio"
 )
 
@@ -25,11 +26,22 @@ type Channel struct {
 
 	// Guarded by the queue's mutex.
 	out       netio.Writer
-	flight    list // given and not answered, oldest first
+	flight    list      // given and not answered, oldest first
+	ahead     *Delivery // of these, the first that the worker cannot have begun with
+	begun     int       // of these, how many it may have begun with
+	tags      *tags     // of these; nil: answers come in their order
+	meta      []byte    // for write
+	written   int       // bytes that were added to out
 	win       window
-	where     *[]*Channel   // the queue's idle or busy, or nil
-	place     int           // in there
-	serving   bool          // it may be fed
+	where     *[]*Channel // the queue's idle, busy or last, or nil
+	place     int         // in there
+	serving   bool        // it may be fed
+	proven    bool        // it said that it is ready, or has answered
+	isAlone   bool        // what it has in hand may have killed a worker: it gets nothing else
+	hasEnded  bool        // the worker was told that no more comes
+	life      Life
+	conduct   conduct
+	grace     time.Duration // see Serve
 	over      bool          // nothing more will be answered
 	touched   bool          // see touched
 	isDone    bool          // finished is closed
@@ -43,6 +55,7 @@ type Channel struct {
 	spared    bool        // no message is charged with the worker's end
 	isClosing bool        // told is closed
 
+	cut      *tagged       // the reader's own: the answers that it has just cut
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
 	answered chan struct{} // see Answered
 	told     chan struct{} // closed by Close: trouble says how the worker ended
@@ -78,6 +91,9 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	c := &Channel{
 		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.MaxMessages),
 		finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
+	}
+	if q.cfg.Format == Tagged {
+		c.tags, c.cut = new(tags), new(tagged)
 	}
 	if c.raw, err = c.conn.SyscallConn(); err != nil {
 		conn.Close()
@@ -122,13 +138,26 @@ func (c *Channel) Serve(proven bool, grace time.Time) {
 	if c.over || c.serving || c.isDone {
 		return
 	}
-	c.serving = true
+	c.serving, c.proven = true, proven
+	if !grace.IsZero() {
+		c.grace = grace.Sub(epoch)
+	}
+	q.serving++
 	c.refile()
 	q.dispatch()
 }
 
 // MarkReady says that the worker is proven: it said so.
-func (c *Channel) MarkReady() {}
+func (c *Channel) MarkReady() {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	if c.proven {
+		return
+	}
+	c.proven = true
+	c.refile()
+	c.q.dispatch()
+}
 
 // Answered returns a channel that is closed when the worker has answered a
 // message without failure.
@@ -139,10 +168,20 @@ type Life struct {
 	Answered   bool      // it has answered a message, or refused one, or failed at it
 	Held       bool      // it ended with a message in hand
 	LastAnswer time.Time // when any worker of the queue last answered; zero: none has
+
+	proven bool // Answered is closed
 }
 
 // Life returns what is known now; Held is known after Close.
-func (c *Channel) Life() Life { return Life{} }
+func (c *Channel) Life() Life {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	l := c.life
+	if c.q.answered > 0 {
+		l.LastAnswer = epoch.Add(c.q.answered)
+	}
+	return l
+}
 
 // Finish ends the feeding. The returned channel is closed when the worker has
 // answered all that it had; then it has been told that no more comes, by the
@@ -151,15 +190,38 @@ func (c *Channel) Finish() <-chan struct{} {
 	c.q.mu.Lock()
 	defer c.q.mu.Unlock()
 	c.stopFeeding()
+	c.sayDrain()
 	c.endIfDone()
 	return c.finished
+}
+
+// sayDrain tells a worker that speaks tagged frames that no more messages come.
+func (c *Channel) sayDrain() {
+	if c.tags == nil || c.hasEnded || c.over {
+		return
+	}
+	c.hasEnded = true
+	control := frame.AppendControl(nil, frame.Control{Drain: true})
+	c.written += len(control)
+	c.out.Add(control)
+	c.out.Flush(false)
 }
 
 // stopFeeding: nothing more is given to the worker. With the queue's mutex held,
 // as all that follow.
 func (c *Channel) stopFeeding() {
+	q := c.q
+	if !c.serving {
+		return
+	}
 	c.serving = false
+	q.serving--
+	c.conduct.setFailing(q, false)
 	c.refile()
+	if q.reserved == c {
+		q.reserved = nil
+		q.dispatch()
+	}
 }
 
 // endIfDone ends the worker's input if it is not fed any more and has answered
@@ -242,7 +304,12 @@ func (c *Channel) HandBack() {
 // takeFlight takes all that is in flight out of it.
 func (c *Channel) takeFlight() list {
 	flight := c.flight
-	c.flight = list{}
+	if c.tags != nil {
+		for d := flight.head; d != nil; d = d.next {
+			c.tags.remove(d)
+		}
+	}
+	c.flight, c.ahead, c.begun, c.isAlone = list{}, nil, 0, false
 	c.q.inFlight -= flight.n
 	if flight.n > 0 {
 		c.stoppedWorking(now())
@@ -257,26 +324,103 @@ func (c *Channel) stoppedWorking(at time.Duration) {
 	}
 }
 
-func (c *Channel) hasRoom() bool {
-	return c.serving && c.flight.n < c.win.size && (c.flight.n == 0 || c.flight.bytes < windowBytes)
+// isLast reports whether the worker is fed only when no other has room: it may
+// still be starting up, or it fails everything.
+func (c *Channel) isLast() bool { return !c.proven || c.conduct.isFailing }
+
+// most is how many messages the worker has at a time, at most.
+func (c *Channel) most() int { return c.q.cfg.Concurrency - 1 + c.win.size }
+
+// isStalled reports whether the worker has been at work for so long that nothing
+// goes behind what it has in hand.
+func (c *Channel) isStalled(at time.Duration) bool {
+	return !c.win.fixed && c.flight.n >= c.q.cfg.Concurrency && at-c.since > autoAhead
+}
+
+// hasRoom reports whether the worker may get a message.
+func (c *Channel) hasRoom(at time.Duration) bool { return c.isOpen() && !c.isStalled(at) }
+
+// isOpen is hasRoom but for what changes with time alone.
+func (c *Channel) isOpen() bool {
+	switch n := c.flight.n; {
+	case !c.serving || c.isAlone || c.q.reserved == c || c.conduct.isResting:
+		return false
+	case n == 0:
+		return true
+	case c.isLast():
+		return false
+	case n < c.q.cfg.Concurrency:
+		return true
+	default:
+		return n < c.most() && (c.flight.bytes < windowBytes || c.q.cfg.Concurrency > 1)
+	}
 }
 
 // give puts a message on the way to the worker. The caller flushes out.
 func (c *Channel) give(d *Delivery, at time.Duration) {
-	if c.flight.n == 0 {
-		c.since, c.busySince = at, at
+	n := c.flight.n
+	if n == 0 {
+		c.busySince = at
 	}
-	d.given, d.last = at, c
+	d.given, d.last, d.began, d.touched = at, c, 0, 0
 	c.flight.push(d)
+	switch {
+	case n < c.q.cfg.Concurrency:
+		c.since, d.began = at, at
+		c.begun++
+	case c.ahead == nil:
+		c.ahead = d
+	}
 	c.q.inFlight++
 	c.startTimer()
-	if c.q.cfg.Format == Lines {
+	c.write(d, at)
+	d.end = c.written
+	c.refile()
+}
+
+// write adds a message to what is to be written to the worker.
+func (c *Channel) write(d *Delivery, at time.Duration) {
+	switch c.q.cfg.Format {
+	case Tagged:
+		c.tags.add(d)
+		c.writeTagged(d, at)
+	case Lines:
+		c.written += len(d.Body()) + 1
 		c.out.Add(d.Body())
 		c.out.Add([]byte{'\n'})
-	} else {
+	default:
+		c.written += len(d.frame)
 		c.out.Add(d.frame)
 	}
-	c.refile()
+}
+
+// writeTagged adds a message with its meta.
+func (c *Channel) writeTagged(d *Delivery, at time.Duration) {
+	var (
+		meta     [512]byte
+		head     [frame.MaxTaggedHeader + 512]byte
+		deadline time.Time
+	)
+	if timeout := c.q.cfg.MessageTimeout; timeout > 0 {
+		deadline = epoch.Add(max(at, c.graceNow()) + timeout)
+	}
+	own := frame.AppendMeta(meta[:0], d.id, d.attempts+1, d.source.Name, d.Arrived(), deadline)
+	if clients := d.Meta(); len(clients) > 0 {
+		c.meta = withClients(c.meta[:0], clients, own)
+		own = c.meta
+	}
+	before := frame.AppendTaggedHeader(head[:0], d.number, false, own, len(d.Body()))
+	c.written += len(before) + len(d.Body())
+	c.out.Add(before)
+	c.out.Add(d.Body())
+}
+
+// graceNow is from when the message timeout counts at the earliest.
+func (c *Channel) graceNow() time.Duration {
+	if c.proven {
+		return 0
+	}
+	return c.grace
 }
 
 // startTimer makes the message timeout run while messages are in flight. The
@@ -288,34 +432,22 @@ func (c *Channel) startTimer() {
 	}
 }
 
-// checkTimeout is called without the queue's mutex.
-func (c *Channel) checkTimeout() {
-	c.q.mu.Lock()
-	defer c.q.mu.Unlock()
-	held := now() - c.since
+// refile puts the channel where it belongs: idle, busy with room, last, or
+// nowhere.
+func (c *Channel) refile() {
 	switch {
-	case c.over || c.flight.n == 0:
-		c.timer = nil // the next message starts it again
-	case held < c.q.cfg.MessageTimeout:
-		c.timer.Reset(c.q.cfg.MessageTimeout - held)
+	case !c.isOpen():
+		c.moveTo(nil)
+	case c.isLast():
+		c.moveTo(&c.q.last)
+	case c.flight.n == 0:
+		c.moveTo(&c.q.idle)
 	default:
-		c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.MessageTimeout)
-		c.late = c.flight.head
-		c.stopFeeding()
-		c.ask(AskTimeout)
+		c.moveTo(&c.q.busy)
 	}
 }
 
-// refile puts the channel where it belongs: idle, busy with room, or nowhere.
-func (c *Channel) refile() {
-	var where *[]*Channel
-	switch {
-	case !c.hasRoom():
-	case c.flight.n == 0:
-		where = &c.q.idle
-	default:
-		where = &c.q.busy
-	}
+func (c *Channel) moveTo(where *[]*Channel) {
 	if where == c.where {
 		return
 	}

@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -52,9 +53,12 @@ func (c *Channel) takeReplies(in *netio.Reader) error {
 func (c *Channel) cutReplies(in *netio.Reader, replies [][]byte) (n int, err error) {
 	for n < len(replies) && err == nil {
 		var reply []byte
-		if c.q.cfg.Format == Lines {
+		switch c.q.cfg.Format {
+		case Tagged:
+			reply, err = c.cut.cut(in, n, c.touch)
+		case Lines:
 			reply, err = cutLine(in)
-		} else {
+		default:
 			reply, err = cutFrame(in)
 		}
 		if reply == nil {
@@ -66,96 +70,104 @@ func (c *Channel) cutReplies(in *netio.Reader, replies [][]byte) (n int, err err
 	return n, err
 }
 
-// cutFrame returns a whole frame, or nil if there is none yet. It is valid until
-// the next Fill.
-func cutFrame(in *netio.Reader) ([]byte, error) {
-	whole, need, err := frame.Cut(in.Unread(), frame.MaxReply)
-	if whole == nil {
-		in.Need(need)
-		return nil, err
-	}
-	in.Advance(len(whole))
-	return whole, nil
-}
-
-// cutLine returns a line as a frame, or nil if there is none yet.
-func cutLine(in *netio.Reader) ([]byte, error) {
-	line, ok := in.Line()
-	switch {
-	case ok:
-		return frame.Append(nil, line), nil
-	case in.Buffered() > frame.MaxReply:
-		return nil, frame.ErrTooLong
-	}
-	return nil, nil
-}
-
 var errUnasked = errors.New("the worker sent a reply that no message asked for")
 
-// takeAnswered takes the oldest messages out of flight, gives the worker new
+// takeAnswered takes the answered messages out of flight, gives the worker new
 // ones, and writes those at once, so that it is at work while its replies go
 // their way.
 func (c *Channel) takeAnswered(batch []*Delivery, replies [][]byte, err error) (int, error) {
 	q := c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(batch) > c.flight.n {
-		batch, err = batch[:c.flight.n], errUnasked
-	}
 	at := now()
-	for i := range batch {
-		batch[i] = c.flight.pop()
-		if !frame.IsFailure(replies[i]) { // a failure may come back: doneInFlight counts it
+	n, failed, atEnd := 0, 0, 0
+	for n < len(batch) {
+		d := c.flight.head
+		if c.tags != nil {
+			d = c.tags.find(c.cut.tags[n])
+		}
+		if d == nil {
+			err = errUnasked
+			break
+		}
+		c.takeOut(d)
+		if c.tags != nil {
+			replies[n] = c.cut.plain(replies[n], n, d)
+		}
+		batch[n] = d
+		if frame.IsFailure(replies[n]) { // finish, or requeueFailures, counts it
+			failed++
+			atEnd++
+		} else {
 			q.inFlight--
+			atEnd = 0
+		}
+		n++
+	}
+	if n == 0 {
+		return 0, err
+	}
+	batch, replies = batch[:n], replies[:n]
+	c.measure(batch, at)
+	c.totals.handled += uint64(n - failed)
+	c.totals.failed += uint64(failed)
+	c.win.observe(n, at-c.since)
+	c.since = at
+	c.beginNext(at)
+	c.stoppedWorking(at)
+	if c.flight.n == 0 {
+		c.isAlone = false
+		if q.reserved == c {
+			q.reserved = nil
 		}
 	}
-	if c.late != nil && c.late != c.flight.head { // it was answered after all: the next ones come back for another reason
-		c.late, c.trouble = nil, ""
+	c.countHandled(n)
+	c.noteAnswers(n, failed, atEnd, at)
+	if failed > 0 {
+		c.requeueFailures(batch, replies, at)
 	}
-	failures := c.measure(batch, replies, at)
-	if len(batch) > 0 {
-		c.win.observe(len(batch), at-c.since)
-	}
-	c.since = at
-	c.countHandled(len(batch))
-	if failures == 0 || !c.requeueFailures(batch, replies) {
-		q.refill(c, at)
-	}
+	q.refill(c, at)
 	c.refile()
 	c.endIfDone()
 	c.out.Flush(false)
-	return len(batch), err
+	return n, err
 }
 
 // requeueFailures takes those out of a batch that are to be delivered again,
 // leaving nil, and puts them in front of all that wait: before this worker gets
-// more, as that is newer. It reports whether there were any. With the queue's
-// mutex held.
-func (c *Channel) requeueFailures(batch []*Delivery, replies [][]byte) bool {
+// more, as that is newer. With the queue's mutex held.
+func (c *Channel) requeueFailures(batch []*Delivery, replies [][]byte, at time.Duration) {
 	q := c.q
-	if q.closed {
-		return false // retry settles them
-	}
 	var retried list
 	for i, d := range batch {
-		if !frame.IsFailure(replies[i]) || d.attempts+1 >= q.cfg.Attempts {
+		if !frame.IsFailure(replies[i]) {
 			continue
 		}
-		failure := frame.Body(replies[i])
-		if code, _ := frame.ParseFailure(failure); code == frame.Refused {
+		var now bool
+		d.fate, now = q.retries.judge(d, frame.Body(replies[i]), at)
+		switch {
+		case d.fate != fateAgain:
+			continue
+		case q.closed:
+			if !now {
+				q.retries.remove(d)
+			}
+			d.fate = fateStopped
 			continue
 		}
-		q.chargeAttempt(d, string(failure))
-		batch[i] = nil
-		retried.push(d)
+		d.source.Retried.Add(1)
 		q.inFlight--
+		batch[i] = nil
+		if now {
+			retried.push(d)
+		} else {
+			q.wasDelayed(d, at)
+		}
 	}
-	if retried.n == 0 {
-		return false
+	if retried.n > 0 {
+		c.refile()
+		q.requeue(&retried)
 	}
-	c.refile()
-	q.requeue(&retried)
-	return true
 }
 
 // countHandled notices when the worker has handled its share.
@@ -167,29 +179,30 @@ func (c *Channel) countHandled(n int) {
 	}
 }
 
-// measure counts messages that a worker has just answered, all at once, and
-// returns how many of the answers are failures. With the queue's mutex held.
-func (c *Channel) measure(batch []*Delivery, replies [][]byte, at time.Duration) (failed int) {
-	if len(batch) == 0 {
-		return 0
+// measure counts messages that a worker has just answered, all at once. With the
+// queue's mutex held.
+func (c *Channel) measure(batch []*Delivery, at time.Duration) {
+	if c.tags != nil {
+		for _, d := range batch {
+			began := d.began
+			if began == 0 {
+				began = at // it was not its turn
+			}
+			c.q.handling.Observe(at-began, 1)
+			c.q.waited.Observe(began-d.arrived, 1)
+		}
+		return
 	}
-	each := (at - max(c.since, batch[0].given)) / time.Duration(len(batch))
+	each := (at - batch[0].began) / time.Duration(len(batch))
 	c.q.handling.Observe(each, len(batch))
 	first := 0 // of those that arrived together
 	for i, d := range batch {
-		if frame.IsFailure(replies[i]) {
-			failed++
-		}
 		if i+1 == len(batch) || batch[i+1].arrived != d.arrived {
 			waited := at - d.arrived - each*time.Duration(len(batch)-i)
 			c.q.waited.ObserveRun(waited-each*time.Duration(i-first), waited, i+1-first)
 			first = i + 1
 		}
 	}
-	c.totals.handled += uint64(len(batch) - failed)
-	c.totals.failed += uint64(failed)
-	c.stoppedWorking(at)
-	return failed
 }
 
 // settle settles messages with their replies, and flushes each origin once.
@@ -198,28 +211,16 @@ func (c *Channel) settle(batch []*Delivery, replies [][]byte) {
 		if d == nil {
 			continue // it is delivered again
 		}
-		origin := d.origin
-		if !frame.IsFailure(replies[i]) {
-			c.q.settle(d, replies[i])
-		} else {
-			c.settleFailure(d, frame.Body(replies[i]))
+		if frame.IsFailure(replies[i]) {
+			c.q.finish(d)
+			continue
 		}
-		if i+1 == len(batch) || batch[i+1] == nil || batch[i+1].origin != origin {
+		origin := d.origin
+		c.q.settle(d, replies[i])
+		if i+1 == len(batch) || batch[i+1] == nil || batch[i+1].origin != origin || frame.IsFailure(replies[i+1]) {
 			origin.Flush()
 		}
 	}
-}
-
-// settleFailure deals with a failure that the worker answered. Refused is final;
-// anything else is worth another attempt.
-func (c *Channel) settleFailure(d *Delivery, failure []byte) {
-	defer c.q.doneInFlight()
-	code, text := frame.ParseFailure(failure)
-	if code == frame.Refused {
-		c.q.settle(d, frame.AppendFailure(nil, frame.Refused, text))
-		return
-	}
-	c.q.retry(d, string(failure))
 }
 
 // deathGrace is how long a channel that has ended waits to hear how its worker
@@ -248,27 +249,79 @@ func (c *Channel) end(err error) {
 		c.timer.Stop() // if it is just firing, it finds that it is over
 		c.timer = nil
 	}
+	c.conduct.end()
+	c.life.Held = c.flight.n > 0
+	at := now()
+	suspects := c.suspects(errors.Is(err, syscall.ECONNRESET))
 	flight := c.takeFlight()
 	c.totals.remove(c)
-	if flight.n > 0 {
-		c.totals.failed++ // the oldest is charged
-	}
 	why := c.reason(err)
-	var head *Delivery
-	if flight.n > 0 && !c.spared {
-		if head = flight.pop(); q.chargeAttempt(head, why) {
-			var one list
-			one.push(head)
-			flight.prepend(&one)
-			head = nil
+	var over []*Delivery
+	if len(suspects) > 1 && q.cfg.Attempts > 1 {
+		for _, d := range suspects {
+			d.isSuspect = true
 		}
+	} else {
+		over = c.charge(&flight, suspects, why, at)
 	}
 	q.requeue(&flight)
 	c.done()
 	q.mu.Unlock()
-	if head != nil {
-		q.giveUp(head)
+	for _, d := range over {
+		q.finish(d)
 	}
+}
+
+// suspects returns the messages that the worker's end may be the fault of. reset
+// says that it left input unread. What it cannot have read is not to blame, but
+// twice at most: of a message in parts it may have read the beginning.
+func (c *Channel) suspects(reset bool) (suspects []*Delivery) {
+	switch {
+	case c.flight.n == 0 || c.spared:
+		return nil
+	case c.late != nil:
+		return []*Delivery{c.late}
+	}
+	for d := c.flight.head; d != c.ahead; d = d.next {
+		if unread := d.end > c.out.Taken() || reset && c.flight.n == 1; unread && d.free < maxFree {
+			d.free++
+			continue
+		}
+		suspects = append(suspects, d)
+	}
+	return suspects
+}
+
+// maxFree is how many deaths a message is not charged with because the worker
+// had left input unread.
+const maxFree = 2
+
+// charge counts an attempt of each message that is to blame, and takes those out of
+// flight that are not delivered again at once. It returns those whose last attempt
+// that was; they count as in flight until finish.
+func (c *Channel) charge(flight *list, guilty []*Delivery, why string, at time.Duration) (over []*Delivery) {
+	q := c.q
+	for _, d := range guilty {
+		c.totals.failed++
+		var now bool
+		if d.fate, now = q.retries.charge(d, why, at); now {
+			d.source.Retried.Add(1)
+			continue
+		}
+		flight.remove(d)
+		switch {
+		case d.fate != fateAgain:
+			q.inFlight++
+			over = append(over, d)
+		case q.closed:
+			q.retries.remove(d)
+			flight.push(d)
+		default:
+			d.source.Retried.Add(1)
+			q.wasDelayed(d, at)
+		}
+	}
+	return over
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
@@ -287,4 +340,87 @@ func (c *Channel) reason(err error) string {
 	c.q.log.Warn().Int("worker", c.worker).Err(err).Msg("worker broke the protocol, stopping it")
 	c.ask(AskBroken)
 	return err.Error()
+}
+
+// takeOut takes a message out of flight that was answered. beginNext must follow.
+func (c *Channel) takeOut(d *Delivery) {
+	if d == c.ahead {
+		c.ahead = d.next
+	}
+	if d.began > 0 {
+		c.begun--
+	}
+	c.flight.remove(d)
+	if c.tags != nil {
+		c.tags.remove(d)
+	}
+	if d == c.late { // it was answered after all: the next ones come back for another reason
+		c.late, c.trouble = nil, ""
+	}
+}
+
+// beginNext notes which messages the worker can begin with now.
+func (c *Channel) beginNext(at time.Duration) {
+	for c.ahead != nil && c.begun < c.q.cfg.Concurrency {
+		c.ahead.began = at
+		c.ahead = c.ahead.next
+		c.begun++
+	}
+}
+
+// touch has the message timeout of a message begin anew.
+func (c *Channel) touch(tag uint64) {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	if d := c.tags.find(tag); d != nil {
+		d.touched = now()
+	}
+}
+
+// checkTimeout is called without the queue's mutex.
+func (c *Channel) checkTimeout() {
+	c.q.mu.Lock()
+	defer c.q.mu.Unlock()
+	if c.over || c.flight.n == 0 {
+		c.timer = nil // the next message starts it again
+		return
+	}
+	oldest, since := c.longestHeld()
+	if held := now() - since; held < c.q.cfg.MessageTimeout {
+		c.timer.Reset(c.q.cfg.MessageTimeout - held)
+		return
+	}
+	c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.MessageTimeout)
+	c.late = oldest
+	c.stopFeeding()
+	c.ask(AskTimeout)
+}
+
+// longestHeld returns the message that the worker has worked on longest without a
+// word, and since when.
+func (c *Channel) longestHeld() (oldest *Delivery, since time.Duration) {
+	for d := c.flight.head; d != c.ahead; d = d.next {
+		if at := max(d.began, d.touched, c.graceNow()); oldest == nil || at < since {
+			oldest, since = d, at
+		}
+	}
+	return oldest, since
+}
+
+// noteAnswers keeps what the answers say of the worker: failed of them are
+// failures, and so many of those the last ones.
+func (c *Channel) noteAnswers(n, failed, atEnd int, at time.Duration) {
+	c.life.Answered = true
+	c.q.answered = at
+	if failed < n {
+		c.conduct.recover(c.q)
+		if !c.life.proven {
+			c.life.proven = true
+			close(c.answered)
+		}
+		c.proven = true
+	}
+	if atEnd > 0 {
+		c.conduct.failed(c, atEnd)
+	}
 }

@@ -16,6 +16,7 @@ import (
 // queue, until its origin's Settled is called.
 type Delivery struct {
 	next   *Delivery // in the queue or in flight: it is in one list at a time
+	prev   *Delivery
 	origin Origin
 	frame  []byte // header and body
 	flow   *Flow
@@ -30,7 +31,21 @@ type Delivery struct {
 	last     *Channel // of the worker that had it last
 	text     string   // why the last attempt failed
 	arrived  time.Duration
-	given    time.Duration // when its worker got it
+	again    time.Duration // when it is, or was, to be delivered again
+
+	sooner, later *Delivery // of its lane, in the order in which they expire
+	place         int       // among the retries that wait for their time
+	free          int       // deaths of workers that may not have read it
+	isAgain       bool      // it waits, or has waited, among those that had a worker before
+	isSuspect     bool      // it is delivered alone: it may have killed a worker
+	fate          fate      // what becomes of it after a failed delivery
+
+	// While a worker has it.
+	given   time.Duration // when it was written
+	began   time.Duration // when the worker was free to begin with it; 0: not yet
+	touched time.Duration // when the worker last said that it works on it
+	end     int           // of the channel's output, where its bytes end
+	number  uint64        // the tag by which the worker knows it
 
 	// For Replies.
 	follows *Delivery
@@ -168,49 +183,3 @@ func (d *Delivery) keepReply(reply []byte) {
 
 // holds is the memory that a settled message takes until it is its turn.
 func (d *Delivery) holds() int { return int(unsafe.Sizeof(*d)) + cap(d.frame) }
-
-// A list is a queue of deliveries.
-type list struct {
-	head, tail *Delivery
-	n          int
-	bytes      int // of their frames
-}
-
-func (l *list) push(d *Delivery) {
-	d.next = nil
-	if l.tail == nil {
-		l.head = d
-	} else {
-		l.tail.next = d
-	}
-	l.tail = d
-	l.n++
-	l.bytes += len(d.frame)
-}
-
-func (l *list) pop() *Delivery {
-	d := l.head
-	l.head = d.next
-	if l.head == nil {
-		l.tail = nil
-	}
-	d.next = nil
-	l.n--
-	l.bytes -= len(d.frame)
-	return d
-}
-
-// prepend puts all of another list before this one, and empties it.
-func (l *list) prepend(o *list) {
-	if o.head == nil {
-		return
-	}
-	o.tail.next = l.head
-	if l.head == nil {
-		l.tail = o.tail
-	}
-	l.head = o.head
-	l.n += o.n
-	l.bytes += o.bytes
-	*o = list{}
-}

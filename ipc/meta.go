@@ -61,3 +61,55 @@ func (d *Delivery) SetTag(tag uint64) { d.tag = tag }
 
 // Tag returns what SetTag has noted.
 func (d *Delivery) Tag() uint64 { return d.tag }
+
+// withClients appends the meta of a delivery: the client's members, and then the
+// pool's own, so that these are what a reader finds. Only the id of a client stays.
+func withClients(to, clients, own []byte) []byte {
+	own = own[1:]
+	if hasID(clients) {
+		own = own[bytes.IndexByte(own, ',')+1:] // the attempt follows it, always
+	}
+	to = append(to, bytes.TrimRight(clients[:len(clients)-1], " \t\r\n")...)
+	if len(to) > 1 {
+		to = append(to, ',')
+	}
+	to = append(to, own...)
+	return to
+}
+
+// hasID reports whether a JSON object has a member "id" that is a string.
+func hasID(object []byte) bool {
+	depth, isKey := 0, false
+	for i := 0; i < len(object); i++ {
+		switch object[i] {
+		case '{', '[':
+			depth++
+			isKey = object[i] == '{'
+		case '}', ']':
+			depth--
+			isKey = false
+		case ',':
+			isKey = true
+		case ':':
+			isKey = false
+		case '"':
+			end := stringEnd(object, i)
+			if depth == 1 && isKey && string(object[i:end]) == `"id"` {
+				value := bytes.TrimLeft(object[end:], " \t\r\n:")
+				return len(value) > 0 && value[0] == '"'
+			}
+			i = end - 1
+		}
+	}
+	return false
+}
+
+// stringEnd returns where the JSON string ends that begins at i.
+func stringEnd(b []byte, i int) int {
+	for i++; i < len(b) && b[i] != '"'; i++ {
+		if b[i] == '\\' {
+			i++
+		}
+	}
+	return min(i+1, len(b))
+}

@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -22,15 +21,21 @@ type Queue struct {
 	lastID atomic.Uint64 // of a message
 
 	mu       sync.Mutex
-	waiting  list
+	backlog  backlog
+	retries  retries
 	idle     []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
-	busy     []*Channel      // fed, in flight, and with room for more
+	busy     []*Channel      // fed, in flight, and perhaps with room for more
+	last     []*Channel      // fed when no other has room, one message at a time: see Channel.isLast
 	turn     int             // the last one in busy that was chosen
+	serving  int             // channels that are fed
+	failing  int             // of those, the ones that fail everything
+	reserved *Channel        // gets nothing until it has nothing in hand, and then a suspect
+	again    *time.Timer     // for messages that wait for another worker than a free one
 	paused   bool            // nothing is handed out
 	closed   bool            // nothing is delivered any more
 	inFlight int             // messages with workers
-	blocked  []chan struct{} // submitters that wait for room, first come first served
 	watchers []chan struct{} // those that wait for the queue to be empty, or for a worker with room
+	answered time.Duration   // when a worker last answered; 0: never
 
 	waited, handling Histogram       // see QueueStats
 	workers          []*workerTotals // by worker
@@ -39,10 +44,16 @@ type Queue struct {
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
 	if cfg.Format == Lines && cfg.Window == 0 {
-		cfg.Window = 1
+		cfg.Window = 1 // an answer of two lines would be the next message's
+	}
+	if cfg.Format != Tagged {
+		cfg.Concurrency = 1
 	}
 	cfg.Concurrency = max(cfg.Concurrency, 1)
-	return &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.QueueBytes}}
+	q := &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.QueueBytes}}
+	q.backlog.maxMessages, q.backlog.maxBytes = cfg.QueueMessages, cfg.QueueBytes
+	q.retries.cfg = &q.cfg
+	return q
 }
 
 // NewChannel returns a channel for a process of a worker, and the file that it
@@ -60,7 +71,8 @@ func (q *Queue) Attempts() int { return q.cfg.Attempts }
 func (q *Queue) Budget() *Budget { return &q.budget }
 
 // Submit takes as many of a batch, in order, as there is room for, and returns
-// how many. The rest stays the caller's, which may wait for Room.
+// how many. The rest stays the caller's, which may wait for Room. All of a batch
+// are of one flow.
 func (q *Queue) Submit(batch []*Delivery) int {
 	if q.cfg.Format == Lines {
 		return q.submitLines(batch)
@@ -85,26 +97,46 @@ func (q *Queue) submit(batch []*Delivery) int {
 	taken := 0
 	for _, d := range batch {
 		d.assignID(q, at)
-		var c *Channel
-		if q.waiting.n == 0 { // otherwise others were first
-			c = q.pick(d)
-		}
-		switch {
-		case c != nil:
-			c.give(d, at)
-			touched.add(c)
-		case q.isFull():
-			touched.flush()
-			q.mu.Unlock()
-			return taken
-		default:
-			q.waiting.push(d)
+		if !q.giveNew(d, &touched, at) && !q.wait(d, at) {
+			break
 		}
 		taken++
 	}
 	touched.flush()
+	if q.backlog.ready > 0 && q.hasPlaces() {
+		q.dispatch()
+	}
 	q.mu.Unlock()
 	return taken
+}
+
+// giveNew gives a message to a worker, if none waits that goes before it.
+func (q *Queue) giveNew(d *Delivery, touched *touched, at time.Duration) bool {
+	if q.backlog.ready > 0 || q.backlog.suspects.n > 0 {
+		return false
+	}
+	c := q.pick(nil, at)
+	if c == nil {
+		return false
+	}
+	if d.flow.turn != nil {
+		q.backlog.leave(d.flow)
+	}
+	c.give(d, at)
+	touched.add(c)
+	return true
+}
+
+// wait has a new message wait, if there is room.
+func (q *Queue) wait(d *Delivery, at time.Duration) bool {
+	if !q.backlog.admits(d) {
+		return false
+	}
+	q.backlog.push(d)
+	if lane := d.flow.lane; lane.Expires > 0 && lane.expiry.add(d) {
+		lane.expiry.start(q, lane, at)
+	}
+	return true
 }
 
 // submitLines is Submit where a message must be a line. One that is not fails at
@@ -122,56 +154,140 @@ func (q *Queue) submitLines(batch []*Delivery) int {
 	return len(batch)
 }
 
-// isFull reports whether the waiting messages take all the room. One that is
-// larger than all of it is let in when it is alone.
-func (q *Queue) isFull() bool {
-	return q.waiting.n >= q.cfg.QueueMessages || q.waiting.bytes >= q.cfg.QueueBytes
+// hasPlaces reports whether a worker may have room.
+func (q *Queue) hasPlaces() bool {
+	return !q.paused && len(q.idle)+len(q.busy)+len(q.last) > 0
 }
 
-// pick returns a worker with room, or nil: an idle one, if possible not the one
-// that has just failed with this message; if none is idle, the next of those that
-// work.
-func (q *Queue) pick(d *Delivery) *Channel {
+// pick returns a worker with room other than the given one, or nil: an idle one;
+// if none is idle, the next of those that work and are not stalled; one of those
+// that are fed last.
+func (q *Queue) pick(not *Channel, at time.Duration) *Channel {
 	if q.paused {
 		return nil
 	}
-	if n := len(q.idle); n > 0 {
-		c := q.idle[n-1]
-		if c == d.last && n > 1 {
-			c = q.idle[n-2]
-		}
+	if c := topOf(q.idle, not); c != nil {
 		return c
 	}
-	if len(q.busy) == 0 {
-		return nil
+	for len(q.busy) > 0 {
+		q.turn = (q.turn + 1) % len(q.busy)
+		c := q.busy[q.turn]
+		switch {
+		case c.isStalled(at):
+			c.moveTo(nil) // until it answers
+		case c != not:
+			return c
+		case len(q.busy) == 1:
+			return topOf(q.last, not)
+		}
 	}
-	q.turn = (q.turn + 1) % len(q.busy)
-	return q.busy[q.turn]
+	return topOf(q.last, not)
+}
+
+func topOf(channels []*Channel, not *Channel) *Channel {
+	n := len(channels)
+	switch {
+	case n == 0:
+		return nil
+	case channels[n-1] != not:
+		return channels[n-1]
+	case n > 1:
+		return channels[n-2]
+	}
+	return nil
 }
 
 // refill gives a channel with room what waits, after it has settled messages, and
 // lets submitters go on.
 func (q *Queue) refill(c *Channel, at time.Duration) {
-	for q.waiting.n > 0 && !q.paused && c.hasRoom() {
-		c.give(q.waiting.pop(), at)
+	if q.backlog.suspects.n > 0 && c.serving && !q.paused {
+		q.refillAlone(c, at)
+	}
+	for q.backlog.ready > 0 && !q.paused && c.hasRoom(at) {
+		d := q.backlog.next(c, q.serving > 1, at)
+		if d == nil {
+			q.lookAgain()
+			break
+		}
+		c.give(d, at)
 	}
 	q.wake()
 }
 
-// dispatch gives waiting messages to workers with room.
+// refillAlone gives a channel a suspect if it has nothing in hand. Otherwise, if no
+// other does so, it gets nothing until then.
+func (q *Queue) refillAlone(c *Channel, at time.Duration) {
+	switch {
+	case c.flight.n == 0:
+		d := q.backlog.suspects.head
+		q.backlog.takeAgain(d)
+		c.isAlone = true
+		c.give(d, at)
+	case q.reserved == nil && !c.isAlone:
+		q.reserved = c
+	}
+}
+
+// dispatch gives waiting messages to workers with room. With the mutex held, which
+// it may release for a while.
 func (q *Queue) dispatch() {
 	var touched touched
 	at := now()
-	for q.waiting.n > 0 {
-		c := q.pick(q.waiting.head)
+	q.dispatchSuspects(&touched, at)
+	for q.backlog.ready > 0 {
+		c := q.pick(nil, at)
 		if c == nil {
 			break
 		}
-		c.give(q.waiting.pop(), at)
+		d := q.backlog.next(c, q.serving > 1, at)
+		if d == nil { // it has failed with all that could be its next
+			if c = q.pick(c, at); c != nil {
+				d = q.backlog.next(c, true, at)
+			}
+			if d == nil {
+				q.lookAgain()
+				break
+			}
+		}
+		c.give(d, at)
 		touched.add(c)
 	}
 	touched.flush()
 	q.wake()
+}
+
+// dispatchSuspects gives each suspect to a worker that has nothing in hand, and
+// has one work off what it has if there is none.
+func (q *Queue) dispatchSuspects(touched *touched, at time.Duration) {
+	for q.backlog.suspects.n > 0 && !q.paused {
+		c := topOf(q.idle, nil)
+		if c == nil {
+			c = topOf(q.last, nil)
+		}
+		if c == nil {
+			if n := len(q.busy); n > 0 && q.reserved == nil {
+				c = q.busy[n-1]
+				q.reserved = c
+				c.refile()
+			}
+			return
+		}
+		q.refillAlone(c, at)
+		touched.add(c)
+	}
+}
+
+// lookAgain has messages that wait for another worker than a free one go to that
+// one after a while.
+func (q *Queue) lookAgain() {
+	if q.again == nil {
+		q.again = time.AfterFunc(avoidFor, func() {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.again = nil
+			q.dispatch()
+		})
+	}
 }
 
 // requeue puts messages that were not settled in front of all others, in their
@@ -184,17 +300,25 @@ func (q *Queue) requeue(l *list) {
 		q.wake()
 		return
 	}
-	q.waiting.prepend(l)
+	at := now()
+	for l.n > 0 {
+		d := l.tail
+		l.remove(d)
+		d.again = at
+		q.backlog.pushAgain(d, true)
+	}
 	q.dispatch()
 }
 
 // wake lets as many submitters go on as there is room for.
 func (q *Queue) wake() {
-	for len(q.blocked) > 0 && !q.isFull() {
-		close(q.blocked[0])
-		q.blocked = q.blocked[1:]
+	if q.backlog.waiters > 0 {
+		q.backlog.grant()
+		if t := q.backlog.firstInLine(); t != nil && (q.closed || q.backlog.ready == 0 && q.hasPlaces()) {
+			q.backlog.tell(t) // what it has does not have to wait
+		}
 	}
-	if len(q.watchers) > 0 && (q.waiting.n == 0 || q.inFlight == 0) {
+	if len(q.watchers) > 0 && (q.backlog.ready == 0 || q.inFlight == 0) {
 		for _, w := range q.watchers {
 			close(w)
 		}
@@ -202,21 +326,22 @@ func (q *Queue) wake() {
 	}
 }
 
-// Leave says that a flow does not wait for Room any more, and submits nothing.
-func (q *Queue) Leave(*Flow) {}
-
 // Room returns a channel that is closed when it is worth for a flow to Submit
-// again, which must follow, or Leave.
-func (q *Queue) Room(*Flow) <-chan struct{} {
+// again. That, or Leave, must follow: room is kept for it.
+func (q *Queue) Room(f *Flow) <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ready := make(chan struct{})
-	if !q.isFull() || len(q.idle) > 0 {
-		close(ready)
-		return ready
-	}
-	q.blocked = append(q.blocked, ready)
-	return ready
+	room := q.backlog.await(f)
+	q.wake()
+	return room
+}
+
+// Leave says that a flow does not wait for Room any more, and submits nothing.
+func (q *Queue) Leave(f *Flow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.backlog.leave(f)
+	q.wake()
 }
 
 // Free returns how many messages, of how many bytes, workers have room for
@@ -229,10 +354,10 @@ func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
 	if q.closed {
 		return 0, 0, nil
 	}
-	if q.waiting.n == 0 {
-		messages, bytes = roomOf(q.idle, limit)
-		if messages < limit {
-			m, b := roomOf(q.busy, limit-messages)
+	if q.backlog.ready == 0 && !q.paused {
+		at := now()
+		for _, channels := range [][]*Channel{q.idle, q.busy, q.last} {
+			m, b := roomOf(channels, limit-messages, at)
 			messages, bytes = messages+m, bytes+b
 		}
 	}
@@ -246,171 +371,24 @@ func (q *Queue) Free(limit int) (messages, bytes int, more <-chan struct{}) {
 
 // roomOf returns how many messages, of how many bytes, channels have room for, at
 // most limit.
-func roomOf(channels []*Channel, limit int) (messages, bytes int) {
+func roomOf(channels []*Channel, limit int, at time.Duration) (messages, bytes int) {
 	for _, c := range channels {
-		messages += c.win.size - c.flight.n
-		bytes += windowBytes - c.flight.bytes
 		if messages >= limit {
 			return limit, bytes
 		}
+		if c.hasRoom(at) {
+			messages += c.most() - c.flight.n
+			bytes += windowBytes - min(c.flight.bytes, windowBytes-1)
+		}
 	}
-	return messages, bytes
+	return min(messages, limit), bytes
 }
 
 // Crowded reports whether messages wait for workers.
 func (q *Queue) Crowded() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.closed && q.waiting.n > 0
-}
-
-// chargeAttempt notes that a delivery failed, and reports whether the message is
-// to be delivered again.
-func (q *Queue) chargeAttempt(d *Delivery, why string) (again bool) {
-	d.attempts++
-	d.text = why
-	if d.attempts < q.cfg.Attempts {
-		d.source.Retried.Add(1)
-		return true
-	}
-	return false
-}
-
-// retry delivers a message again, or gives it up.
-func (q *Queue) retry(d *Delivery, why string) {
-	if !q.chargeAttempt(d, why) {
-		q.giveUp(d)
-		return
-	}
-	var one list
-	one.push(d)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.requeue(&one)
-}
-
-// GiveUp ends a message that has had all its attempts before it was submitted.
-func (q *Queue) GiveUp(d *Delivery, why string) {
-	d.text = why
-	d.assignID(q, now())
-	q.giveUp(d)
-}
-
-// giveUp ends a message that failed every attempt.
-func (q *Queue) giveUp(d *Delivery) {
-	reason := fmt.Sprintf("after %d attempts: %s", d.attempts, d.text)
-	if d.attempts == 1 {
-		reason = d.text
-	}
-	q.log.Warn().Uint64("id", d.id).Str("source", d.source.Name).Int("bytes", len(d.Body())).
-		Int("attempts", d.attempts).Str("why", d.text).Msg("message given up")
-	d.source.GivenUp.Add(1)
-	if q.cfg.GivenUp != nil {
-		q.cfg.GivenUp(d, reason)
-	}
-	q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, reason))
-}
-
-// Reject ends a message that must not be submitted, such as one that is too
-// long. It is put where the given-up ones are, or lost.
-func (q *Queue) Reject(d *Delivery, code frame.Code, why string) {
-	d.assignID(q, now())
-	if q.cfg.GivenUp != nil {
-		q.cfg.GivenUp(d, why)
-	} else {
-		d.source.Lost.Add(1)
-	}
-	q.settleAlone(d, frame.AppendFailure(nil, code, why))
-}
-
-// settleAlone settles one message.
-func (q *Queue) settleAlone(d *Delivery, reply []byte) {
-	origin := d.origin
-	q.settle(d, reply)
-	origin.Flush()
-}
-
-// settle settles a message, which is its origin's from then on. The caller
-// flushes the origin.
-func (q *Queue) settle(d *Delivery, reply []byte) {
-	if frame.IsFailure(reply) {
-		d.source.Failed.Add(1)
-	} else {
-		d.source.Handled.Add(1)
-	}
-	d.origin.Settled(d, reply)
-}
-
-// doneInFlight notes that a message which a worker has answered with a failure
-// is settled, or waits again. Until then it was in flight, so that a drain waits
-// for it.
-func (q *Queue) doneInFlight() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.inFlight--
-	q.wake()
-}
-
-// Close ends the delivery: what waits, and what comes back from its workers
-// later, is not handled any more. It is kept in the spool if there is one, or
-// lost, and its client is told.
-func (q *Queue) Close() {
-	q.mu.Lock()
-	q.closed = true
-	left := q.waiting
-	q.waiting = list{}
-	q.wake()
-	q.mu.Unlock()
-	q.abandon(&left)
-}
-
-// abandon ends messages that will not be handled here.
-func (q *Queue) abandon(l *list) {
-	kept := q.spool(l)
-	for i := 0; l.n > 0; i++ {
-		d := l.pop()
-		switch {
-		case kept[i]:
-			d.source.Spooled.Add(1)
-			q.settleAlone(d, frame.AppendFailure(nil, frame.Spooled, "kept; it is handled after the next start, do not send it again"))
-		case d.last == nil:
-			d.source.Lost.Add(1)
-			q.settleAlone(d, frame.AppendFailure(nil, frame.Stopping, "poolinit stopped before a worker was free; send it again"))
-		default:
-			d.source.Lost.Add(1)
-			q.settleAlone(d, frame.AppendFailure(nil, frame.Interrupted, "poolinit stopped while a worker had the message"))
-		}
-	}
-}
-
-// spoolers is how many messages are brought to the spool at a time. Each waits
-// for the disk, which writes many as fast as one.
-const spoolers = 16
-
-// spool brings messages to the spool, if there is one, and reports which of them
-// it has taken.
-func (q *Queue) spool(l *list) []bool {
-	kept := make([]bool, l.n)
-	if q.cfg.Spool == nil {
-		return kept
-	}
-	all := make([]*Delivery, 0, l.n)
-	for d := l.head; d != nil; d = d.next {
-		all = append(all, d)
-	}
-	var (
-		next  atomic.Int64
-		group sync.WaitGroup
-	)
-	for range min(spoolers, len(all)) {
-		group.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
-				kept[i] = q.cfg.Spool(all[i])
-			}
-		})
-	}
-	group.Wait()
-	return kept
+	return !q.closed && q.backlog.ready > 0
 }
 
 // Depth returns how many messages wait, their bytes, and how many are in
@@ -418,7 +396,7 @@ func (q *Queue) spool(l *list) []bool {
 func (q *Queue) Depth() (waiting, bytes, inFlight int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.waiting.n, q.waiting.bytes, q.inFlight
+	return q.backlog.n, q.backlog.bytes, q.inFlight
 }
 
 // Empty returns a channel that is closed when nothing waits and nothing is in
@@ -439,7 +417,7 @@ func (q *Queue) Empty() <-chan struct{} {
 func (q *Queue) nextChange() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiting.n == 0 && q.inFlight == 0 {
+	if q.backlog.n == 0 && q.inFlight == 0 {
 		return nil
 	}
 	change := make(chan struct{})
@@ -452,12 +430,17 @@ func (q *Queue) Stats(workers int) QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := QueueStats{
-		Messages: q.waiting.n, Bytes: q.waiting.bytes, InFlight: q.inFlight, Idle: len(q.idle),
+		Messages: q.backlog.n, Bytes: q.backlog.bytes, InFlight: q.inFlight, Idle: len(q.idle),
+		Paused: q.paused, Delayed: len(q.retries.due), Isolated: q.backlog.suspects.n,
+		Later:   q.backlog.n - q.backlog.ready,
 		Waiting: q.waited, Handling: q.handling,
 		Workers: make([]WorkerStats, max(workers, len(q.workers))),
 	}
+	if q.paused {
+		s.Later = q.backlog.n
+	}
 	at := now()
-	if d := q.waiting.head; d != nil {
+	if d := q.backlog.oldest(); d != nil {
 		s.Oldest, s.OldestID = at-d.arrived, d.id
 	}
 	for id, t := range q.workers {

@@ -49,6 +49,7 @@ type SourceStats struct {
 	Failed           atomic.Uint64 // messages that ended in a failure
 	Retried          atomic.Uint64 // deliveries that failed and were repeated
 	GivenUp          atomic.Uint64 // messages that failed every attempt
+	Expired          atomic.Uint64 // messages that waited too long for a worker
 	Spooled          atomic.Uint64 // messages that are kept for the next start
 	Lost             atomic.Uint64 // messages that were not handled and are not kept
 	HandshakesFailed atomic.Uint64 // of TLS

@@ -8,10 +8,14 @@ import (
 // QueueStats is a picture of a Queue.
 type QueueStats struct {
 	Messages, Bytes int           // that wait
-	Oldest          time.Duration // the age of the first of them; 0: none waits
+	Oldest          time.Duration // the age of the first of them that may be handed out; 0: none waits
 	OldestID        uint64        // its number; 0: none waits
 	InFlight        int           // messages with workers
 	Idle            int           // workers that are fed and have nothing in hand
+	Paused          bool          // nothing is handed out
+	Delayed         int           // messages, of those that wait, whose retry is not due yet
+	Isolated        int           // messages, of those that wait, that are to be delivered alone
+	Later           int           // messages, of those that wait, that may not be handed out now
 
 	Waiting  Histogram // from the arrival of a message until the worker that answered it began with it
 	Handling Histogram // from there to its answer
@@ -27,9 +31,11 @@ type WorkerStats struct {
 	Busy    time.Duration // time with messages in hand, until now
 
 	// Of the process that is fed now, or finishes.
-	InHand int           // messages
-	Held   time.Duration // how long the oldest of them has been in its hands
-	Window int           // 0: there is no such process
+	InHand  int           // messages
+	Held    time.Duration // how long the oldest of them has been in its hands
+	Window  int           // 0: there is no such process
+	Newborn bool          // it is fed last, until it has answered a message
+	Failing bool          // it is fed less: it fails everything
 }
 
 // workerTotals are the sums over a worker's processes. The queue's mutex guards
@@ -50,10 +56,12 @@ func (t *workerTotals) stats(at time.Duration) WorkerStats {
 	s := WorkerStats{Handled: t.handled, Failed: t.failed, Busy: t.busy}
 	for _, c := range t.channels {
 		s.InHand += c.flight.n
-		s.Window = max(s.Window, c.win.size)
+		s.Window = max(s.Window, c.most())
+		s.Newborn = s.Newborn || c.serving && !c.proven
+		s.Failing = s.Failing || c.serving && c.conduct.isFailing
 		if c.flight.n > 0 {
 			s.Busy += at - c.busySince
-			s.Held = max(s.Held, at-max(c.since, c.flight.head.given))
+			s.Held = max(s.Held, at-c.flight.head.began)
 		}
 	}
 	return s

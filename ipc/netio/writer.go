@@ -30,10 +30,11 @@ type Writer struct {
 	busy   bool   // a write is under way
 	broken bool   // the socket is broken: all is dropped
 	last   bool   // see Flush
+	ending bool   // last, for attempt: it belongs to the one that is writing
+	taken  int    // bytes that the socket has taken, since Init
 
 	// These belong to the one that is writing.
 	writing []byte // for attempt, which must not allocate
-	ending  bool
 	wrote   int
 	err     error
 	try     func(fd uintptr) bool
@@ -60,6 +61,9 @@ func (w *Writer) Init(c WriterConfig) {
 
 // Size is how many bytes have been added and not been taken by the socket.
 func (w *Writer) Size() int { return w.size }
+
+// Taken is how many bytes the socket has taken since Init.
+func (w *Writer) Taken() int { return w.taken }
 
 // Busy reports whether a write is under way.
 func (w *Writer) Busy() bool { return w.busy }
@@ -100,6 +104,7 @@ func (w *Writer) Flush(last bool) {
 		w.mu.Unlock()
 		n, err := w.writeNow(b, last)
 		w.mu.Lock()
+		w.taken += n
 		switch {
 		case err == errWouldBlock:
 			// Ends when all is written, the peer has stalled, or the owner has
@@ -153,8 +158,9 @@ func (w *Writer) done() {
 // been added since.
 func (w *Writer) writeRest(b []byte, n int) {
 	for {
-		err := w.writeSlowly(b[n:])
+		wrote, err := w.writeSlowly(b[n:])
 		w.mu.Lock()
+		w.taken += wrote
 		if err != nil {
 			w.Break()
 		} else {
@@ -174,18 +180,18 @@ func (w *Writer) writeRest(b []byte, n int) {
 // slowPiece is how much of a buffer a slow peer must take within Stall.
 const slowPiece = 64 << 10
 
-func (w *Writer) writeSlowly(b []byte) error {
-	for len(b) > 0 {
+func (w *Writer) writeSlowly(b []byte) (wrote int, err error) {
+	for wrote < len(b) {
 		if err := w.setStall(); err != nil {
-			return err
+			return wrote, err
 		}
-		n, err := w.conn.Write(b[:min(len(b), slowPiece)])
+		n, err := w.conn.Write(b[wrote:min(len(b), wrote+slowPiece)])
+		wrote += n
 		if err != nil {
-			return err
+			return wrote, err
 		}
-		b = b[n:]
 	}
-	return nil
+	return wrote, nil
 }
 
 // setStall gives the peer its time, unless the owner has called Break: the

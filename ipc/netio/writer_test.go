@@ -42,7 +42,7 @@ func TestBrokenStaysBroken(t *testing.T) {
 	mu.Unlock()
 	_ = file.SetWriteDeadline(time.Unix(1, 0))
 	done := make(chan error, 1) // 1: the result, should the test have ended
-	go func() { done <- w.writeSlowly(make([]byte, 16<<20)) }()
+	go func() { _, err := w.writeSlowly(make([]byte, 16<<20)); done <- err }()
 	select {
 	case err := <-done:
 		if err == nil {

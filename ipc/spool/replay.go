@@ -32,8 +32,8 @@ type message struct {
 
 // Replay returns the source of the undelivered messages that were there when
 // the spool was opened. Its Serve returns when all are in the queue, which may
-// wait for workers: if it is called before Serve of the others, the old messages
-// are handled first.
+// wait for workers: if it is called before Serve of the others, an old message
+// goes before each new one.
 func (s *Spool) Replay(q *ipc.Queue) ipc.Source {
 	r := &replay{spool: s, queue: q, log: s.log, loop: ipc.NewLoop()}
 	r.stats.Name = "spool://" + s.dir

@@ -145,6 +145,10 @@ func tooLong(size, limit int) error {
 	return fmt.Errorf("%w: %d bytes, and the limit is %d", ErrTooLong, size, limit)
 }
 
+// HasMeta reports whether a whole tagged frame says that it has meta, which may be
+// empty.
+func HasMeta(tagged []byte) bool { return tagged[0]&(metaBit>>24) != 0 }
+
 // ReadTagged reads one tagged frame. It returns io.EOF at an end between two
 // frames, io.ErrUnexpectedEOF at one inside of a frame, and the errors of
 // CutTagged. The frame is the caller's.

@@ -1,0 +1,309 @@
+package ipc
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/poolinit/poolinit/ipc/frame"
+)
+
+// GiveUp ends a message that has had all its attempts before it was submitted.
+func (q *Queue) GiveUp(d *Delivery, why string) {
+	d.text = why
+	d.assignID(q, now())
+	q.giveUp(d)
+}
+
+// giveUp ends a message that failed every attempt.
+func (q *Queue) giveUp(d *Delivery) {
+	reason := fmt.Sprintf("after %d attempts: %s", d.attempts, d.text)
+	if d.attempts <= 1 || d.fate == fateDropped {
+		reason = d.text
+	}
+	q.log.Warn().Uint64("id", d.id).Str("source", d.source.Name).Int("bytes", len(d.Body())).
+		Int("attempts", d.attempts).Str("why", d.text).Msg("message given up")
+	d.source.GivenUp.Add(1)
+	if q.cfg.GivenUp != nil {
+		q.cfg.GivenUp(d, reason)
+	}
+	q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, reason))
+}
+
+// Reject ends a message that must not be submitted, such as one that is too
+// long. It is put where the given-up ones are, or lost.
+func (q *Queue) Reject(d *Delivery, code frame.Code, why string) {
+	d.assignID(q, now())
+	if q.cfg.GivenUp != nil {
+		q.cfg.GivenUp(d, why)
+	} else {
+		d.source.Lost.Add(1)
+	}
+	q.settleAlone(d, frame.AppendFailure(nil, code, why))
+}
+
+// settleAlone settles one message.
+func (q *Queue) settleAlone(d *Delivery, reply []byte) {
+	origin := d.origin
+	q.settle(d, reply)
+	origin.Flush()
+}
+
+// settle settles a message, which is its origin's from then on. The caller
+// flushes the origin.
+func (q *Queue) settle(d *Delivery, reply []byte) {
+	if frame.IsFailure(reply) {
+		d.source.Failed.Add(1)
+	} else {
+		d.source.Handled.Add(1)
+	}
+	d.origin.Settled(d, reply)
+}
+
+// finish ends a message after its last delivery failed. It is counted as in flight
+// until then, so that a drain waits for it. The caller does not hold the mutex.
+func (q *Queue) finish(d *Delivery) {
+	switch d.fate {
+	case fateGivenUp, fateDropped:
+		q.giveUp(d)
+	case fateRefused:
+		q.settleAlone(d, frame.AppendFailure(nil, frame.Refused, d.text))
+	case fateRetry:
+		q.settleAlone(d, frame.AppendFailure(nil, frame.Retry, d.text))
+	default:
+		var one list
+		one.push(d)
+		q.abandon(&one)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.inFlight--
+	q.wake()
+}
+
+// wasDelayed notes that a message waits for its time. With the mutex held.
+func (q *Queue) wasDelayed(d *Delivery, at time.Duration) {
+	q.backlog.add(d)
+	q.retries.start(at, q.dueNow)
+}
+
+// dueNow delivers again what has waited long enough.
+func (q *Queue) dueNow() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := now()
+	for d := q.retries.next(at); d != nil; d = q.retries.next(at) {
+		q.backlog.remove(d)
+		d.again = at
+		q.backlog.pushAgain(d, false)
+	}
+	q.retries.start(at, q.dueNow)
+	q.dispatch()
+}
+
+// Until says when the pool ends. A retry that is due later is not waited for.
+func (q *Queue) Until(deadline time.Time) {
+	q.mu.Lock()
+	q.retries.until = max(deadline.Sub(epoch), 1)
+	var late list
+	for _, d := range slices.Clone(q.retries.due) {
+		if d.again > q.retries.until {
+			q.retries.remove(d)
+			q.backlog.remove(d)
+			late.push(d)
+		}
+	}
+	q.wake()
+	q.mu.Unlock()
+	q.abandon(&late)
+}
+
+// expire ends the messages of a lane that have waited too long.
+func (q *Queue) expire(l *Lane) {
+	q.mu.Lock()
+	at := now()
+	var late list
+	for d := l.expiry.first; d != nil && at-d.arrived >= l.Expires; d = l.expiry.first {
+		q.backlog.takeNew(d)
+		late.push(d)
+	}
+	l.expiry.start(q, l, at)
+	q.wake()
+	q.mu.Unlock()
+	for late.n > 0 {
+		d := late.pop()
+		d.source.Expired.Add(1)
+		q.settleAlone(d, frame.AppendFailure(nil, frame.Expired, fmt.Sprintf("no worker had it within %s", l.Expires)))
+	}
+}
+
+// Pause ends the handing out of messages, until Resume. What workers have is
+// finished, and what arrives waits.
+func (q *Queue) Pause() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.paused = true
+}
+
+// Resume ends a Pause.
+func (q *Queue) Resume() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.paused = false
+	q.dispatch()
+}
+
+// Paused reports whether Pause was called, and Resume was not since.
+func (q *Queue) Paused() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.paused
+}
+
+// A Waiting is what is known of a message that waits.
+type Waiting struct {
+	ID       uint64
+	Source   string
+	Age      time.Duration
+	Bytes    int           // of the body
+	Attempts int           // that failed
+	Due      time.Duration // until it may be delivered again; 0: now
+}
+
+// List returns all messages that wait, in the order of their numbers.
+func (q *Queue) List() []Waiting {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := now()
+	all := make([]Waiting, 0, q.backlog.n)
+	for d := range q.backlog.all {
+		all = append(all, d.waiting(at, 0))
+	}
+	for _, d := range q.retries.due {
+		all = append(all, d.waiting(at, max(d.again-at, 1)))
+	}
+	slices.SortFunc(all, func(a, b Waiting) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+func (d *Delivery) waiting(at, due time.Duration) Waiting {
+	return Waiting{d.id, d.source.Name, at - d.arrived, len(d.Body()), d.attempts, due}
+}
+
+// Drop gives up messages that wait, and returns how many of the given ones did.
+func (q *Queue) Drop(ids []uint64) (dropped int) {
+	wanted := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	q.mu.Lock()
+	found := q.takeWaiting(func(d *Delivery) bool { return wanted[d.id] })
+	q.inFlight += found.n
+	q.wake()
+	q.mu.Unlock()
+	dropped = found.n
+	for found.n > 0 {
+		d := found.pop()
+		d.text, d.fate = "dropped by an operator", fateDropped
+		q.finish(d)
+	}
+	return dropped
+}
+
+// takeWaiting takes out the messages that wait and that the condition is true for.
+// With the mutex held.
+func (q *Queue) takeWaiting(wanted func(*Delivery) bool) (taken list) {
+	var again, first []*Delivery
+	for d := range q.backlog.all {
+		switch {
+		case !wanted(d):
+		case !d.isAgain:
+			first = append(first, d)
+		default:
+			again = append(again, d)
+		}
+	}
+	for _, d := range again {
+		q.backlog.takeAgain(d)
+		taken.push(d)
+	}
+	for _, d := range slices.Clone(q.retries.due) {
+		if wanted(d) {
+			q.retries.remove(d)
+			q.backlog.remove(d)
+			taken.push(d)
+		}
+	}
+	for _, d := range first {
+		q.backlog.takeNew(d)
+		taken.push(d)
+	}
+	return taken
+}
+
+// Close ends the delivery: what waits, and what comes back from its workers
+// later, is not handled any more. It is kept in the spool if there is one, or
+// lost, and its client is told.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	left := q.takeWaiting(func(*Delivery) bool { return true })
+	for q.backlog.waiters > 0 {
+		q.backlog.tell(q.backlog.firstInLine())
+	}
+	q.wake()
+	q.mu.Unlock()
+	q.abandon(&left)
+}
+
+// abandon ends messages that will not be handled here.
+func (q *Queue) abandon(l *list) {
+	kept := q.spool(l)
+	for i := 0; l.n > 0; i++ {
+		d := l.pop()
+		switch {
+		case kept[i]:
+			d.source.Spooled.Add(1)
+			q.settleAlone(d, frame.AppendFailure(nil, frame.Spooled, "kept; it is handled after the next start, do not send it again"))
+		case d.last == nil:
+			d.source.Lost.Add(1)
+			q.settleAlone(d, frame.AppendFailure(nil, frame.Stopping, "poolinit stopped before a worker was free; send it again"))
+		default:
+			d.source.Lost.Add(1)
+			q.settleAlone(d, frame.AppendFailure(nil, frame.Interrupted, "poolinit stopped while a worker had the message"))
+		}
+	}
+}
+
+// spoolers is how many messages are brought to the spool at a time. Each waits
+// for the disk, which writes many as fast as one.
+const spoolers = 16
+
+// spool brings messages to the spool, if there is one, and reports which of them
+// it has taken.
+func (q *Queue) spool(l *list) []bool {
+	kept := make([]bool, l.n)
+	if q.cfg.Spool == nil {
+		return kept
+	}
+	all := make([]*Delivery, 0, l.n)
+	for d := l.head; d != nil; d = d.next {
+		all = append(all, d)
+	}
+	var (
+		next  atomic.Int64
+		group sync.WaitGroup
+	)
+	for range min(spoolers, len(all)) {
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
+				kept[i] = q.cfg.Spool(all[i])
+			}
+		})
+	}
+	group.Wait()
+	return kept
+}
