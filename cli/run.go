@@ -12,6 +12,7 @@ import (
 	"github.com/poolinit/poolinit/cli/flags"
 	"github.com/poolinit/poolinit/cli/terminal"
 	"github.com/poolinit/poolinit/daemon"
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/sources"
 	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
@@ -23,6 +24,10 @@ import (
 // maxWorkers is far above what a machine can run, and far below what a typing error
 // may ask for.
 const maxWorkers = 65536
+
+// maxConcurrency keeps the numbers of messages that a worker has below what its
+// tags have room for.
+const maxConcurrency = 4096
 
 // options are run's flags, parsed.
 type options struct {
@@ -84,14 +89,18 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
 	flags.List(s, &o.Listen, sources.Parse, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
 	flags.List(s, &o.Share, stream.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")
-	flags.Add(s, &o.Deliver, flags.OneOf("frames", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body) or lines;\nexec: COMMAND runs once per message, from stdin to stdout")
-	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages in flight to one worker, or auto: about 1 ms of work")
+	flags.Add(s, &o.Deliver, flags.OneOf("frames", "tagged", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body), tagged\n(with a number and meta, answered in any order) or lines; exec: COMMAND runs\nonce per message, from stdin to stdout")
+	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages in flight to one worker, or auto: about 1 ms of work, and 1 with\n--deliver lines")
+	flags.Add(s, &o.Queue.Concurrency, flags.Between(1, maxConcurrency), "concurrency", "", "1", "`count`", "with --deliver tagged: messages that a worker handles at the same time")
 	flags.Add(s, &o.Queue.QueueMessages, flags.Between(1, 1<<30), "queue-messages", "", "1024", "`count`", "messages that may wait in memory; beyond that, senders wait")
 	flags.Add(s, &o.Queue.QueueBytes, flags.AtLeastSize(1<<10), "queue-bytes", "", "64MiB", "`size`", "bytes of messages that may wait in memory")
 	flags.Add(s, &o.Queue.MaxMessage, flags.AtLeastSize(1), "max-message", "", "2MiB", "`size`", "reject longer messages")
 	flags.Add(s, &o.Queue.MessageTimeout, any, "message-timeout", "", "0s", "`time`", "a worker that holds one message longer gets --timeout-signal; 0s: off")
 	flags.Add(s, &o.Pool.TimeoutSignal, flags.Signal, "timeout-signal", "", "KILL", "`signal`", "the signal at --message-timeout: QUIT and ABRT make many runtimes print a\nstack; SIGKILL follows 1 s later")
 	flags.Add(s, &o.Queue.Attempts, flags.Between(1, 1<<20), "attempts", "", "3", "`count`", "how often a message is delivered before it is given up; 1: at most once")
+	flags.Add(s, &o.Queue.RetryDelay, any, "retry-delay", "", "1s", "`time`", "delay before a third delivery: doubled each time, +-20 %; the second is\nimmediate")
+	flags.Add(s, &o.Queue.RetryDelayMax, any, "retry-delay-max", "", "30s", "`time`", "the longest such delay; a worker that asks for a longer one has the client\ntold")
+	flags.Add(s, &o.Queue.MaxFailures, flags.Between(0, 1<<30), "max-failures", "", "0", "`count`", "replace a worker that has answered this many messages in a row with a\nfailure; 0: off")
 	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "where to keep given-up messages, and undelivered ones until the next start")
 	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status over HTTP, for example on :9090")
 	flags.Add(s, &o.Log.Level, flags.OneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
@@ -164,8 +173,14 @@ func (o *options) check() error {
 		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.Pool.StopTimeout, o.DrainDelay)
 	case o.Pool.RestartDelayMax < o.Pool.RestartDelay:
 		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.Pool.RestartDelayMax, o.Pool.RestartDelay)
-	case o.Deliver == "lines" && len(o.Listen) == 0:
-		return errors.New("--deliver lines needs --listen: there are no messages without it")
+	case (o.Deliver == "lines" || o.Deliver == "tagged") && len(o.Listen) == 0:
+		return fmt.Errorf("--deliver %s needs --listen: there are no messages without it", o.Deliver)
+	case o.Queue.Concurrency > 1 && o.Deliver != "tagged":
+		return fmt.Errorf("--concurrency %d needs --deliver tagged: other workers answer in order", o.Queue.Concurrency)
+	case o.Queue.RetryDelayMax < o.Queue.RetryDelay:
+		return fmt.Errorf("--retry-delay-max %s must not be shorter than --retry-delay %s", o.Queue.RetryDelayMax, o.Queue.RetryDelay)
+	case o.Deliver == "tagged" && o.Queue.MaxMessage > frame.MaxTaggedBody:
+		return fmt.Errorf("--max-message %d is too large for --deliver tagged, whose frames have at most %d bytes", o.Queue.MaxMessage, frame.MaxTaggedBody)
 	case o.Pool.ReadyTimeout <= o.Pool.MinReady:
 		return fmt.Errorf("--ready-timeout %s must be longer than --min-ready %s, which is part of it", o.Pool.ReadyTimeout, o.Pool.MinReady)
 	}

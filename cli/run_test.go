@@ -42,7 +42,11 @@ var badValues = map[string]struct {
 	"max-messages":      {[]string{"", "-1", "1e3", "1099511627777"}, []string{"from 0 to 1099511627776"}},
 	"listen":            {[]string{"", "8089", ":8089", "http://x:1", "tcp://", "tcp://x", "tcp://x:65536", "unix://a", "sysv://0", "tcp://x:1?reply=often"}, nil},
 	"share":             {[]string{"", "8080", "http://x:1", "tcp://x", "tcp://x:65536", "unix://a", "sysv://1", "tcp://x:1?reply=always", "tcp://x:1?name=a:b", "tcp://x:1?cert=a&key=b"}, nil},
-	"deliver":           {[]string{"", "json", "Frames", "execute"}, []string{"frames", "lines", "exec"}},
+	"deliver":           {[]string{"", "json", "Frames", "execute"}, []string{"frames", "tagged", "lines", "exec"}},
+	"concurrency":       {[]string{"", "0", "-1", "4097", "auto"}, []string{"from 1 to 4096"}},
+	"retry-delay":       {badDurations(), nil},
+	"retry-delay-max":   {badDurations(), nil},
+	"max-failures":      {[]string{"", "-1", "x"}, nil},
 	"window":            {[]string{"", "0", "-1", "4097", "automatic"}, []string{"from 1 to 4096", "auto"}},
 	"queue-messages":    {[]string{"", "0", "1073741825", "many"}, []string{"from 1 to 1073741824"}},
 	"queue-bytes":       {[]string{"", "0", "1023", "2G", "3GiB", "64MB"}, []string{"at least 1024 bytes", "less than 2GiB"}},
@@ -130,6 +134,11 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"--drain-delay 9s x", "--stop-timeout 8s must be longer than --drain-delay 9s"},
 		{"--restart-delay 31s x", "--restart-delay-max 30s must not be shorter"},
 		{"--min-ready 30s x", "--ready-timeout 30s must be longer than --min-ready 30s"},
+		{"--deliver tagged x", "--deliver tagged needs --listen"},
+		{"--concurrency 2 x", "--concurrency 2 needs --deliver tagged"},
+		{"--deliver lines --concurrency 2 --listen tcp://:1 x", "--concurrency 2 needs --deliver tagged"},
+		{"--retry-delay 31s x", "--retry-delay-max 30s must not be shorter than --retry-delay 31s"},
+		{"--deliver tagged --max-message 1GiB --listen tcp://:1 x", "--max-message 1073741824 is too large for --deliver tagged"},
 		{"--deliver exec x", "--deliver exec needs --listen"},
 		{"--deliver exec --listen tcp://:1 --ready notify x", "--deliver exec cannot be combined with --ready notify"},
 		{"--deliver exec --listen tcp://:1 --watchdog 3s x", "--deliver exec cannot be combined with --watchdog"},
@@ -165,7 +174,7 @@ func TestDefaults(t *testing.T) {
 			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second,
 			ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
 		},
-		Queue: ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3},
+		Queue: ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3, Concurrency: 1, RetryDelay: time.Second, RetryDelayMax: 30 * time.Second},
 		Log:   daemon.LogConfig{Level: "info", Format: "auto"},
 	}}
 	if !reflect.DeepEqual(o, want) {
@@ -175,7 +184,7 @@ func TestDefaults(t *testing.T) {
 
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
-		"--timeout-signal QUIT --attempts 1 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
+		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
 		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
 		"--http :9090 --log-level error --log-format text -- x -n 3"
@@ -198,8 +207,9 @@ func TestGoodValues(t *testing.T) {
 				ReadyNotify: true, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
-			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1},
-			Log:   daemon.LogConfig{Level: "error", Format: "text"},
+			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1,
+				Concurrency: 1, RetryDelay: 0, RetryDelayMax: time.Minute, MaxFailures: 3},
+			Log: daemon.LogConfig{Level: "error", Format: "text"},
 		},
 	}
 	if !reflect.DeepEqual(o, want) {
@@ -269,11 +279,11 @@ func TestUsageNamesEverything(t *testing.T) {
 // would have no effect.
 func TestConfigIsWhole(t *testing.T) {
 	o, _, err := parsed(strings.Fields("-n 7 --restart on-failure --healthy-after 3s --drain-delay 1s --ready notify --min-ready 1s "+
-		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M --window 3 --max-messages 3 --message-timeout 1s x"), nil)
+		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M --window 3 --max-messages 3 --message-timeout 1s --max-failures 3 x"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "Lines", "Spool", "GivenUp"} // daemon sets these
+	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "Format", "Spool", "GivenUp"} // daemon sets these
 	if o.DrainDelay == 0 {
 		t.Error("DrainDelay is zero")
 	}

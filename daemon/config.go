@@ -35,7 +35,7 @@ type Config struct {
 	Queue   ipc.Config
 	Listen  []*sources.Endpoint // the message sources
 	Spool   string              // a directory; "": none
-	Deliver string              // how workers get messages: frames, lines or exec
+	Deliver string              // how workers get messages: frames, tagged, lines or exec
 	Share   []*stream.Share     // sockets that all workers accept from
 	HTTP    string              // the address of metrics, health and status; "": none
 	Log     LogConfig

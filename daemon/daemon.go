@@ -113,7 +113,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	workers := launch.Config{
 		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
 		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
-		Queue: in.feed(), Deliver: cfg.Deliver, Shares: cfg.Share, Log: log,
+		Queue: in.feed(), Deliver: cfg.Deliver, Concurrency: cfg.Queue.Concurrency, Shares: cfg.Share, Log: log,
 		CommandKilled: func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
 			return pool.CommandKilled(worker, pid, exit, uptime)
 		},

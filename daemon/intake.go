@@ -104,6 +104,7 @@ func (in *intake) drain(until time.Time) <-chan struct{} {
 	done := make(chan struct{})
 	ctx, cancel := context.WithDeadline(in.patience, until)
 	in.draining.Go(func() {
+		in.queue.Until(until)
 		defer cancel()
 		var sources sync.WaitGroup
 		for _, s := range in.sources {

@@ -136,7 +136,8 @@ const (
 // it can, and after a second at most.
 //
 // A message that waits while a worker is idle is stuck: it will never be delivered. A
-// message may be seen on its way to the worker, so one look is not enough.
+// message may be seen on its way to the worker, so one look is not enough. Messages
+// that may not be handed out now, because of a pause or a delay, do not count.
 func (v *View) Live() (ok bool, why string) {
 	if v.Queue == nil {
 		return true, ""
@@ -144,7 +145,7 @@ func (v *View) Live() (ok bool, why string) {
 	first := v.Queue.Stats(0)
 	for deadline := time.Now().Add(stuckFor); ; time.Sleep(stuckTick) {
 		s := v.Queue.Stats(0)
-		if s.Messages == 0 || s.Idle == 0 || s.OldestID != first.OldestID {
+		if s.Messages == s.Later || s.Idle == 0 || s.OldestID != first.OldestID {
 			return true, ""
 		}
 		if time.Now().After(deadline) {

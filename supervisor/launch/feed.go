@@ -99,6 +99,30 @@ func (f *feed) begin(proven bool, grace time.Time) {
 	}
 }
 
+// markReady says that the worker has said that it is ready.
+func (f *feed) markReady() {
+	if f != nil {
+		f.channel.MarkReady()
+	}
+}
+
+// answered returns a channel that is closed when the worker has answered a message
+// without failure.
+func (f *feed) answered() <-chan struct{} {
+	if f == nil {
+		return nil
+	}
+	return f.channel.Answered()
+}
+
+// life returns what the channel knows of the worker's life.
+func (f *feed) life() ipc.Life {
+	if f == nil {
+		return ipc.Life{}
+	}
+	return f.channel.Life()
+}
+
 // finish ends the feeding. The channel is closed when the worker has answered
 // what it had.
 func (f *feed) finish() <-chan struct{} {

@@ -20,17 +20,18 @@ import (
 
 // A Config says what the workers of a pool have in common.
 type Config struct {
-	Reaper     *reaper.Reaper
-	Args       []string // the command and its arguments
-	Env        []string // what all workers inherit
-	Credential *syscall.Credential
-	Terminal   *reaper.Terminal // of a pool with one worker; or nil
-	Relay      *output.Relay    // nil: workers write to this program's stdout and stderr
-	Watchdog   time.Duration    // the interval they are asked for; 0: none
-	Queue      *ipc.Queue       // which feeds them; nil: they get no messages
-	Deliver    string           // how: frames, lines or exec
-	Shares     []*stream.Share  // open sockets that all get
-	Log        zerolog.Logger
+	Reaper      *reaper.Reaper
+	Args        []string // the command and its arguments
+	Env         []string // what all workers inherit
+	Credential  *syscall.Credential
+	Terminal    *reaper.Terminal // of a pool with one worker; or nil
+	Relay       *output.Relay    // nil: workers write to this program's stdout and stderr
+	Watchdog    time.Duration    // the interval they are asked for; 0: none
+	Queue       *ipc.Queue       // which feeds them; nil: they get no messages
+	Deliver     string           // how: frames, tagged, lines or exec
+	Concurrency int              // messages that a worker handles at the same time, with tagged
+	Shares      []*stream.Share  // open sockets that all get
+	Log         zerolog.Logger
 
 	// CommandKilled, with DeliverExec, is told once of a command that died of a
 	// SIGKILL which this program has not sent, and reports whether it was the OOM
@@ -186,6 +187,9 @@ func (l *Launcher) environ(id supervisor.Identity, socket string) []string {
 	env := append(l.cfg.identity(id), "NOTIFY_SOCKET="+socket)
 	env = append(env, shares(l.cfg.Shares).environ()...)
 	if l.cfg.Queue != nil { // its descriptor comes after the shared ones
+		if l.cfg.Deliver == "tagged" {
+			env = append(env, "POOLINIT_CONCURRENCY="+strconv.Itoa(l.cfg.Concurrency))
+		}
 		env = append(env, "POOLINIT_DELIVER="+l.cfg.Deliver, "POOLINIT_FD="+strconv.Itoa(firstFD+len(l.cfg.Shares)))
 	}
 	if l.cfg.Watchdog > 0 {
@@ -198,7 +202,7 @@ func (l *Launcher) environ(id supervisor.Identity, socket string) []string {
 // pool, and must not inherit from the manager of poolinit.
 func OwnVariables() []string {
 	return []string{
-		"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "POOLINIT_DELIVER", "POOLINIT_FD",
+		"POOLINIT_WORKER_ID", "POOLINIT_WORKERS", "POOLINIT_GENERATION", "POOLINIT_DELIVER", "POOLINIT_FD", "POOLINIT_CONCURRENCY",
 		"POOLINIT_MESSAGE_ID", "POOLINIT_ATTEMPT", "POOLINIT_SOURCE", "POOLINIT_EVENT",
 		"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 	}
