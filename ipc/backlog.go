@@ -90,7 +90,7 @@ func (b *backlog) next(c *Channel, another bool, at time.Duration) *Delivery {
 		i := bits.Len16(some) - 1
 		some &^= 1 << i
 		l := &b.levels[i]
-		d := l.forOther(c, another, at)
+		d := l.next(c, another, at)
 		if d != nil {
 			l.again.remove(d)
 			b.taken(l, d)
@@ -107,18 +107,19 @@ func (b *backlog) next(c *Channel, another bool, at time.Duration) *Delivery {
 	return nil
 }
 
-// maxSkipped bounds how many messages are skipped because the worker has failed
-// with them. The other workers take those first.
+// maxSkipped bounds how many messages are skipped because they are not for this
+// worker. The other workers take those first.
 const maxSkipped = 8
 
-// avoidFor is how long a message waits for another worker than the one that has
-// failed with it.
+// avoidFor is how long a message waits for another worker than one that has failed
+// with it, or that is about to end.
 const avoidFor = 500 * time.Millisecond
 
-func (l *level) forOther(c *Channel, another bool, at time.Duration) *Delivery {
+func (l *level) next(c *Channel, another bool, at time.Duration) *Delivery {
 	d := l.again.head
 	for i := 0; d != nil && i < maxSkipped; i++ {
-		if d.last != c || !another || at-d.again >= avoidFor {
+		avoids := another && d.last == c || d.free > 0 && c.mayEnd()
+		if !avoids || at-d.again >= avoidFor {
 			return d
 		}
 		d = d.next

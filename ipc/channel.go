@@ -328,6 +328,10 @@ func (c *Channel) stoppedWorking(at time.Duration) {
 // still be starting up, or it fails everything.
 func (c *Channel) isLast() bool { return !c.proven || c.conduct.isFailing }
 
+// mayEnd reports whether the worker has answered just as many messages as its
+// predecessor had when it left one unread.
+func (c *Channel) mayEnd() bool { return c.handled > 0 && c.handled == c.totals.endedAfter }
+
 // most is how many messages the worker has at a time, at most.
 func (c *Channel) most() int { return c.q.cfg.Concurrency - 1 + c.win.size }
 

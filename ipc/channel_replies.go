@@ -285,6 +285,7 @@ func (c *Channel) suspects(reset bool) (suspects []*Delivery) {
 	for d := c.flight.head; d != c.ahead; d = d.next {
 		if unread := d.end > c.out.Taken() || reset && c.flight.n == 1; unread && d.free < maxFree {
 			d.free++
+			c.totals.endedAfter = c.handled
 			continue
 		}
 		suspects = append(suspects, d)
