@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -15,7 +14,8 @@ const maxClientMeta = frame.MaxMeta - 1<<10
 var errMetaObject = errors.New("the meta is not a JSON object")
 
 // SetMeta gives the message a copy of its client's meta. The error says that it
-// is no JSON object, or too long to be handed on; then there is none. It is for
+// is no JSON object, has a known member of another type, or is too long to be
+// handed on; then there is none. It is for
 // before Submit.
 func (d *Delivery) SetMeta(meta []byte) error {
 	d.meta = d.meta[:0]
@@ -24,8 +24,11 @@ func (d *Delivery) SetMeta(meta []byte) error {
 		return nil
 	case len(meta) > maxClientMeta:
 		return fmt.Errorf("the meta has %d bytes, and the limit is %d", len(meta), maxClientMeta)
-	case meta[0] != '{' || !json.Valid(meta):
+	case meta[0] != '{':
 		return errMetaObject
+	}
+	if _, err := frame.ParseMeta(meta); err != nil {
+		return err // a worker could not read it either
 	}
 	d.meta = append(d.meta, meta...)
 	return nil
