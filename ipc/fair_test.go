@@ -159,9 +159,6 @@ func TestExpires(t *testing.T) {
 
 // What waits costs no memory but its own.
 func TestWaitingAllocatesNothing(t *testing.T) {
-	if race.On {
-		t.Skip("the race detector has pools lose what they are given")
-	}
 	w := ipctest.NewWorld(t, windowOne)
 	w.Worker(mirror)
 	desks := []*quiet{}
@@ -186,7 +183,7 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 		}
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it empties the pools
-	if each := testing.AllocsPerRun(200, round) / 64; each > 0.05 {
+	if each := testing.AllocsPerRun(200, round) / 64; each > 0.05 && !race.On || each > 1.5 {
 		t.Errorf("%.3f allocations a message", each)
 	}
 }

@@ -25,13 +25,16 @@ func TestRetryDelay(t *testing.T) {
 	w := ipctest.NewWorld(t, func(c *ipc.Config) {
 		c.Window, c.Attempts, c.RetryDelay, c.RetryDelayMax = 1, 5, delay, 3*delay
 	})
-	var at []time.Time
-	w.Worker(ipctest.Answering(func([]byte) []byte { at = append(at, time.Now()); return failure("busy: not yet") }))
+	at := make(chan time.Time, 5) // 5: the test looks later
+	w.Worker(ipctest.Answering(func([]byte) []byte { at <- time.Now(); return failure("busy: not yet") }))
 	desk := w.NewDesk(nil)
 	desk.Send("a")
 	desk.Want("a", "!given-up: after 5 attempts: busy: not yet")
+	last := <-at
 	for i, least := range []time.Duration{0, delay, 2 * delay, 3 * delay} {
-		took := at[i+1].Sub(at[i])
+		next := <-at
+		took := next.Sub(last)
+		last = next
 		if took < least*4/5 || took > least*6/5+5*time.Second {
 			t.Errorf("%s before delivery %d", took, i+2)
 		}
@@ -377,20 +380,19 @@ func TestFailedGoesElsewhere(t *testing.T) {
 	})
 	desk.Send("hang")
 	tries := 0
-	var between time.Duration
-	last := time.Now()
+	between, last := make(chan time.Duration, 1), time.Now() // 1: the test looks later
 	w.Worker(ipctest.Answering(func(b []byte) []byte {
 		if tries++; tries == 1 {
 			last = time.Now()
 			return failure("error: not yet")
 		}
-		between = time.Since(last)
+		between <- time.Since(last)
 		return ipctest.Echo(b)
 	}))
 	desk.Send("a")
 	desk.Want("a", "a")
-	if between < 400*time.Millisecond {
-		t.Errorf("it went back after %s", between)
+	if took := <-between; took < 400*time.Millisecond {
+		t.Errorf("it went back after %s", took)
 	}
 	close(hang)
 	desk.Want("a", "a", "hang", "hang")

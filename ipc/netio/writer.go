@@ -31,7 +31,7 @@ type Writer struct {
 	broken bool   // the socket is broken: all is dropped
 	last   bool   // see Flush
 	ending bool   // last, for attempt: it belongs to the one that is writing
-	taken  int    // bytes that the socket has taken, since Init
+	taken  int    // see Taken
 
 	// These belong to the one that is writing.
 	writing []byte // for attempt, which must not allocate
@@ -62,7 +62,8 @@ func (w *Writer) Init(c WriterConfig) {
 // Size is how many bytes have been added and not been taken by the socket.
 func (w *Writer) Size() int { return w.size }
 
-// Taken is how many bytes the socket has taken since Init.
+// Taken is how many bytes the socket has taken since Init, those that are just
+// being written included: the peer may have read them before the call returns.
 func (w *Writer) Taken() int { return w.taken }
 
 // Busy reports whether a write is under way.
@@ -104,7 +105,6 @@ func (w *Writer) Flush(last bool) {
 		w.mu.Unlock()
 		n, err := w.writeNow(b, last)
 		w.mu.Lock()
-		w.taken += n
 		switch {
 		case err == errWouldBlock:
 			// Ends when all is written, the peer has stalled, or the owner has
@@ -112,6 +112,7 @@ func (w *Writer) Flush(last bool) {
 			go w.writeRest(b, n)
 			return
 		case err != nil:
+			w.taken -= len(b) - n
 			w.Break()
 		default:
 			w.written(b)
@@ -132,6 +133,7 @@ func (w *Writer) Break() {
 func (w *Writer) take() []byte {
 	b := w.tail
 	w.tail, w.spare = w.spare, nil
+	w.taken += len(b)
 	return b
 }
 
@@ -160,8 +162,8 @@ func (w *Writer) writeRest(b []byte, n int) {
 	for {
 		wrote, err := w.writeSlowly(b[n:])
 		w.mu.Lock()
-		w.taken += wrote
 		if err != nil {
+			w.taken -= len(b) - n - wrote
 			w.Break()
 		} else {
 			w.written(b)
