@@ -25,35 +25,35 @@ type Channel struct {
 	totals *workerTotals
 
 	// Guarded by the queue's mutex.
-	out       netio.Writer
-	flight    list      // given and not answered, oldest first
-	ahead     *Delivery // of these, the first that the worker cannot have begun with
-	begun     int       // of these, how many it may have begun with
-	tags      *tags     // of these; nil: answers come in their order
-	meta      []byte    // for write
-	written   int       // bytes that were added to out
-	win       window
-	where     *[]*Channel // the queue's idle, busy or last, or nil
-	place     int         // in there
-	serving   bool        // it may be fed
-	proven    bool        // it said that it is ready, or has answered
-	isAlone   bool        // what it has in hand may have killed a worker: it gets nothing else
-	hasEnded  bool        // the worker was told that no more comes
-	life      Life
-	conduct   conduct
-	grace     time.Duration // see Serve
-	over      bool          // nothing more will be answered
-	touched   bool          // see touched
-	isDone    bool          // finished is closed
-	since     time.Duration // the last reply, or when work began
-	busySince time.Duration // when it last got something in hand
-	handled   int
-	due       int         // messages after which the worker is to be replaced; 0: never
-	trouble   string      // why its messages come back
-	timer     *time.Timer // of the message timeout; nil: it is not running
-	late      *Delivery   // for which it ran out
-	spared    bool        // no message is charged with the worker's end
-	isClosing bool        // told is closed
+	out        netio.Writer
+	flight     list      // given and not answered, oldest first
+	ahead      *Delivery // of these, the first that the worker cannot have begun with
+	begun      int       // of these, how many it may have begun with
+	tags       *tags     // of these; nil: answers come in their order
+	meta, head []byte    // for write
+	written    int       // bytes that were added to out
+	win        window
+	where      *[]*Channel // the queue's idle, busy or last, or nil
+	place      int         // in there
+	serving    bool        // it may be fed
+	proven     bool        // it said that it is ready, or has answered
+	isAlone    bool        // what it has in hand may have killed a worker: it gets nothing else
+	hasEnded   bool        // the worker was told that no more comes
+	life       Life
+	conduct    conduct
+	grace      time.Duration // see Serve
+	over       bool          // nothing more will be answered
+	touched    bool          // see touched
+	isDone     bool          // finished is closed
+	since      time.Duration // the last reply, or when work began
+	busySince  time.Duration // when it last got something in hand
+	handled    int
+	due        int         // messages after which the worker is to be replaced; 0: never
+	trouble    string      // why its messages come back
+	timer      *time.Timer // of the message timeout; nil: it is not running
+	late       *Delivery   // for which it ran out
+	spared     bool        // no message is charged with the worker's end
+	isClosing  bool        // told is closed
 
 	cut      *tagged       // the reader's own: the answers that it has just cut
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
@@ -400,22 +400,18 @@ func (c *Channel) write(d *Delivery, at time.Duration) {
 
 // writeTagged adds a message with its meta.
 func (c *Channel) writeTagged(d *Delivery, at time.Duration) {
-	var (
-		meta     [512]byte
-		head     [frame.MaxTaggedHeader + 512]byte
-		deadline time.Time
-	)
+	var deadline time.Time
 	if timeout := c.q.cfg.MessageTimeout; timeout > 0 {
 		deadline = epoch.Add(max(at, c.graceNow()) + timeout)
 	}
-	own := frame.AppendMeta(meta[:0], d.id, d.attempts+1, d.source.Name, d.Arrived(), deadline)
+	own := frame.AppendMeta(c.meta[:0], d.id, d.attempts+1, d.source.Name, d.Arrived(), deadline)
+	c.meta = own // one buffer, for the next message as well
 	if clients := d.Meta(); len(clients) > 0 {
-		c.meta = withClients(c.meta[:0], clients, own)
-		own = c.meta
+		own = withClients(nil, clients, own)
 	}
-	before := frame.AppendTaggedHeader(head[:0], d.number, false, own, len(d.Body()))
-	c.written += len(before) + len(d.Body())
-	c.out.Add(before)
+	c.head = frame.AppendTaggedHeader(c.head[:0], d.number, false, own, len(d.Body()))
+	c.written += len(c.head) + len(d.Body())
+	c.out.Add(c.head)
 	c.out.Add(d.Body())
 }
 

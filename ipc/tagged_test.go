@@ -270,18 +270,57 @@ func taggedMirror(sock net.Conn) {
 	}
 }
 
-func BenchmarkTagged(b *testing.B) {
-	w := newWorld(b, "?reply=always&idle=0s&partial=0s", func(c *ipc.Config) { c.Format = ipc.Tagged })
-	w.Worker(taggedMirror)
-	w.Worker(taggedMirror)
-	round := rounds(b, w, 64, 100)
-	for range 2000 {
-		round()
+// plainMirror is the same with plain frames.
+func plainMirror(sock net.Conn) {
+	in, out, have := make([]byte, 256<<10), make([]byte, 0, 256<<10), 0
+	for {
+		n, err := sock.Read(in[have:])
+		if err != nil {
+			return
+		}
+		have += n
+		rest := in[:have]
+		out = out[:0]
+		for {
+			whole, _, err := frame.Cut(rest, frame.MaxReply)
+			if err != nil {
+				return
+			}
+			if whole == nil {
+				break
+			}
+			out = frame.Append(out, frame.Body(whole))
+			rest = rest[len(whole):]
+		}
+		have = copy(in, rest)
+		if _, err := sock.Write(out); err != nil {
+			return
+		}
 	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	for n := 0; n < b.N; n += 64 {
-		round()
+}
+
+// BenchmarkFormats compares tagged and plain frames, with workers that take each
+// apart.
+func BenchmarkFormats(b *testing.B) {
+	for name, format := range map[string]ipc.Format{"frames": ipc.Frames, "tagged": ipc.Tagged} {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(b, "?reply=always&idle=0s&partial=0s", func(c *ipc.Config) { c.Format = format })
+			worker := plainMirror
+			if format == ipc.Tagged {
+				worker = taggedMirror
+			}
+			w.Worker(worker)
+			w.Worker(worker)
+			round := rounds(b, w, 64, 100)
+			for range 2000 {
+				round()
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := 0; n < b.N; n += 64 {
+				round()
+			}
+		})
 	}
 }
 

@@ -262,8 +262,10 @@ func appendTime(to []byte, name string, at time.Time) []byte {
 		return to
 	}
 	to = append(to, name...)
-	to = at.UTC().AppendFormat(to, "2006-01-02T15:04:05.000Z")
-	return append(to, '"')
+	to = at.UTC().AppendFormat(to, time.RFC3339) // this layout is much faster than one of one's own
+	ms := at.Nanosecond() / int(time.Millisecond)
+	to[len(to)-1] = '.'
+	return append(to, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z', '"')
 }
 
 // isPlain reports whether a string is the same inside of JSON's quotes.
