@@ -24,10 +24,11 @@ const Patience = 30 * time.Second
 // A World is a queue with workers that are goroutines, and with sources. All of
 // it ends with the test.
 type World struct {
-	T     testing.TB
-	Q     *ipc.Queue
-	Log   Log
-	Ended sync.WaitGroup // of goroutines that end with the world
+	T      testing.TB
+	Q      *ipc.Queue
+	Log    Log
+	Config ipc.Config
+	Ended  sync.WaitGroup // of goroutines that end with the world
 
 	chans   []*ipc.Channel
 	sources []ipc.Source
@@ -45,8 +46,8 @@ func Config(change func(*ipc.Config)) ipc.Config {
 // NewWorld returns a world without workers and sources.
 func NewWorld(t testing.TB, change func(*ipc.Config)) *World {
 	t.Helper()
-	w := &World{T: t}
-	w.Q = ipc.NewQueue(Config(change), w.Log.Logger())
+	w := &World{T: t, Config: Config(change)}
+	w.Q = ipc.NewQueue(w.Config, w.Log.Logger())
 	t.Cleanup(w.end)
 	return w
 }
