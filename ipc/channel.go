@@ -58,6 +58,7 @@ type Channel struct {
 	cut      *tagged       // the reader's own: the answers that it has just cut
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
 	answered chan struct{} // see Answered
+	flushed  chan struct{} // guarded by the queue's mutex: closed when nothing is being written; or nil
 	told     chan struct{} // closed by Close: trouble says how the worker ended
 	asks     chan Ask      // 1: only the first matters
 	reader   sync.WaitGroup
@@ -100,7 +101,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 		theirs.Close()
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: c.conn, Raw: c.raw, Keep: 64 << 10})
+	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: c.conn, Raw: c.raw, Keep: 64 << 10, OnIdle: c.allWritten})
 	q.mu.Lock()
 	c.totals = q.totals(worker)
 	c.totals.add(c)
@@ -328,9 +329,9 @@ func (c *Channel) stoppedWorking(at time.Duration) {
 // still be starting up, or it fails everything.
 func (c *Channel) isLast() bool { return !c.proven || c.conduct.isFailing }
 
-// mayEnd reports whether the worker has answered just as many messages as its
-// predecessor had when it left one unread.
-func (c *Channel) mayEnd() bool { return c.handled > 0 && c.handled == c.totals.endedAfter }
+// mayEnd reports whether the worker has answered just as many messages as another
+// one had when it ended and left one unread.
+func (c *Channel) mayEnd() bool { return c.handled > 0 && c.handled == c.q.endedAfter }
 
 // most is how many messages the worker has at a time, at most.
 func (c *Channel) most() int { return c.q.cfg.Concurrency - 1 + c.win.size }

@@ -242,6 +242,7 @@ func (c *Channel) end(err error) {
 		case <-time.After(deathGrace):
 		}
 	}
+	c.awaitWrite()
 	q.mu.Lock()
 	c.over = true
 	c.stopFeeding()
@@ -285,7 +286,7 @@ func (c *Channel) suspects(reset bool) (suspects []*Delivery) {
 	for d := c.flight.head; d != c.ahead; d = d.next {
 		if unread := d.end > c.out.Taken() || reset && c.flight.n == 1; unread && d.free < maxFree {
 			d.free++
-			c.totals.endedAfter = c.handled
+			c.q.endedAfter = c.handled
 			continue
 		}
 		suspects = append(suspects, d)
@@ -323,6 +324,36 @@ func (c *Channel) charge(flight *list, guilty []*Delivery, why string, at time.D
 		}
 	}
 	return over
+}
+
+// writeGrace is how long a write to a worker that has ended may take to fail.
+const writeGrace = 20 * time.Millisecond
+
+// awaitWrite waits for a write that is under way: only then it is known how much of
+// it the worker can have read.
+func (c *Channel) awaitWrite() {
+	c.q.mu.Lock()
+	var flushed chan struct{}
+	if c.out.Busy() {
+		flushed = make(chan struct{})
+		c.flushed = flushed
+	}
+	c.q.mu.Unlock()
+	if flushed == nil {
+		return
+	}
+	select {
+	case <-flushed:
+	case <-time.After(writeGrace):
+	}
+}
+
+// allWritten is called when nothing is being written any more.
+func (c *Channel) allWritten() {
+	if c.flushed != nil {
+		close(c.flushed)
+		c.flushed = nil
+	}
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }

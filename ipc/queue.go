@@ -20,22 +20,23 @@ type Queue struct {
 	budget Budget
 	lastID atomic.Uint64 // of a message
 
-	mu       sync.Mutex
-	backlog  backlog
-	retries  retries
-	idle     []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
-	busy     []*Channel      // fed, in flight, and perhaps with room for more
-	last     []*Channel      // fed when no other has room, one message at a time: see Channel.isLast
-	turn     int             // the last one in busy that was chosen
-	serving  int             // channels that are fed
-	failing  int             // of those, the ones that fail everything
-	reserved *Channel        // gets nothing until it has nothing in hand, and then a suspect
-	again    *time.Timer     // for messages that wait for another worker than a free one
-	paused   bool            // nothing is handed out
-	closed   bool            // nothing is delivered any more
-	inFlight int             // messages with workers
-	watchers []chan struct{} // those that wait for the queue to be empty, or for a worker with room
-	answered time.Duration   // when a worker last answered; 0: never
+	mu         sync.Mutex
+	backlog    backlog
+	retries    retries
+	idle       []*Channel      // fed, nothing in flight; the one used last is at the end, and its caches are warm
+	busy       []*Channel      // fed, in flight, and perhaps with room for more
+	last       []*Channel      // fed when no other has room, one message at a time: see Channel.isLast
+	turn       int             // the last one in busy that was chosen
+	serving    int             // channels that are fed
+	failing    int             // of those, the ones that fail everything
+	reserved   *Channel        // gets nothing until it has nothing in hand, and then a suspect
+	again      *time.Timer     // for messages that wait for another worker than a free one
+	paused     bool            // nothing is handed out
+	closed     bool            // nothing is delivered any more
+	inFlight   int             // messages with workers
+	watchers   []chan struct{} // those that wait for the queue to be empty, or for a worker with room
+	answered   time.Duration   // when a worker last answered; 0: never
+	endedAfter int             // messages that the last worker had answered which left one unread
 
 	waited, handling Histogram       // see QueueStats
 	workers          []*workerTotals // by worker

@@ -43,7 +43,6 @@ type WorkerStats struct {
 type workerTotals struct {
 	handled, failed uint64
 	busy            time.Duration
-	endedAfter      int        // messages that the last process had answered when it left one unread
 	channels        []*Channel // that are open: more than one while a worker is replaced
 }
 
