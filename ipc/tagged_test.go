@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/ipctest"
