@@ -25,35 +25,35 @@ type Channel struct {
 	totals *workerTotals
 
 	// Guarded by the queue's mutex.
-	out        netio.Writer
-	flight     list      // given and not answered, oldest first
-	ahead      *Delivery // of these, the first that the worker cannot have begun with
-	begun      int       // of these, how many it may have begun with
-	tags       *tags     // of these; nil: answers come in their order
-	meta, head []byte    // for write
-	written    int       // bytes that were added to out
-	win        window
-	where      *[]*Channel // the queue's idle, busy or last, or nil
-	place      int         // in there
-	serving    bool        // it may be fed
-	proven     bool        // it said that it is ready, or has answered
-	isAlone    bool        // what it has in hand may have killed a worker: it gets nothing else
-	hasEnded   bool        // the worker was told that no more comes
-	life       Life
-	conduct    conduct
-	grace      time.Duration // see Serve
-	over       bool          // nothing more will be answered
-	touched    bool          // see touched
-	isDone     bool          // finished is closed
-	since      time.Duration // the last reply, or when work began
-	busySince  time.Duration // when it last got something in hand
-	handled    int
-	due        int         // messages after which the worker is to be replaced; 0: never
-	trouble    string      // why its messages come back
-	timer      *time.Timer // of the message timeout; nil: it is not running
-	late       *Delivery   // for which it ran out
-	spared     bool        // no message is charged with the worker's end
-	isClosing  bool        // told is closed
+	out       netio.Writer
+	flight    list        // given and not answered, oldest first
+	ahead     *Delivery   // of these, the first that the worker cannot have begun with
+	begun     int         // of these, how many it may have begun with
+	tags      *tags       // of these; nil: answers come in their order
+	heads     taggedHeads // for write
+	written   int         // bytes that were added to out
+	win       window
+	where     *[]*Channel // the queue's idle, busy or last, or nil
+	place     int         // in there
+	serving   bool        // it may be fed
+	proven    bool        // it said that it is ready, or has answered
+	isAlone   bool        // what it has in hand may have killed a worker: it gets nothing else
+	hasEnded  bool        // the worker was told that no more comes
+	life      Life
+	conduct   conduct
+	grace     time.Duration // see Serve
+	over      bool          // nothing more will be answered
+	touched   bool          // see touched
+	isDone    bool          // finished is closed
+	since     time.Duration // the last reply, or when work began
+	busySince time.Duration // when it last got something in hand
+	handled   int
+	due       int         // messages after which the worker is to be replaced; 0: never
+	trouble   string      // why its messages come back
+	timer     *time.Timer // of the message timeout; nil: it is not running
+	late      *Delivery   // for which it ran out
+	spared    bool        // no message is charged with the worker's end
+	isClosing bool        // told is closed
 
 	cut      *tagged       // the reader's own: the answers that it has just cut
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
@@ -401,18 +401,13 @@ func (c *Channel) write(d *Delivery, at time.Duration) {
 
 // writeTagged adds a message with its meta.
 func (c *Channel) writeTagged(d *Delivery, at time.Duration) {
-	var deadline time.Time
+	var deadline time.Duration
 	if timeout := c.q.cfg.MessageTimeout; timeout > 0 {
-		deadline = epoch.Add(max(at, c.graceNow()) + timeout)
+		deadline = max(at, c.graceNow()) + timeout
 	}
-	own := frame.AppendMeta(c.meta[:0], d.id, d.attempts+1, d.source.Name, d.Arrived(), deadline)
-	c.meta = own // one buffer, for the next message as well
-	if clients := d.Meta(); len(clients) > 0 {
-		own = withClients(nil, clients, own)
-	}
-	c.head = frame.AppendTaggedHeader(c.head[:0], d.number, false, own, len(d.Body()))
-	c.written += len(c.head) + len(d.Body())
-	c.out.Add(c.head)
+	head := c.heads.of(d, deadline)
+	c.written += len(head) + len(d.Body())
+	c.out.Add(head)
 	c.out.Add(d.Body())
 }
 

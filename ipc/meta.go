@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/poolinit/poolinit/ipc/frame"
 )
@@ -65,19 +67,54 @@ func (d *Delivery) SetTag(tag uint64) { d.tag = tag }
 // Tag returns what SetTag has noted.
 func (d *Delivery) Tag() uint64 { return d.tag }
 
-// withClients appends the meta of a delivery: the client's members, and then the
-// pool's own, so that these are what a reader finds. Only the id of a client stays.
-func withClients(to, clients, own []byte) []byte {
-	own = own[1:]
-	if hasID(clients) {
-		own = own[bytes.IndexByte(own, ',')+1:] // the attempt follows it, always
+// taggedHeads makes what stands before the body of a tagged frame, one after the
+// other in the same memory. Messages that arrived together differ in few bytes.
+type taggedHeads struct {
+	meta, head []byte
+
+	rest     []byte // of the pool's meta, behind the attempt
+	source   *SourceStats
+	arrived  time.Duration
+	deadline time.Duration // 0: none
+}
+
+// of returns the head of a message. It is valid until the next call.
+func (h *taggedHeads) of(d *Delivery, deadline time.Duration) []byte {
+	if d.source != h.source || d.arrived != h.arrived || deadline != h.deadline {
+		h.prepare(d, deadline)
 	}
-	to = append(to, bytes.TrimRight(clients[:len(clients)-1], " \t\r\n")...)
-	if len(to) > 1 {
-		to = append(to, ',')
+	h.meta = h.meta[:0]
+	clients := d.Meta()
+	if len(clients) > 0 {
+		h.meta = append(h.meta, bytes.TrimRight(clients[:len(clients)-1], " \t\r\n")...)
+		if len(h.meta) > 1 {
+			h.meta = append(h.meta, ',')
+		}
+	} else {
+		h.meta = append(h.meta, '{')
 	}
-	to = append(to, own...)
-	return to
+	if len(clients) == 0 || !hasID(clients) { // otherwise the client's stays
+		h.meta = append(h.meta, `"id":"`...)
+		h.meta = strconv.AppendUint(h.meta, d.id, 10)
+		h.meta = append(h.meta, `",`...)
+	}
+	h.meta = append(h.meta, `"attempt":`...)
+	h.meta = strconv.AppendInt(h.meta, int64(d.attempts+1), 10)
+	h.meta = append(h.meta, h.rest...) // the pool's members come last: a reader takes them
+	h.head = frame.AppendTaggedHeader(h.head[:0], d.number, false, h.meta, len(d.Body()))
+	return h.head
+}
+
+// prepare makes what the messages have in common that arrived with this one.
+func (h *taggedHeads) prepare(d *Delivery, deadline time.Duration) {
+	h.source, h.arrived, h.deadline = d.source, d.arrived, deadline
+	var until time.Time
+	if deadline > 0 {
+		until = epoch.Add(deadline)
+	}
+	const before = `{"id":"0","attempt":0`
+	h.rest = frame.AppendMeta(h.rest[:0], 0, 0, d.source.Name, d.Arrived(), until)
+	h.rest = append(h.rest[:0], h.rest[len(before):]...)
 }
 
 // hasID reports whether a JSON object has a member "id" that is a string.
