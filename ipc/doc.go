@@ -14,8 +14,18 @@
 // goroutine a connection and one a worker, and no channel or third goroutine
 // between the two sockets: the reader of one side writes to the other.
 //
-// A Delivery is settled exactly once. If its worker dies it goes back to the front
-// of the Queue, until it has had as many attempts as the Config allows.
+// A Delivery is settled exactly once. If its worker dies or answers with a failure
+// it is delivered again, before new messages, until it has had as many attempts as
+// the Config allows: the second time at once and by another worker, later after a
+// delay. It is charged only with what it can be to blame for. Where several
+// messages may have killed a worker each is delivered alone.
+//
+// Messages that wait are in the backlog. It is fair: the messages of one sender are
+// a Flow, and of the flows with the same priority each has its turn, for a worker
+// and for room. The flows of one source share a Lane.
+//
+// Idle workers come first, then those that work fast and have had nothing in hand
+// for long, and last those that may still be starting or that fail everything.
 //
 // How many messages a worker has at a time is its window's to say. Memory has
 // bounds too: Config for what waits, Budget for large messages that are still

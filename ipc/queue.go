@@ -203,6 +203,7 @@ func topOf(channels []*Channel, not *Channel) *Channel {
 func (q *Queue) refill(c *Channel, at time.Duration) {
 	if q.backlog.suspects.n > 0 && c.serving && !q.paused {
 		q.refillAlone(c, at)
+		q.unreserve()
 	}
 	for q.backlog.ready > 0 && !q.paused && c.hasRoom(at) {
 		d := q.backlog.next(c, q.serving > 1, at)
@@ -235,6 +236,7 @@ func (q *Queue) dispatch() {
 	var touched touched
 	at := now()
 	q.dispatchSuspects(&touched, at)
+	q.unreserve()
 	for q.backlog.ready > 0 {
 		c := q.pick(nil, at)
 		if c == nil {
@@ -275,6 +277,14 @@ func (q *Queue) dispatchSuspects(touched *touched, at time.Duration) {
 		}
 		q.refillAlone(c, at)
 		touched.add(c)
+	}
+}
+
+// unreserve has the reserved worker go on if all suspects went to others.
+func (q *Queue) unreserve() {
+	if c := q.reserved; c != nil && q.backlog.suspects.n == 0 {
+		q.reserved = nil
+		c.refile()
 	}
 }
 

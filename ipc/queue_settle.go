@@ -180,16 +180,16 @@ func (q *Queue) List() []Waiting {
 	at := now()
 	all := make([]Waiting, 0, q.backlog.n)
 	for d := range q.backlog.all {
-		all = append(all, d.waiting(at, 0))
+		all = append(all, waitingOf(d, at, 0))
 	}
 	for _, d := range q.retries.due {
-		all = append(all, d.waiting(at, max(d.again-at, 1)))
+		all = append(all, waitingOf(d, at, max(d.again-at, 1)))
 	}
 	slices.SortFunc(all, func(a, b Waiting) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
 
-func (d *Delivery) waiting(at, due time.Duration) Waiting {
+func waitingOf(d *Delivery, at, due time.Duration) Waiting {
 	return Waiting{d.id, d.source.Name, at - d.arrived, len(d.Body()), d.attempts, due}
 }
 

@@ -366,3 +366,29 @@ func TestTaggedAllocatesNothing(t *testing.T) {
 		}()
 	}
 }
+
+// A worker that was to work off what it has, for a suspect, goes on if another one
+// takes that.
+func TestReservedWorkerGoesOn(t *testing.T) {
+	w := taggedWorld(t, 2, nil)
+	desk, busy := w.NewDesk(nil), fed(w, 0)
+	desk.Send("long", "short")
+	got := busy.Take(2)
+	dying := fed(w, 1)
+	desk.Send("a", "b")
+	dying.Take(2)
+	dying.Close()
+	dying.Channel.Close("it died")
+	busy.Answer(got["short"], "ok", false) // now it is reserved: it has "long" in hand
+	other := fed(w, 2)
+	for range 2 {
+		f := other.Next()
+		other.Answer(f, "ok", false)
+	}
+	desk.Want("short", "ok", "a", "ok", "b", "ok")
+	other.Finish()
+	desk.Send("new")
+	busy.Answer(busy.Next(), "ok", false)
+	busy.Answer(got["long"], "ok", false)
+	desk.Want("short", "ok", "a", "ok", "b", "ok", "new", "ok", "long", "ok")
+}

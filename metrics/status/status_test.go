@@ -125,6 +125,16 @@ func TestLive(t *testing.T) {
 			s.OldestID = uint64(look)
 			return s
 		}, "", stuckTick},
+		{"only what may not be handed out now", func(int) ipc.QueueStats {
+			s := waits
+			s.Later = s.Messages
+			return s
+		}, "", 0},
+		{"stuck beside what may not be handed out now", func(int) ipc.QueueStats {
+			s := waits
+			s.Later = s.Messages - 1
+			return s
+		}, "a message has waited for 1.5s while a ready worker has nothing to do", stuckFor + 2*stuckTick},
 		{"stuck", func(int) ipc.QueueStats { return waits }, "a message has waited for 1.5s while a ready worker has nothing to do", stuckFor + 2*stuckTick},
 	} {
 		synctest.Test(t, func(t *testing.T) {

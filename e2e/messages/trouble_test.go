@@ -1,4 +1,4 @@
-package e2e
+package messages
 
 import (
 	"bufio"
@@ -13,12 +13,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
 )
 
 // troubleWorker does what the words of a message say: "sleep=300ms", "die", "fail",
 // "exit". Worker 0 fails everything if E2E_BROKEN is set. With tagged frames it
 // handles messages at the same time.
-var troubleWorker = child("troubleWorker", func([]string) int {
+var troubleWorker = harness.Child("troubleWorker", func([]string) int {
 	fd, err := strconv.Atoi(os.Getenv("POOLINIT_FD"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -115,8 +118,8 @@ type troubleClient struct {
 
 func startTrouble(t *testing.T, env []string, flags ...string) *troublePool {
 	t.Helper()
-	p := &troublePool{addr: freePort(t)}
-	startSource(t, program{child: troubleWorker, env: env}, "tcp://"+p.addr+"?reply=always", append(flags, "--", self(t))...)
+	p := &troublePool{addr: harness.FreePort(t)}
+	harness.StartSource(t, harness.Program{Child: troubleWorker, Env: env}, "tcp://"+p.addr+"?reply=always", append(flags, "--", harness.Self(t))...)
 	p.t = t
 	p.troubleClient = p.dial()
 	return p
@@ -129,7 +132,7 @@ func (p *troublePool) dial() troubleClient {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(patience))
+	_ = nc.SetDeadline(time.Now().Add(testkit.Patience))
 	return troubleClient{p.t, nc, bufio.NewReader(nc)}
 }
 
@@ -147,7 +150,7 @@ func (c troubleClient) send(bodies ...string) {
 	c.t.Helper()
 	var all strings.Builder
 	for _, body := range bodies {
-		_ = writeFrame(&all, body)
+		_ = harness.WriteFrame(&all, body)
 	}
 	if _, err := io.WriteString(c.nc, all.String()); err != nil {
 		c.t.Fatal(err)
@@ -156,7 +159,7 @@ func (c troubleClient) send(bodies ...string) {
 
 func (c troubleClient) next() string {
 	c.t.Helper()
-	body, failed, err := readFrame(c.in)
+	body, failed, err := harness.ReadFrame(c.in)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -239,7 +242,7 @@ func TestTroubleStalledWorker(t *testing.T) {
 	slow := p.dial()
 	slow.send("sleep=4s")
 	sent := time.Now()
-	eventually(t, "the slow message has been in hand for a while", func() (any, bool) { return nil, time.Since(sent) > 100*time.Millisecond })
+	testkit.Eventually(t, "the slow message has been in hand for a while", func() (any, bool) { return nil, time.Since(sent) > 100*time.Millisecond })
 	began := time.Now()
 	var clients sync.WaitGroup
 	for range 20 {
@@ -272,7 +275,7 @@ func TestTroubleFlood(t *testing.T) {
 		defer close(ended)
 		flood.send(numbered(2000, "sleep=5ms")...)
 	}()
-	eventually(t, "the queue is full", func() (any, bool) {
+	testkit.Eventually(t, "the queue is full", func() (any, bool) {
 		got := p.ask("")
 		return got, time.Since(began) > 100*time.Millisecond
 	})
