@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // An Address is a source's URL, taken apart. What host, path and parameters mean
@@ -71,6 +72,29 @@ func (a Address) set(known []Parameter, name, value string) error {
 		list = list[:last] + " and " + list[last+2:]
 	}
 	return fmt.Errorf("%s:// has no parameter %q; there are %s", a.Scheme, name, list)
+}
+
+// LaneParameters are priority= and expires=, which every source has that its
+// users may rank.
+func LaneParameters(priority *int, expires *time.Duration) []Parameter {
+	return []Parameter{
+		{"priority", func(s string) error {
+			n, err := strconv.Atoi(s)
+			if err != nil || n < 0 || n > MaxPriority {
+				return fmt.Errorf("priority=%s: a number from 0 to %d, the highest", s, MaxPriority)
+			}
+			*priority = n
+			return nil
+		}},
+		{"expires", func(s string) error {
+			d, err := time.ParseDuration(s)
+			if err != nil || d < 0 {
+				return fmt.Errorf("expires=%s: a duration such as 10s, or 0s for never", s)
+			}
+			*expires = d
+			return nil
+		}},
+	}
 }
 
 // ModeParameter is mode=, the permissions of what the source makes.

@@ -208,7 +208,7 @@ func TestFourthSourceRefuses(t *testing.T) {
 		"memory://":              "memory://NAME",
 		"memory://x?once=true":   `memory:// has no parameter "once"; there are limit`,
 		"memory://x?limit=a":     "limit=a: a number",
-		"tcp://x:1?limit=3":      `tcp:// has no parameter "limit"; there are reply, once, idle, partial, connections, allow, cert, key and client-ca`,
+		"tcp://x:1?limit=3":      `tcp:// has no parameter "limit"; there are reply, once, tagged, idle, partial, connections, priority, expires, allow, cert, key and client-ca`,
 		"other://x":              "a URL such as tcp://0.0.0.0:8089, unix:///run/pool.sock or sysv://0x7000001",
 		"memory://x?limit=1&%zz": "parameters such as ?reply=always&idle=60s: invalid URL escape \"%zz\"",
 	} {

@@ -43,7 +43,6 @@ type conn struct {
 	claimed  int           // bytes that are claimed from the queue's budget, for a large frame
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
 	allowed  int           // bytes that had arrived before the drain began
-	unseen   int           // as many bytes as TLS may hold beside those
 	armed    bool          // a deadline is set
 	draining bool          // it has heard of the drain
 
@@ -58,6 +57,7 @@ type conn struct {
 	mu      sync.Mutex
 	out     netio.Writer
 	replies ipc.Replies
+	tags    *tags         // in place of replies, with tagged=true; nil: the client is a plain one
 	drained chan struct{} // closed when all replies are written
 	unsent  int           // bytes that it had not taken when isDeaf looked, since
 	stuck   time.Duration
@@ -67,8 +67,8 @@ type conn struct {
 // and starved is kept by the socket below it.
 func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved *atomic.Bool) *conn {
 	c := &conn{listener: l, flow: ipc.NewFlow(&l.lane), nc: nc, control: control}
-	if raw == nil {
-		c.unseen = tlsBuffer
+	if l.url.tagged {
+		c.tags = new(tags)
 	}
 	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Slow: l.slow, Exact: true})
 	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnIdle: c.allWritten})
@@ -84,7 +84,9 @@ func (c *conn) serve() {
 			err = c.takeFrames()
 		}
 	}
-	if errors.Is(err, frame.ErrTooLong) {
+	if fault, ok := errors.AsType[*tagFault](err); ok {
+		c.endTags(fault)
+	} else if errors.Is(err, frame.ErrTooLong) {
 		c.tooLong()
 	}
 	c.end(err)
@@ -125,7 +127,16 @@ const discardTime = time.Second
 
 // tooLong answers a message over the limit, and lets the client finish.
 func (c *conn) tooLong() {
-	c.sayLast(frame.AppendFailure(nil, frame.TooBig, fmt.Sprintf("the longest message here is %d bytes", c.listener.queue.MaxMessage())))
+	c.sayLast(frame.AppendFailure(nil, frame.TooBig, c.tooLongText()))
+	c.discard()
+}
+
+func (c *conn) tooLongText() string {
+	return fmt.Sprintf("the longest message here is %d bytes", c.listener.queue.MaxMessage())
+}
+
+// discard drops what the client still sends, until it ends, or for discardTime.
+func (c *conn) discard() {
 	_ = c.nc.SetReadDeadline(time.Now().Add(discardTime))
 	for !c.dead.Load() {
 		c.in.Discard()
@@ -229,6 +240,9 @@ func (c *conn) tooLate(inFrame bool) error {
 
 // takeFrames takes the whole frames that are there to the queue.
 func (c *conn) takeFrames() error {
+	if c.tags != nil {
+		return c.takeTagged()
+	}
 	var batch [batchSize]*ipc.Delivery
 	for {
 		n, err := c.collect(batch[:])
@@ -314,8 +328,13 @@ func (c *conn) message(whole []byte) *ipc.Delivery {
 // submit submits messages, and waits while the queue is full or the client does
 // not read its replies.
 func (c *conn) submit(batch []*ipc.Delivery) {
-	c.listener.stats.Received.Add(uint64(len(batch)))
 	c.expect(batch)
+	c.submitExpected(batch)
+}
+
+// submitExpected is submit of messages whose replies the client is known to get.
+func (c *conn) submitExpected(batch []*ipc.Delivery) {
+	c.listener.stats.Received.Add(uint64(len(batch)))
 	c.submitAll(batch)
 	if !c.in.HasBuffer() { // it was a large one, and is in the queue
 		c.releaseBuffer()
@@ -344,8 +363,16 @@ func (c *conn) hearDrain(inHand int) {
 	c.draining = true
 	c.allowed = inHand
 	if !c.caughtUp.Load() {
-		c.allowed = c.in.Buffered() + c.pending() + c.unseen
+		c.allowed = c.in.Buffered() + c.pending() + c.unseen()
 	}
+}
+
+// unseen returns how many bytes TLS may hold beside those.
+func (c *conn) unseen() int {
+	if c.listener.certs == nil {
+		return 0
+	}
+	return tlsBuffer
 }
 
 // pending returns how many bytes wait in the kernel.
@@ -388,7 +415,9 @@ func (c *conn) isInTime(size int) bool {
 	return c.allowed >= 0
 }
 
+const stoppingText = "poolinit is stopping; send it again on a new connection"
+
 // refuse answers a message that came after the drain began.
 func (c *conn) refuse() {
-	c.sayLast(frame.AppendFailure(nil, frame.Stopping, "poolinit is stopping; send it again on a new connection"))
+	c.sayLast(frame.AppendFailure(nil, frame.Stopping, stoppingText))
 }

@@ -25,11 +25,19 @@ func (c *conn) expect(batch []*ipc.Delivery) {
 	c.replies.Expect(batch)
 }
 
+// unanswered is how many replies are due that are not there yet. With mu held.
+func (c *conn) unanswered() int {
+	if c.tags != nil {
+		return c.tags.due()
+	}
+	return c.replies.Len()
+}
+
 // hasReplies reports whether the client waits for replies.
 func (c *conn) hasReplies() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.replies.Len() > 0 || c.out.Size() > 0
+	return c.unanswered() > 0 || c.out.Size() > 0
 }
 
 // awaitReader waits while too many replies wait for the client.
@@ -53,10 +61,15 @@ func (c *conn) untilRead() <-chan struct{} {
 	return c.drained
 }
 
-// Settled implements ipc.Origin. Replies go out in the order of the messages.
+// Settled implements ipc.Origin. Replies go out in the order of the messages, or
+// as they come if they have tags.
 func (c *conn) Settled(d *ipc.Delivery, reply []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tags != nil {
+		c.answerTagged(d, reply)
+		return
+	}
 	if !c.replies.Settle(d, reply) {
 		return
 	}
@@ -81,7 +94,7 @@ func (c *conn) reply(answer []byte) {
 func (c *conn) Flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out.Flush(c.replies.Len() == 0 && (c.ended || c.listener.url.once))
+	c.out.Flush(c.unanswered() == 0 && (c.ended || c.listener.url.once))
 	if c.drained != nil && !c.out.Busy() && c.out.Size()+c.replies.Held() < maxUnread { // a slow message was before others
 		c.allWritten()
 	}
@@ -136,7 +149,7 @@ const deafTime = time.Second
 func (c *conn) isDeaf() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || c.replies.Len() > 0 || c.out.Size() == 0 {
+	if c.closing || c.unanswered() > 0 || c.out.Size() == 0 {
 		c.unsent = 0
 		return false
 	}
@@ -154,7 +167,7 @@ func (c *conn) isDeaf() bool {
 // closeIfDone closes the connection when the client has ended and has got all
 // its replies. With mu held.
 func (c *conn) closeIfDone() {
-	if c.closing || !c.ended || c.out.Busy() || !c.out.Broken() && (c.replies.Len() > 0 || c.out.Size() > 0) {
+	if c.closing || !c.ended || c.out.Busy() || !c.out.Broken() && (c.unanswered() > 0 || c.out.Size() > 0) {
 		return
 	}
 	c.closing = true

@@ -82,7 +82,7 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), conns: make(map[*conn]struct{}),
 	}
 	l.stats.Name = boundName(c.Name, ln.Addr())
-	l.lane.Source = &l.stats
+	l.lane = ipc.Lane{Source: &l.stats, Priority: c.priority, Expires: c.expires}
 	if l.accepts, err = newAcceptor(file, path, l.welcome); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ const (
 	replyNever  replyMode = "never"
 )
 
+// errTagged is the error of parameters that do not go with tagged=true.
+var errTagged = errors.New("tagged=true answers each message with its tag: it goes with reply=always or no reply=, and not with once=true")
+
 // A config is what a URL says about a source.
 type config struct {
 	ipc.Address
@@ -30,6 +33,9 @@ type config struct {
 
 	reply       replyMode
 	once        bool
+	tagged      bool
+	priority    int
+	expires     time.Duration // 0: never
 	idle        time.Duration
 	partial     time.Duration
 	connections int
@@ -39,7 +45,7 @@ type config struct {
 }
 
 func newConfig(a ipc.Address) *config {
-	return &config{Address: a, mode: 0o660, reply: replyAuto, idle: time.Minute, partial: 10 * time.Second, connections: 1024}
+	return &config{Address: a, mode: 0o660, idle: time.Minute, partial: 10 * time.Second, connections: 1024}
 }
 
 // ParseTCP reads the address of a tcp:// source, and returns what opens it. The
@@ -71,6 +77,8 @@ func parseTCP(a ipc.Address) (*config, error) {
 		return nil, err
 	}
 	switch {
+	case c.settle() != nil:
+		return nil, errTagged
 	case (c.cert == "") != (c.key == ""):
 		return nil, errors.New("cert= and key= together, each a PEM file")
 	case c.clientCA != "" && c.cert == "":
@@ -84,7 +92,23 @@ func parseUnix(a ipc.Address) (*config, error) {
 		return nil, err
 	}
 	c := newConfig(a)
-	return c, a.Set(append([]ipc.Parameter{ipc.ModeParameter(&c.mode)}, c.parameters()...))
+	if err := a.Set(append([]ipc.Parameter{ipc.ModeParameter(&c.mode)}, c.parameters()...)); err != nil {
+		return nil, err
+	}
+	return c, c.settle()
+}
+
+// settle decides what the parameters mean together.
+func (c *config) settle() error {
+	switch {
+	case c.tagged && (c.once || c.reply != "" && c.reply != replyAlways):
+		return errTagged
+	case c.tagged:
+		c.reply = replyAlways
+	case c.reply == "":
+		c.reply = replyAuto
+	}
+	return nil
 }
 
 func checkTCP(a ipc.Address) error {
@@ -105,7 +129,7 @@ func checkUnix(a ipc.Address) error {
 
 // parameters are those of every stream.
 func (c *config) parameters() []ipc.Parameter {
-	return []ipc.Parameter{
+	return append([]ipc.Parameter{
 		{Name: "reply", Set: func(s string) error {
 			if c.reply = replyMode(s); c.reply != replyAuto && c.reply != replyAlways && c.reply != replyNever {
 				return fmt.Errorf("reply=%s: auto, always or never", s)
@@ -118,6 +142,12 @@ func (c *config) parameters() []ipc.Parameter {
 			}
 			return nil
 		}},
+		{Name: "tagged", Set: func(s string) (err error) {
+			if c.tagged, err = strconv.ParseBool(s); err != nil {
+				return fmt.Errorf("tagged=%s: true or false", s)
+			}
+			return nil
+		}},
 		{Name: "idle", Set: func(s string) error { return setLimit(&c.idle, "idle", s) }},
 		{Name: "partial", Set: func(s string) error { return setLimit(&c.partial, "partial", s) }},
 		{Name: "connections", Set: func(s string) (err error) {
@@ -126,7 +156,7 @@ func (c *config) parameters() []ipc.Parameter {
 			}
 			return nil
 		}},
-	}
+	}, ipc.LaneParameters(&c.priority, &c.expires)...)
 }
 
 func (c *config) tcpParameters() []ipc.Parameter {

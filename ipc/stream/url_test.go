@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,39 @@ func TestParse(t *testing.T) {
 		}
 		if got := strings.Trim(fmt.Sprint(u.allow), "[]"); got != want {
 			t.Errorf("allow=%s: %s, want %s", allow, got, want)
+		}
+	}
+}
+
+func TestParseTagged(t *testing.T) {
+	for in, want := range map[string]config{
+		"":                                 {reply: replyAuto},
+		"?tagged=true":                     {reply: replyAlways, tagged: true},
+		"?tagged=true&reply=always":        {reply: replyAlways, tagged: true},
+		"?tagged=true&once=false":          {reply: replyAlways, tagged: true},
+		"?tagged=false&reply=never":        {reply: replyNever},
+		"?tagged=true&reply=auto":          {},
+		"?tagged=true&reply=never":         {},
+		"?tagged=true&once=true":           {},
+		"?priority=9&expires=1500ms":       {reply: replyAuto, priority: 9, expires: 1500 * time.Millisecond},
+		"?priority=0&expires=0s&once=true": {reply: replyAuto, once: true},
+	} {
+		for _, address := range []string{"tcp://x:1", "unix:///x"} {
+			c, err := parseURL(address + in)
+			if want.reply == "" {
+				if err != errTagged {
+					t.Errorf("%s%s: %v, want %v", address, in, err, errTagged)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s%s: %v", address, in, err)
+				continue
+			}
+			got := config{reply: c.reply, once: c.once, tagged: c.tagged, priority: c.priority, expires: c.expires}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s%s: %+v, want %+v", address, in, got, want)
+			}
 		}
 	}
 }

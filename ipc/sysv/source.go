@@ -28,6 +28,9 @@ type config struct {
 	key  uint32
 	mode fs.FileMode
 
+	priority int
+	expires  time.Duration // 0: never
+
 	lookEvery time.Duration // see the constant
 }
 
@@ -47,7 +50,7 @@ func parse(a ipc.Address) (config, error) {
 		return config{}, errors.New("sysv://KEY, a number from 1 to 0xffffffff as ftok(3) makes it, such as sysv://0x7000001")
 	}
 	c := config{name: a.Name, key: uint32(key), mode: 0o600, lookEvery: lookEvery}
-	return c, a.Set([]ipc.Parameter{ipc.ModeParameter(&c.mode)})
+	return c, a.Set(append([]ipc.Parameter{ipc.ModeParameter(&c.mode)}, ipc.LaneParameters(&c.priority, &c.expires)...))
 }
 
 // A source is a System V message queue. It implements ipc.Source.
@@ -78,7 +81,7 @@ func open(c config, q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
 		gone: ratelog.New(log), oversized: ratelog.New(log), settled: make(chan struct{}, 1),
 	}
 	s.stats.Name = c.name
-	s.flow = ipc.NewFlow(&ipc.Lane{Source: &s.stats, Unheard: true})
+	s.flow = ipc.NewFlow(&ipc.Lane{Source: &s.stats, Priority: c.priority, Expires: c.expires, Unheard: true})
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", c.name, err)
 	}

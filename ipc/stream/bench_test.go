@@ -1,0 +1,164 @@
+package stream
+
+import (
+	"io"
+	"net"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
+)
+
+// A lane of the benchmark: what clients and workers speak.
+type bench struct {
+	tagged bool // the clients
+	format ipc.Format
+}
+
+var benches = map[string]bench{
+	"frames":         {},
+	"tagged-clients": {tagged: true},
+	"tagged-workers": {format: ipc.Tagged},
+	"tagged":         {tagged: true, format: ipc.Tagged},
+}
+
+// start serves with two workers, which answer with as many bytes as they get, and
+// returns what sends flight messages of 100 bytes and reads the answers.
+func (b bench) start(t testing.TB, flight int) (round func()) {
+	params := "?reply=always&idle=0s&partial=0s"
+	if b.tagged {
+		params += "&tagged=true"
+	}
+	w := newWorld(t, params, func(c *ipc.Config) { c.Format = b.format })
+	for range 2 {
+		if b.format == ipc.Tagged {
+			w.Worker(untagged)
+		} else {
+			w.Worker(mirror)
+		}
+	}
+	c := w.dial()
+	var batch []byte
+	body := []byte(strings.Repeat("x", 100))
+	for i := range flight {
+		if b.tagged {
+			batch = frame.AppendTagged(batch, frame.Tagged{Tag: uint64(i + 1), Body: body})
+		} else {
+			batch = frame.Append(batch, body)
+		}
+	}
+	if b.tagged {
+		if _, err := io.WriteString(c, hello); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c.Conn, make([]byte, len(hello))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := make([]byte, len(batch))
+	return func() {
+		if _, err := c.Write(batch); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c.Conn, answers); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mirror is a worker that copies its input to its output, which is an echo of
+// frames. It allocates nothing.
+func mirror(sock net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := sock.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := sock.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// untagged is an echo of tagged frames, whose answers have no meta. It allocates
+// nothing.
+func untagged(sock net.Conn) {
+	in, out := make([]byte, 128<<10), make([]byte, 0, 128<<10)
+	for have := 0; ; {
+		n, err := sock.Read(in[have:])
+		if err != nil {
+			return
+		}
+		have += n
+		out = out[:0]
+		start := 0
+		for {
+			f, size, ok, err := frame.CutTagged(in[start:have], 1000)
+			if err != nil {
+				return
+			}
+			if !ok {
+				break
+			}
+			if start += size; f.Tag != 0 {
+				out = append(frame.AppendTaggedHeader(out, f.Tag, false, nil, len(f.Body)), f.Body...)
+			}
+		}
+		have = copy(in, in[start:have])
+		if _, err := sock.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+// BenchmarkTagged compares tagged frames with plain ones. An operation is one
+// message.
+func BenchmarkTagged(b *testing.B) {
+	for name, bench := range benches {
+		for kind, flight := range map[string]int{"lockstep": 1, "pipelined": 64} {
+			b.Run(name+"/"+kind, func(b *testing.B) {
+				round := bench.start(b, flight)
+				for range 2000 {
+					round() // the pools are full, the buffers have grown
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				for n := 0; n < b.N; n += flight {
+					round()
+				}
+			})
+		}
+	}
+}
+
+// A tagged message allocates nothing on its way. The race detector has pools lose a
+// quarter of what they are given, on purpose.
+func TestTaggedAllocatesNothing(t *testing.T) {
+	for name, bench := range benches {
+		for _, flight := range []int{1, 50} {
+			round := bench.start(t, flight)
+			old := debug.SetGCPercent(-1) // it empties the pools
+			for range 200 {
+				round()
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			const rounds = 400
+			for range rounds {
+				round()
+			}
+			runtime.ReadMemStats(&after)
+			debug.SetGCPercent(old)
+			each := float64(after.Mallocs-before.Mallocs) / float64(rounds*flight)
+			t.Logf("%s, %d at a time: %.3f allocations a message", name, flight, each)
+			if each > 0.05 && !race.On || each > 2 {
+				t.Errorf("%s, %d at a time: %.3f allocations a message", name, flight, each)
+			}
+		}
+	}
+}
