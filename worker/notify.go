@@ -27,11 +27,12 @@ func (n notifier) tell(text string) error {
 }
 
 // A watchdog says twice in every interval that the worker is alive, unless the
-// worker has the same message in hand as the last time: then it hangs, and
+// worker has messages in hand, and none of them has got on since the last time: then it hangs, and
 // poolinit is right to act when it has heard nothing for the whole interval.
 type watchdog struct {
 	every time.Duration // 0: it is not asked for
-	step  atomic.Uint64 // odd while a message is in hand
+	step  atomic.Uint64 // counts what handlers do
+	hands atomic.Int64  // messages in hand
 }
 
 // watchdogFrom reads what poolinit asks for with --watchdog.
@@ -43,12 +44,24 @@ func watchdogFrom(getenv func(string) string) *watchdog {
 	return &watchdog{every: time.Duration(usec) * time.Microsecond / 2}
 }
 
-// moved notes that a message has come into hand, or out of it.
-func (d *watchdog) moved() {
+// begin notes that a message has come into hand.
+func (d *watchdog) begin() {
 	if d.every > 0 {
+		d.hands.Add(1)
 		d.step.Add(1)
 	}
 }
+
+// end notes that it is out of it.
+func (d *watchdog) end() {
+	if d.every > 0 {
+		d.hands.Add(-1)
+		d.step.Add(1)
+	}
+}
+
+// moved notes that a handler gets on.
+func (d *watchdog) moved() { d.step.Add(1) }
 
 func (d *watchdog) run(to notifier, done <-chan struct{}) {
 	if d.every == 0 {
@@ -63,7 +76,7 @@ func (d *watchdog) run(to notifier, done <-chan struct{}) {
 		case <-done:
 			return
 		}
-		if step := d.step.Load(); step%2 == 0 || step != last {
+		if step := d.step.Load(); d.hands.Load() == 0 || step != last {
 			last = step
 			_ = to.tell("WATCHDOG=1") // one that is lost is followed by the next
 		}

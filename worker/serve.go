@@ -9,16 +9,14 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-
-	"github.com/poolinit/poolinit/worker/internal/frame"
 )
 
 // serve handles messages until the end of the input. All messages that have
 // arrived are a batch: their replies are written together.
-func (w *Worker) serve(ctx context.Context, dog *watchdog) error {
-	w.message.Worker = w
+func (w *Worker) serve(ctx context.Context) error {
+	m := &w.message
 	for {
-		body, ok := w.in.next()
+		next, ok := w.in.next()
 		if !ok {
 			if err := w.out.flush(); err != nil {
 				return w.ended(err)
@@ -28,12 +26,10 @@ func (w *Worker) serve(ctx context.Context, dog *watchdog) error {
 			}
 			continue
 		}
-		w.out.begin()
-		dog.moved()
-		w.message.Body = body
-		reply, err := w.call(ctx)
-		dog.moved()
-		if err = w.answer(reply, err); err != nil {
+		m.set(w, next)
+		w.out.begin(m)
+		reply, err := w.call(ctx, m)
+		if err = w.answer(m, reply, err); err != nil {
 			return w.ended(err)
 		}
 	}
@@ -52,29 +48,24 @@ func (w *Worker) ended(err error) error {
 }
 
 // call calls the handler. A panic is the failure of this message alone.
-func (w *Worker) call(ctx context.Context) (reply []byte, err error) {
+func (w *Worker) call(ctx context.Context, m *Message) (reply []byte, err error) {
+	w.dog.begin()
+	defer w.dog.end()
 	defer func() {
 		if r := recover(); r != nil {
 			fmt.Fprintf(os.Stderr, "worker: panic: %v\n\n%s", r, debug.Stack())
 			err = panicked{fmt.Sprint(r)}
 		}
 	}()
-	return w.handlers.Message(ctx, &w.message)
+	return w.handlers.Message(ctx, m)
 }
 
 // answer adds a reply to what is to be written.
-func (w *Worker) answer(reply []byte, err error) error {
-	if w.lines {
+func (w *Worker) answer(m *Message, reply []byte, err error) error {
+	if w.format == formatLines {
 		return w.answerLine(reply, err)
 	}
-	if err == nil && len(reply) > frame.MaxReply {
-		err = fmt.Errorf("the reply has %d bytes, and poolinit takes %d", len(reply), frame.MaxReply)
-	}
-	if err != nil {
-		code, text := failureOf(err)
-		return w.out.answer(frame.AppendFailure(nil, code, text), true, w.in.more())
-	}
-	return w.out.answer(reply, false, w.in.more())
+	return w.out.answer(m.answer(reply, err), w.in.more())
 }
 
 // answerLine adds a reply that is a line. Lines have no failures, so after an error
@@ -86,34 +77,7 @@ func (w *Worker) answerLine(reply []byte, err error) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("the message failed, which --deliver lines cannot tell: %w", err), w.out.flush())
 	}
-	return w.out.answer(reply, false, w.in.more())
-}
-
-// Refuse returns an error that makes a message's failure final: it is not
-// delivered again, and text goes to its client.
-func Refuse(text string) error { return refusal{text} }
-
-type refusal struct{ text string }
-
-func (r refusal) Error() string { return r.text }
-
-type panicked struct{ text string }
-
-func (p panicked) Error() string { return p.text }
-
-// failureOf returns what a handler's error is on the wire.
-func failureOf(err error) (frame.Code, string) {
-	var (
-		refused refusal
-		crash   panicked
-	)
-	switch {
-	case errors.As(err, &refused):
-		return frame.Refused, err.Error()
-	case errors.As(err, &crash):
-		return frame.Panicked, err.Error()
-	}
-	return frame.Failed, err.Error()
+	return w.out.answer(answer{body: reply}, w.in.more())
 }
 
 func oneLine(text string) string {

@@ -1,5 +1,5 @@
-// Package worker makes a program a worker of a poolinit pool: it gets messages,
-// one at a time, and answers each.
+// Package worker makes a program a worker of a poolinit pool: it gets messages
+// and answers each.
 //
 //	func main() {
 //		err := worker.Run(context.Background(), worker.Handlers{
@@ -16,8 +16,15 @@
 //
 //	poolinit -n 4 --ready notify --listen tcp://0.0.0.0:8089 -- ./program
 //
+// Messages come one at a time. With --deliver tagged they also come with their
+// Meta, and a program that sets Handlers.Concurrency handles several at the same
+// time:
+//
+//	poolinit -n 4 --deliver tagged --concurrency 100 --listen tcp://0.0.0.0:8089 -- ./program
+//
 // A message is handled at least once: one whose worker died, panicked or
-// returned an error is delivered again, up to --attempts times.
+// returned an error is delivered again, up to --attempts times. An error of Refuse
+// is final, and one of Retry says when the next attempt is due.
 // https://github.com/poolinit/poolinit/blob/main/docs/protocol.md has the bytes.
 package worker
 
@@ -25,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -33,7 +41,8 @@ import (
 )
 
 // Handlers are what a program does as a worker. All but Message may be nil.
-// They are called one after the other, never at the same time.
+// They are called one after the other, and Message at the same time as itself only
+// if Concurrency says so.
 type Handlers struct {
 	// Start is called before the first message. With --ready notify the worker
 	// counts as ready when it has returned. Its error ends Run: the worker has
@@ -42,25 +51,22 @@ type Handlers struct {
 
 	// Message handles one message. What it returns is the reply; nil is an empty
 	// one. An error, or a panic, is a failure: the message is delivered again,
-	// unless the error is one of Refuse. m, with its Body, is valid until
+	// unless the error is one of Refuse. m, with all that it has, is valid until
 	// Message returns.
 	//
 	// ctx has the values of Run's. It is done on the second SIGTERM: the stop is
 	// urgent.
 	Message func(ctx context.Context, m *Message) ([]byte, error)
 
+	// Concurrency is how many messages Message may handle at the same time, each
+	// in a goroutine; less than 0 is as many as poolinit gives. 0 is 1. It never
+	// gives more than --concurrency, which goes with --deliver tagged; in any
+	// other format there is one message at a time.
+	Concurrency int
+
 	// Stop is called after the last message, if Start has succeeded.
 	Stop func(ctx context.Context, w *Worker)
 }
-
-// A Message is what a client has sent.
-type Message struct {
-	Body   []byte
-	Worker *Worker
-}
-
-// Detach answers the message and leaves the pool, as Worker.Detach does.
-func (m *Message) Detach(reply []byte) error { return m.Worker.detach(reply) }
 
 // A Worker is this process as poolinit sees it.
 type Worker struct {
@@ -72,14 +78,26 @@ type Worker struct {
 	// Generation counts the reloads of the pool.
 	Generation int
 
-	handlers Handlers
-	lines    bool
-	fd       int
-	in       reader
-	out      writer
-	notify   notifier
-	message  Message // the one in hand
+	handlers    Handlers
+	format      format
+	concurrency int // of the pool
+	fd          int
+	in          reader
+	out         writer
+	notify      notifier
+	dog         *watchdog
+	message     Message // the one in hand; with concurrency: none
 }
+
+// A format is that of messages and replies.
+type format string
+
+// The formats.
+const (
+	formatFrames format = "frames"
+	formatTagged format = "tagged"
+	formatLines  format = "lines"
+)
 
 // Run serves messages until poolinit has no more for this worker, which is at
 // its stop, a reload, or when it is due to be replaced; then it returns nil, and
@@ -111,16 +129,21 @@ var ErrNoPool = errors.New("worker: poolinit gives this program no messages (POO
 	"run it as in: poolinit -n 4 --listen tcp://127.0.0.1:8089 -- PROGRAM")
 
 func fromEnviron(getenv func(string) string) (*Worker, error) {
-	fd, deliver := getenv("POOLINIT_FD"), getenv("POOLINIT_DELIVER")
-	if fd == "" {
+	if getenv("POOLINIT_FD") == "" {
 		return nil, ErrNoPool
 	}
-	w := &Worker{lines: deliver == "lines", notify: notifier(getenv("NOTIFY_SOCKET"))}
-	if deliver != "frames" && deliver != "lines" {
-		return nil, fmt.Errorf("worker: POOLINIT_DELIVER is %q: this package knows frames and lines", deliver)
+	w := &Worker{format: format(getenv("POOLINIT_DELIVER")), concurrency: 1,
+		notify: notifier(getenv("NOTIFY_SOCKET")), dog: watchdogFrom(getenv)}
+	numbers := map[string]*int{"POOLINIT_FD": &w.fd, "POOLINIT_WORKER_ID": &w.ID,
+		"POOLINIT_WORKERS": &w.Workers, "POOLINIT_GENERATION": &w.Generation}
+	switch w.format {
+	case formatFrames, formatLines:
+	case formatTagged:
+		numbers["POOLINIT_CONCURRENCY"] = &w.concurrency
+	default:
+		return nil, fmt.Errorf("worker: POOLINIT_DELIVER is %q: this package knows frames, tagged and lines", w.format)
 	}
-	for name, to := range map[string]*int{"POOLINIT_FD": &w.fd, "POOLINIT_WORKER_ID": &w.ID,
-		"POOLINIT_WORKERS": &w.Workers, "POOLINIT_GENERATION": &w.Generation} {
+	for name, to := range numbers {
 		n, err := strconv.Atoi(getenv(name))
 		if err != nil || n < 0 {
 			return nil, fmt.Errorf("worker: %s is %q, which is no number", name, getenv(name))
@@ -135,12 +158,16 @@ func fromEnviron(getenv func(string) string) (*Worker, error) {
 
 func (w *Worker) run(ctx context.Context) error {
 	syscall.CloseOnExec(w.fd) // a child that held it would hide the end from poolinit
-	if err := syscall.SetNonblock(w.fd, false); err != nil {
+	if err := syscall.SetNonblock(w.fd, w.isConcurrent()); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
-	defer syscall.Close(w.fd)
-	w.in = reader{src: socket(w.fd), lines: w.lines}
-	w.out.init(socket(w.fd), w.lines)
+	var conn io.ReadWriteCloser = socket(w.fd)
+	if w.isConcurrent() { // a blocking read would keep handlers from a processor
+		conn = os.NewFile(uintptr(w.fd), "poolinit")
+	}
+	defer conn.Close()
+	w.in = reader{src: conn, format: w.format}
+	w.out.init(conn, w.format, w.isConcurrent())
 	defer w.out.close()
 
 	handlerCtx, hurry := context.WithCancel(context.WithoutCancel(ctx))
@@ -153,15 +180,14 @@ func (w *Worker) run(ctx context.Context) error {
 		defer watchers.Done()
 		w.watchStop(terms, ctx.Done(), hurry, done)
 	}()
-	watchdog := watchdogFrom(os.Getenv)
 	go func() { // ends with done; run waits for it
 		defer watchers.Done()
-		watchdog.run(w.notify, done)
+		w.dog.run(w.notify, done)
 	}()
 	defer watchers.Wait()
 	defer close(done)
 	defer hurry()
-	err := w.live(handlerCtx, watchdog)
+	err := w.live(handlerCtx)
 	if err != nil || w.out.isDetached() {
 		signal.Stop(terms)
 	}
@@ -169,7 +195,7 @@ func (w *Worker) run(ctx context.Context) error {
 }
 
 // live is a worker's life: start, messages, stop.
-func (w *Worker) live(ctx context.Context, dog *watchdog) error {
+func (w *Worker) live(ctx context.Context) error {
 	if w.handlers.Start != nil {
 		if err := w.handlers.Start(ctx, w); err != nil {
 			return fmt.Errorf("worker: cannot start: %w", err)
@@ -179,7 +205,21 @@ func (w *Worker) live(ctx context.Context, dog *watchdog) error {
 	if w.handlers.Stop != nil {
 		defer w.handlers.Stop(ctx, w)
 	}
-	return w.serve(ctx, dog)
+	if w.isConcurrent() {
+		return w.serveMany(ctx)
+	}
+	return w.serve(ctx)
+}
+
+// isConcurrent reports whether messages are handled at the same time.
+func (w *Worker) isConcurrent() bool { return w.most() > 1 }
+
+// most is how many messages are handled at the same time, at most.
+func (w *Worker) most() int {
+	if w.handlers.Concurrency < 0 {
+		return w.concurrency
+	}
+	return min(w.concurrency, w.handlers.Concurrency)
 }
 
 // watchStop asks for no more messages on the first SIGTERM, or when the context is
@@ -223,11 +263,13 @@ func (w *Worker) Status(text string) error { return w.notify.tell("STATUS=" + on
 // Handlers may take as long as they like then, but the process still gets the
 // stop signal when the pool stops.
 //
-// Messages that had been given to this worker and not begun go to others.
-func (w *Worker) Detach() error { return w.detach(nil) }
+// Messages that had been given to this worker and not begun go to others. So do
+// all that are in hand if Handlers.Concurrency is above 1: Message.Detach answers
+// one of them.
+func (w *Worker) Detach() error { return w.detach(nil, nil) }
 
-func (w *Worker) detach(reply []byte) error {
-	err := w.out.last(reply)
+func (w *Worker) detach(m *Message, reply []byte) error {
+	err := w.out.last(m, reply)
 	// Not closed: serve may be reading it. poolinit sees the same.
 	return errors.Join(err, syscall.Shutdown(w.fd, syscall.SHUT_RDWR))
 }

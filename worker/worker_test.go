@@ -225,6 +225,12 @@ func misbehave(_ context.Context, m *Message) ([]byte, error) {
 		return nil, errors.New("gr\xfc\xdfe")
 	case "newline":
 		return []byte("a\nb"), nil
+	case "retry":
+		return nil, Retry(90*time.Second, "later")
+	case "wrapped retry":
+		return nil, fmt.Errorf("in vain: %w", Retry(-time.Second, "at once"))
+	case "long type":
+		m.ReplyType = strings.Repeat("x", 5000)
 	case "huge":
 		return make([]byte, frame.MaxReply+1), nil
 	}
@@ -472,6 +478,7 @@ func TestEnvironment(t *testing.T) {
 		{"POOLINIT_FD", "0", "no socket"},
 		{"POOLINIT_FD", "99999", "no socket"},
 		{"POOLINIT_DELIVER", "exec", `POOLINIT_DELIVER is "exec"`},
+		{"POOLINIT_DELIVER", "tagged", `POOLINIT_CONCURRENCY is ""`},
 		{"POOLINIT_WORKER_ID", "", "POOLINIT_WORKER_ID"},
 		{"POOLINIT_GENERATION", "x", "POOLINIT_GENERATION"},
 		{"", "", ""},
@@ -529,12 +536,13 @@ func FuzzReader(f *testing.F) {
 	f.Add([]byte("\x7f\xff\xff\xff"+"a few"), false, uint8(1))
 	f.Fuzz(func(t *testing.T, data []byte, lines bool, step uint8) {
 		want := plain(data, lines)
-		r := reader{src: &dribble{data, int(step)}, lines: lines}
+		r := reader{src: &dribble{data, int(step)}, format: map[bool]format{true: formatLines, false: formatFrames}[lines]}
 		rest := len(data)
 		for {
 			for {
 				more := r.more()
-				body, ok := r.next()
+				i, ok := r.next()
+				body := i.body
 				if ok != more {
 					t.Fatal("more and next do not agree")
 				}

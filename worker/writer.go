@@ -2,6 +2,7 @@ package worker
 
 import (
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -23,25 +24,40 @@ const (
 	largeReply = 32 << 10
 )
 
-// A writer collects replies.
+// An answer is what goes out for one message.
+type answer struct {
+	tag    uint64
+	failed bool
+	meta   []byte
+	body   []byte
+}
+
+// A writer collects replies. Where messages are handled one after the other, those
+// of a batch go out together. Otherwise a goroutine that answers writes, and those
+// that answer meanwhile leave their replies to it.
 type writer struct {
-	dst   io.Writer
-	lines bool
+	dst    io.Writer
+	format format
+	shared bool // messages are handled at the same time
 
 	mu       sync.Mutex
 	buf      []byte
 	err      error
-	inHand   bool // there is a message without its reply
+	hand     *Message // the one without its reply; nil: there is none, or it is shared
 	detached bool
-	looking  bool // the looker looks, or is about to
+	looking  bool      // the looker looks, or is about to
+	writing  bool      // shared: a goroutine writes, or is about to
+	written  sync.Cond // shared: it has ended
+	spare    []byte    // shared: the buffer for what is added meanwhile
 
 	wake   chan struct{} // 1: not lost while the looker is still about to wait
 	ending chan struct{}
 	looker sync.WaitGroup
 }
 
-func (o *writer) init(dst io.Writer, lines bool) {
-	o.dst, o.lines, o.buf = dst, lines, make([]byte, 0, batchBytes)
+func (o *writer) init(dst io.Writer, f format, shared bool) {
+	o.dst, o.format, o.shared, o.buf = dst, f, shared, make([]byte, 0, batchBytes)
+	o.written.L = &o.mu
 	o.wake, o.ending = make(chan struct{}, 1), make(chan struct{})
 	o.looker.Add(1)
 	go func() { // ends in close, which waits for it
@@ -51,26 +67,21 @@ func (o *writer) init(dst io.Writer, lines bool) {
 }
 
 // begin notes that a message is in hand.
-func (o *writer) begin() {
+func (o *writer) begin(m *Message) {
 	o.mu.Lock()
-	o.inHand = true
+	o.hand = m
 	o.mu.Unlock()
 }
 
-// answer adds a reply, or a whole failure frame. It is written unless more follow
-// soon.
-func (o *writer) answer(reply []byte, failure, more bool) error {
+// answer adds a reply. It is written unless more follow soon.
+func (o *writer) answer(a answer, more bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.detached {
 		return io.ErrClosedPipe
 	}
-	o.inHand = false
-	if failure {
-		o.add(reply)
-	} else {
-		o.put(reply)
-	}
+	o.hand = nil
+	o.put(a)
 	if !more || len(o.buf) >= batchBytes {
 		o.write()
 	} else if !o.looking {
@@ -80,20 +91,40 @@ func (o *writer) answer(reply []byte, failure, more bool) error {
 	return o.err
 }
 
+// touch says that the worker still has the message.
+func (o *writer) touch(tag uint64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.detached {
+		return io.ErrClosedPipe
+	}
+	o.buf = frame.AppendControl(o.buf, frame.Control{Touch: tag})
+	o.write()
+	return o.err
+}
+
 // put adds a reply with its header or end of line. mu is held, as for add and
 // write.
-func (o *writer) put(reply []byte) {
-	if o.lines {
-		o.add(reply)
+func (o *writer) put(a answer) {
+	switch o.format {
+	case formatLines:
+		o.add(a.body)
 		o.buf = append(o.buf, '\n')
 		return
+	case formatTagged:
+		o.buf = frame.AppendTaggedHeader(o.buf, a.tag, a.failed, a.meta, len(a.body))
+	default:
+		start := len(o.buf)
+		o.buf = frame.AppendHeader(o.buf, len(a.body))
+		if a.failed {
+			frame.MarkFailure(o.buf[start:])
+		}
 	}
-	o.buf = frame.AppendHeader(o.buf, len(reply))
-	o.add(reply)
+	o.add(a.body)
 }
 
 func (o *writer) add(b []byte) {
-	if len(b) < largeReply {
+	if len(b) < largeReply || o.shared {
 		o.buf = append(o.buf, b...)
 		return
 	}
@@ -103,10 +134,40 @@ func (o *writer) add(b []byte) {
 }
 
 func (o *writer) write() {
+	if o.shared {
+		o.writeShared()
+		return
+	}
 	if len(o.buf) > 0 && o.err == nil {
 		_, o.err = o.dst.Write(o.buf)
 	}
 	o.buf = o.buf[:0]
+}
+
+// writeShared is write where several goroutines answer. It releases mu while it
+// writes; those that come meanwhile leave their bytes to it.
+func (o *writer) writeShared() {
+	if o.writing {
+		return
+	}
+	o.writing = true
+	for len(o.buf) > 0 && o.err == nil {
+		o.mu.Unlock()
+		runtime.Gosched() // handlers that are about to answer do so first: one write takes all
+		o.mu.Lock()
+		out := o.buf
+		o.buf = o.spare[:0]
+		o.mu.Unlock()
+		_, err := o.dst.Write(out)
+		o.mu.Lock()
+		if o.err = err; cap(out) <= keepBuffer {
+			o.spare = out
+		} else {
+			o.spare = nil
+		}
+	}
+	o.writing = false
+	o.written.Broadcast()
 }
 
 func (o *writer) flush() error {
@@ -116,14 +177,21 @@ func (o *writer) flush() error {
 	return o.err
 }
 
-// last answers the message in hand, if there is one, and nothing after it.
-func (o *writer) last(reply []byte) error {
+// last answers the message in hand, if there is one, and nothing after it. Where
+// messages are handled at the same time it is m, or none of them.
+func (o *writer) last(m *Message, reply []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.inHand && !o.detached {
-		o.put(reply)
+	if !o.shared {
+		m = o.hand
+	}
+	if m != nil && !o.detached {
+		o.put(answer{tag: m.tag, body: reply})
 	}
 	o.detached = true
+	for o.writing { // what it still writes must not be cut off
+		o.written.Wait()
+	}
 	o.write()
 	return o.err
 }

@@ -36,9 +36,9 @@ func (b bench) start(t testing.TB, flight int) (round func()) {
 	w := newWorld(t, params, func(c *ipc.Config) { c.Format = b.format })
 	for range 2 {
 		if b.format == ipc.Tagged {
-			w.Worker(untagged)
+			w.Worker(answering(answerTagged))
 		} else {
-			w.Worker(mirror)
+			w.Worker(answering(answerFrame))
 		}
 	}
 	c := w.dial()
@@ -70,48 +70,47 @@ func (b bench) start(t testing.TB, flight int) (round func()) {
 	}
 }
 
-// mirror is a worker that copies its input to its output, which is an echo of
-// frames. It allocates nothing.
-func mirror(sock net.Conn) {
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := sock.Read(buf)
-		if err != nil {
-			return
-		}
-		if _, err := sock.Write(buf[:n]); err != nil {
-			return
-		}
+// A cutter appends the answer to the frame at the start of in, and returns the
+// size of that frame, or 0 if it is not there whole.
+type cutter func(out, in []byte) ([]byte, int)
+
+func answerFrame(out, in []byte) ([]byte, int) {
+	whole, size, _ := frame.Cut(in, 1000)
+	if whole == nil {
+		return out, 0
 	}
+	return frame.Append(out, frame.Body(whole)), size
 }
 
-// untagged is an echo of tagged frames, whose answers have no meta. It allocates
-// nothing.
-func untagged(sock net.Conn) {
-	in, out := make([]byte, 128<<10), make([]byte, 0, 128<<10)
-	for have := 0; ; {
-		n, err := sock.Read(in[have:])
-		if err != nil {
-			return
-		}
-		have += n
-		out = out[:0]
-		start := 0
-		for {
-			f, size, ok, err := frame.CutTagged(in[start:have], 1000)
+func answerTagged(out, in []byte) ([]byte, int) {
+	f, size, ok, _ := frame.CutTagged(in, 1000)
+	switch {
+	case !ok:
+		return out, 0
+	case f.Tag == 0:
+		return out, size
+	}
+	return append(frame.AppendTaggedHeader(out, f.Tag, false, nil, len(f.Body)), f.Body...), size
+}
+
+// answering is a worker that allocates nothing.
+func answering(cut cutter) func(net.Conn) {
+	return func(sock net.Conn) {
+		in, out := make([]byte, 128<<10), make([]byte, 0, 128<<10)
+		for have := 0; ; {
+			n, err := sock.Read(in[have:])
 			if err != nil {
 				return
 			}
-			if !ok {
-				break
+			have, out = have+n, out[:0]
+			start := 0
+			for size := 1; size > 0; start += size {
+				out, size = cut(out, in[start:have])
 			}
-			if start += size; f.Tag != 0 {
-				out = append(frame.AppendTaggedHeader(out, f.Tag, false, nil, len(f.Body)), f.Body...)
+			have = copy(in, in[start:have])
+			if _, err := sock.Write(out); err != nil {
+				return
 			}
-		}
-		have = copy(in, in[start:have])
-		if _, err := sock.Write(out); err != nil {
-			return
 		}
 	}
 }
