@@ -79,12 +79,95 @@ func TestSend(t *testing.T) {
 		}
 	}
 	for code, wire := range map[string]string{Refused: "refused", GivenUp: "given-up", TooBig: "too-big", NotALine: "not-a-line",
-		Interrupted: "interrupted", Spooled: "spooled", Stopping: "stopping", "new": "new"} {
+		Interrupted: "interrupted", Spooled: "spooled", Stopping: "stopping", Expired: "expired", NotTagged: "not-tagged", "new": "new"} {
 		_, err := c.Send(ctx, []byte(code+": a: text"))
 		var f *Failure
 		if !errors.As(err, &f) || f.Code != wire || f.Text != "a: text" || err.Error() != wire+": a: text" {
 			t.Errorf("%s: %v", code, err)
 		}
+	}
+}
+
+// A delay is parsed.
+func TestRetry(t *testing.T) {
+	c := serve(t, Options{}, func(to []byte, _ string) []byte { return frame.AppendFailure(to, frame.Retry, "1m30s: later") })
+	_, err := c.Send(t.Context(), nil)
+	var f *Failure
+	if !errors.As(err, &f) || f.Code != Retry || f.After != 90*time.Second || err.Error() != "retry: 1m30s: later" {
+		t.Errorf("%v, %+v", err, f)
+	}
+}
+
+// taggedPool is a pool with tagged=true that answers each message with its meta and
+// its body, as text. It ends with its client.
+func taggedPool(t *testing.T, o Options) *Client {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New("tcp://"+ln.Addr().String()+"?tagged=true", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends when the client has closed
+		defer close(ended)
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		_ = nc.SetDeadline(time.Now().Add(enough))
+		for {
+			f, err := frame.ReadTagged(nc, frame.MaxTaggedBody)
+			if err != nil {
+				return
+			}
+			answer := f
+			if f.Tag > 0 {
+				answer = frame.Tagged{Tag: f.Tag, Meta: []byte(`{"type":"text/plain"}`), Body: append(f.Meta, f.Body...)}
+			}
+			_, _ = nc.Write(frame.AppendTagged(nil, answer))
+		}
+	}()
+	t.Cleanup(func() {
+		_ = c.Close()
+		ln.Close()
+		<-ended
+	})
+	return c
+}
+
+func TestTagged(t *testing.T) {
+	c := taggedPool(t, Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	defer cancel()
+	if reply, err := c.Send(ctx, []byte("plain")); err != nil || string(reply) != "plain" {
+		t.Errorf("%q, %v", reply, err)
+	}
+	for want, m := range map[string]Message{
+		"body": {Body: []byte("body")},
+		`{"id":"i","key":"k","headers":{"a":"b"}}body`: {Body: []byte("body"), ID: "i", Key: "k", Headers: map[string]string{"a": "b"}},
+	} {
+		reply, err := c.SendMessage(ctx, m)
+		if err != nil || string(reply.Body) != want || reply.Type != "text/plain" {
+			t.Errorf("%+v: %q, %q, %v; want %q", m, reply.Body, reply.Type, err, want)
+		}
+	}
+	if _, err := c.SendMessage(ctx, Message{Key: strings.Repeat("x", frame.MaxMeta)}); err == nil || !strings.Contains(err.Error(), "64 KiB") {
+		t.Error(err)
+	}
+}
+
+// A pool without tags takes bodies only.
+func TestMetaNeedsTags(t *testing.T) {
+	c := serve(t, Options{}, func(to []byte, body string) []byte { return frame.Append(to, []byte(body)) })
+	if reply, err := c.SendMessage(t.Context(), Message{Body: []byte("x")}); err != nil || string(reply.Body) != "x" || reply.Type != "" {
+		t.Errorf("%+v, %v", reply, err)
+	}
+	if _, err := c.SendMessage(t.Context(), Message{Key: "k"}); err != ErrPlain {
+		t.Error(err)
 	}
 }
 

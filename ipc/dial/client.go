@@ -15,6 +15,8 @@ var ErrClosed = errors.New("closed")
 
 var (
 	errTooLong = errors.New("a message is shorter than 2 GiB")
+	errTagged  = errors.New("a message with a tag has at most 1 GiB - 128 KiB, and its meta 64 KiB")
+	errMeta    = errors.New("only a pool with tagged=true in its URL takes more than a body")
 	errRetired = retryable{err: errors.New("the pool closed the connection")}
 )
 
@@ -23,6 +25,7 @@ var (
 // together, and the pool handles them in parallel.
 type Client struct {
 	dial           Connect
+	tagged         bool
 	timeout        time.Duration
 	connectTimeout time.Duration
 	life           context.Context // done after Close
@@ -54,6 +57,13 @@ func NewClient(dial Connect, timeout, connectTimeout time.Duration) *Client {
 	return c
 }
 
+// NewTaggedClient is NewClient for a pool with tagged=true in its URL.
+func NewTaggedClient(dial Connect, timeout, connectTimeout time.Duration) *Client {
+	c := NewClient(dial, timeout, connectTimeout)
+	c.tagged = true
+	return c
+}
+
 // Close closes the connection. Messages without a reply fail with ErrClosed.
 func (c *Client) Close() {
 	c.mu.Lock()
@@ -70,14 +80,21 @@ type retryable struct {
 
 func (r retryable) Error() string { return r.err.Error() }
 
-// Send sends a message and returns its reply. The body is copied.
+// A Reply is what the pool answers.
+type Reply struct {
+	Body []byte
+	Meta []byte // of a tagged pool: a JSON object, or nothing
+}
+
+// Send sends a message and returns its reply. The body is copied, and the meta,
+// which is a JSON object or nothing, and nothing for a pool without tags.
 //
 // The error is a *Failure if the pool says that the message failed. With any
 // other error the message may have been handled, unless there has never been a
 // connection. A message whose ctx is done is not taken back.
-func (c *Client) Send(ctx context.Context, body []byte) ([]byte, error) {
-	if len(body) > frame.MaxBody {
-		return nil, errTooLong
+func (c *Client) Send(ctx context.Context, body, meta []byte) (none Reply, err error) {
+	if err := c.check(body, meta); err != nil {
+		return none, err
 	}
 	var (
 		since   time.Time // the first problem
@@ -85,15 +102,15 @@ func (c *Client) Send(ctx context.Context, body []byte) ([]byte, error) {
 		problem retryable
 	)
 	for {
-		reply, err := c.try(ctx, body)
+		reply, err := c.try(ctx, body, meta)
 		var p retryable
 		switch {
 		case err == nil:
 			return reply, nil
 		case problem.err != nil && err == ctx.Err():
-			return nil, fmt.Errorf("%w; before that: %v", err, problem.err) // %v: it may be a Failure
+			return none, fmt.Errorf("%w; before that: %v", err, problem.err) // %v: it may be a Failure
 		case !errors.As(err, &p):
-			return nil, err
+			return none, err
 		case p.unknown || !problem.unknown: // "no worker had it" must not hide "it may have been handled"
 			problem = p
 		}
@@ -101,11 +118,24 @@ func (c *Client) Send(ctx context.Context, body []byte) ([]byte, error) {
 			since = time.Now()
 		}
 		if time.Since(since) >= c.connectTimeout && c.life.Err() == nil {
-			return nil, problem.err
+			return none, problem.err
 		}
 		c.wait(ctx, pause)
 		pause = longer(pause)
 	}
+}
+
+// check returns what is wrong with a message.
+func (c *Client) check(body, meta []byte) error {
+	switch {
+	case !c.tagged && len(meta) > 0:
+		return errMeta
+	case c.tagged && (len(body) > frame.MaxTaggedBody || len(meta) > frame.MaxMeta):
+		return errTagged
+	case len(body) > frame.MaxBody:
+		return errTooLong
+	}
+	return nil
 }
 
 // wait waits for a pause, until ctx is done, or the client is closed.
@@ -117,23 +147,23 @@ func (c *Client) wait(ctx context.Context, pause time.Duration) {
 }
 
 // try sends a message over the current connection, or over a new one.
-func (c *Client) try(ctx context.Context, body []byte) ([]byte, error) {
+func (c *Client) try(ctx context.Context, body, meta []byte) (none Reply, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return none, err
 	}
 	l, err := c.connected(ctx)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	sent, err := l.send(ctx, body)
+	sent, err := l.send(ctx, body, meta)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	select {
 	case <-sent.done:
 		return sent.reply, sent.err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return none, ctx.Err()
 	}
 }
 
@@ -174,7 +204,7 @@ func (c *Client) connect(a *attempt) {
 	c.dialing = nil
 	switch {
 	case err == nil:
-		a.link = newLink(conn, c.timeout)
+		a.link = newLink(conn, c.timeout, c.tagged)
 		c.current, c.known = a.link, true
 	case c.known || c.life.Err() != nil:
 		a.err = retryable{err: err}

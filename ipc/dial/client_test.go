@@ -93,7 +93,7 @@ func serve(t testing.TB, connectTimeout time.Duration, conns ...func(served)) *C
 }
 
 // said is what becomes of a message, in a line.
-func said(reply []byte, err error) string {
+func said(reply Reply, err error) string {
 	var f *Failure
 	switch {
 	case errors.As(err, &f):
@@ -101,7 +101,7 @@ func said(reply []byte, err error) string {
 	case err != nil:
 		return err.Error()
 	}
-	return string(reply)
+	return string(reply.Body)
 }
 
 // What becomes of a message is the client's to find out.
@@ -161,7 +161,7 @@ func TestSend(t *testing.T) {
 			c := serve(t, enough, tt.conns...)
 			var got []string
 			for _, body := range strings.Split(tt.sends, ",") {
-				got = append(got, said(c.Send(within(t), []byte(body))))
+				got = append(got, said(c.Send(within(t), []byte(body), nil)))
 				if tt.name == "too many" {
 					await(t, c)
 				}
@@ -214,7 +214,7 @@ func TestSendInParallel(t *testing.T) {
 	for i := range all {
 		senders.Go(func() {
 			body := fmt.Sprint("message ", i, " ", strings.Repeat("x", i*300))
-			if got := said(c.Send(within(t), []byte(body))); got != strings.ToUpper(body) {
+			if got := said(c.Send(within(t), []byte(body), nil)); got != strings.ToUpper(body) {
 				t.Errorf("%.50q gets %.100q", body, got)
 			}
 		})
@@ -236,14 +236,14 @@ func TestContext(t *testing.T) {
 		<-first
 		cancel()
 	}()
-	if _, err := c.Send(ctx, []byte("one")); err != context.Canceled && !errors.Is(err, context.Canceled) {
+	if _, err := c.Send(ctx, []byte("one"), nil); err != context.Canceled && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if _, err := c.Send(ctx, []byte("none")); !errors.Is(err, context.Canceled) {
+	if _, err := c.Send(ctx, []byte("none"), nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	close(gone)
-	if got := said(c.Send(within(t), []byte("two"))); got != "2" {
+	if got := said(c.Send(within(t), []byte("two"), nil)); got != "2" {
 		t.Error(got)
 	}
 }
@@ -258,7 +258,7 @@ func TestSendWaits(t *testing.T) {
 	var senders sync.WaitGroup
 	for range 40 {
 		senders.Go(func() {
-			if _, err := c.Send(ctx, body); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := c.Send(ctx, body, nil); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
 		})
@@ -284,7 +284,7 @@ func TestClose(t *testing.T) {
 		c.Close()
 	}()
 	for range 2 {
-		if _, err := c.Send(within(t), []byte("one")); err != ErrClosed {
+		if _, err := c.Send(within(t), []byte("one"), nil); err != ErrClosed {
 			t.Error(err)
 		}
 	}
@@ -294,7 +294,7 @@ func TestClose(t *testing.T) {
 // Where there has never been a connection nobody waits for one.
 func TestNoServer(t *testing.T) {
 	c := serve(t, time.Hour)
-	if _, err := c.Send(within(t), nil); err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "dial tcp ") {
+	if _, err := c.Send(within(t), nil, nil); err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "dial tcp ") {
 		t.Error(err)
 	}
 }
@@ -333,15 +333,15 @@ func TestSilence(t *testing.T) {
 			s.Close()
 		})
 		start := time.Now()
-		if got := said(c.Send(t.Context(), []byte("one"))); got != "1" {
+		if got := said(c.Send(t.Context(), []byte("one"), nil)); got != "1" {
 			t.Error(got)
 		}
 		time.Sleep(time.Hour) // nothing is owed
-		_, err := c.Send(t.Context(), []byte("two"))
+		_, err := c.Send(t.Context(), []byte("two"), nil)
 		if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "nothing was heard within 1m0s") || took != time.Hour+119*time.Second {
 			t.Error(err, took)
 		}
-		if got := said(c.Send(t.Context(), []byte("three"))); got != "3" {
+		if got := said(c.Send(t.Context(), []byte("three"), nil)); got != "3" {
 			t.Error(got)
 		}
 		c.Close()
@@ -373,7 +373,7 @@ func TestPatienceEnds(t *testing.T) {
 				start := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
 				defer cancel()
-				got := said(c.Send(ctx, []byte("one")))
+				got := said(c.Send(ctx, []byte("one"), nil))
 				if took := time.Since(start); got != tt.want || took < tt.least || took > tt.least+maxPause {
 					t.Error(got, took)
 				}

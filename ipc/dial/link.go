@@ -28,20 +28,28 @@ type link struct {
 	mu      sync.Mutex
 	waiting []byte        // frames to be written
 	room    chan struct{} // closed when they have been taken, or the link has retired
-	pending []*call       // sent or waiting, without a reply
+	pending []*call       // sent or waiting, without a reply; with tags those are in open
 	retired bool          // it takes no more messages
+
+	open    map[uint64]*call // by tag; nil: the pool answers in the order of the messages
+	lastTag uint64
 }
 
 // A call is a message that waits for its reply.
 type call struct {
 	done  chan struct{} // closed when the rest is set
-	reply []byte
+	reply Reply
 	err   error
 }
 
-func newLink(conn net.Conn, timeout time.Duration) *link {
-	return &link{conn: conn, timeout: timeout, wake: make(chan struct{}, 1), // 1: see there
+func newLink(conn net.Conn, timeout time.Duration, tagged bool) *link {
+	l := &link{conn: conn, timeout: timeout, wake: make(chan struct{}, 1), // 1: see there
 		over: make(chan struct{}), room: make(chan struct{})}
+	if tagged {
+		l.open = make(map[uint64]*call)
+		l.waiting = frame.AppendControl(nil, frame.Control{Hello: version})
+	}
+	return l
 }
 
 // run reads and writes until the connection ends, or life is done.
@@ -52,12 +60,20 @@ func (l *link) run(life context.Context) {
 		defer close(written)
 		l.write()
 	}()
-	err := l.read()
+	var err error
+	if l.open != nil {
+		err = l.readTagged()
+	} else {
+		err = l.read()
+	}
+	var f *Failure
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && l.open != nil:
+		err = fmt.Errorf("nothing was heard within %v: %w", l.timeout, os.ErrDeadlineExceeded)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("nothing was heard within %v (only a pool with reply=always in its URL answers every message): %w",
 			l.timeout, os.ErrDeadlineExceeded)
-	case err == errGarbage: // the message sent again would get the same
+	case err == errGarbage, err == errPlain, errors.As(err, &f): // the message sent again would get the same
 	case err == io.EOF:
 		err = retryable{ErrNoReply, true}
 	default:
@@ -79,7 +95,15 @@ func (l *link) fail(err error) {
 		close(c.done)
 	}
 	l.pending = nil
+	for tag, c := range l.open {
+		c.err = err
+		close(c.done)
+		delete(l.open, tag)
+	}
 }
+
+// due is how many messages have no reply. mu is held.
+func (l *link) due() int { return len(l.pending) + len(l.open) }
 
 // retire lets the link take no more messages. mu is held.
 func (l *link) retire() {
@@ -96,7 +120,7 @@ func (l *link) isRetired() bool {
 }
 
 // send hands a message to the writer. It waits while too much is waiting.
-func (l *link) send(ctx context.Context, body []byte) (*call, error) {
+func (l *link) send(ctx context.Context, body, meta []byte) (*call, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for !l.retired && len(l.waiting) >= maxWaiting {
@@ -115,11 +139,17 @@ func (l *link) send(ctx context.Context, body []byte) (*call, error) {
 		return nil, errRetired
 	}
 	c := &call{done: make(chan struct{})}
-	l.pending = append(l.pending, c)
-	if len(l.pending) == 1 {
+	if l.open != nil {
+		l.lastTag++
+		l.open[l.lastTag] = c
+		l.waiting = frame.AppendTagged(l.waiting, frame.Tagged{Tag: l.lastTag, Meta: meta, Body: body})
+	} else {
+		l.pending = append(l.pending, c)
+		l.waiting = frame.Append(l.waiting, body)
+	}
+	if l.due() == 1 {
 		l.renewDeadline()
 	}
-	l.waiting = frame.Append(l.waiting, body)
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -167,7 +197,7 @@ func (l *link) swap(free []byte) []byte {
 // is held.
 func (l *link) renewDeadline() {
 	var limit time.Time
-	if l.timeout > 0 && len(l.pending) > 0 {
+	if l.timeout > 0 && l.due() > 0 {
 		limit = time.Now().Add(l.timeout)
 	}
 	_ = l.conn.SetReadDeadline(limit) // fails if it is closed, which the reader finds out
@@ -207,22 +237,28 @@ func (l *link) assign(body []byte, failed bool) error {
 	}
 	c := l.pending[0]
 	l.pending[0], l.pending = nil, l.pending[1:]
+	return l.finish(c, Reply{Body: body}, failed)
+}
+
+// finish gives a message its reply. An error is the end of the connection. mu is
+// held.
+func (l *link) finish(c *call, reply Reply, failed bool) error {
 	defer close(c.done)
 	if failed {
-		f := parseFailure(body)
+		f := parseFailure(reply.Body)
 		c.err = f
 		switch f.Code {
 		case frame.Stopping:
 			c.err = retryable{err: f}
-			l.retire() // only more of them follow
+			l.retire() // no later one is taken
 		case frame.TooBig:
 			l.retire() // what was written after it is dropped
 			return io.EOF
 		}
 	} else {
-		c.reply = body
+		c.reply = reply
 	}
-	if l.retired && len(l.pending) == 0 {
+	if l.retired && l.due() == 0 {
 		return io.EOF // nothing is due, and nothing will be
 	}
 	return nil

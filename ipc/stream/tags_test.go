@@ -394,7 +394,7 @@ func FuzzTaggedConn(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
 		nc, err := net.Dial("tcp", w.src.Addr().String())
 		if err != nil {
-			t.Skip(err) // out of ports
+			return // out of ports: that says nothing of the input
 		}
 		defer nc.Close()
 		c := ipctest.NewClient(t, nc)

@@ -2,9 +2,11 @@
 // messages, reads the replies, connects again, and sends again what a pool did
 // not take because it was stopping or was killed.
 //
-// A Client is for a pool that answers every message (reply=always in its URL).
-// Any number of goroutines share it; each calls Send and gets the reply to its
-// own message. The package client is this Client.
+// A Client is for a pool that answers every message (reply=always or tagged=true
+// in its URL). Any number of goroutines share it; each calls Send and gets the
+// reply to its own message. With tagged=true replies come in any order, and both
+// sides may say more than the body: see NewTaggedClient. The package client is
+// this Client.
 //
 // A Stream sends all messages of one source, in their order, to any pool, and
 // tells what came of them. poolinit send is this Stream. If the pool answers
@@ -32,6 +34,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/poolinit/poolinit/client/internal/frame"
@@ -51,6 +54,7 @@ type Pool struct {
 	Network string      // tcp or unix
 	Address string      // HOST:PORT, or a path
 	TLS     *tls.Config // nil: without TLS
+	Tagged  bool        // tagged=true: it takes tagged frames, and no others
 }
 
 // Connect connects. With TLS it returns after the handshake.
@@ -78,18 +82,24 @@ func Parse(text string) (Pool, error) {
 	if query.Get("reply") == "never" {
 		return Pool{}, fmt.Errorf("%q: a pool with reply=never has no replies", text)
 	}
-	if once := query.Get("once"); once != "" && once != "false" && once != "0" {
+	if isTrue(query.Get("once")) {
 		return Pool{}, fmt.Errorf("%q: once=true is one message a connection, and this client sends many", text)
 	}
+	pool := Pool{Tagged: isTrue(query.Get("tagged"))}
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	switch {
 	case u.Scheme == "unix" && u.Host == "" && len(u.Path) > 1:
-		return Pool{Network: "unix", Address: u.Path}, nil
+		pool.Network, pool.Address = "unix", u.Path
+		return pool, nil
 	case u.Scheme == "tcp" && u.Hostname() != "" && err == nil && port > 0 && u.Path == "":
-		return Pool{Network: "tcp", Address: net.JoinHostPort(u.Hostname(), u.Port())}, nil
+		pool.Network, pool.Address = "tcp", net.JoinHostPort(u.Hostname(), u.Port())
+		return pool, nil
 	}
 	return Pool{}, fmt.Errorf("%q is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock", text)
 }
+
+// isTrue reports whether a parameter of a URL switches something on.
+func isTrue(value string) bool { return value != "" && value != "false" && value != "0" }
 
 // A Failure is a pool's answer to a message that was not handled. A program may
 // rely on the code, never on the text.
@@ -106,6 +116,20 @@ func (f *Failure) Error() string {
 	return string(f.Code) + ": " + f.Text
 }
 
+// After is how long to wait before the message is sent again, if the code is
+// frame.Retry: its text begins with that.
+func (f *Failure) After() time.Duration {
+	if f.Code != frame.Retry {
+		return 0
+	}
+	text, _, _ := strings.Cut(f.Text, ": ")
+	after, err := time.ParseDuration(text)
+	if err != nil {
+		return 0
+	}
+	return max(after, 0)
+}
+
 // parseFailure reads the body of a failure frame.
 func parseFailure(body []byte) *Failure {
 	code, text := frame.ParseFailure(body)
@@ -118,6 +142,7 @@ var ErrNoReply = errors.New("the pool closed the connection without a reply")
 
 var (
 	errGarbage = errors.New("the server sent something that is not a reply")
+	errPlain   = errors.New("the server does not speak tagged frames: there is no tagged=true in the pool's URL")
 	errTooMany = errors.New("the server sends more replies than there were messages")
 )
 
