@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
+	"math/rand/v2"
 	"sync"
 
 	"github.com/poolinit/poolinit/ipc"
@@ -23,36 +25,28 @@ type tags struct {
 	greeted bool // the reader's own: the hello has come
 
 	// With the connection's mutex held, as all methods.
-	open map[uint64]struct{} // nil: none is
-	peak int                 // the most that have been in this map
-	last []byte              // what is said after all answers; nil: nothing
+	open *tagSet // nil: none is
+	last []byte  // what is said after all answers; nil: nothing
 }
-
-// openTags has maps without an entry. A map never becomes smaller: one that had
-// more than maxTagsKept is not kept.
-var openTags = sync.Pool{New: func() any { return make(map[uint64]struct{}) }}
-
-const maxTagsKept = 4096
 
 // add opens a tag, unless it is open.
 func (t *tags) add(tag uint64) (ok bool) {
 	if t.open == nil {
-		t.open, t.peak = openTags.Get().(map[uint64]struct{}), 0
+		t.open = tagSets.Get().(*tagSet)
 	}
-	before := len(t.open)
-	t.open[tag] = struct{}{}
-	t.peak = max(t.peak, len(t.open))
-	return len(t.open) > before
+	return t.open.add(tag)
 }
+
+// isOpen reports whether a message with the tag is not answered.
+func (t *tags) isOpen(tag uint64) bool { return t.open != nil && t.open.has(tag) }
 
 // remove closes a tag, and returns what is to be said now that all are closed.
 func (t *tags) remove(tag uint64) (last []byte) {
-	delete(t.open, tag)
-	if len(t.open) > 0 {
+	if t.open.remove(tag); t.open.n > 0 {
 		return nil
 	}
-	if t.peak <= maxTagsKept {
-		openTags.Put(t.open)
+	if len(t.open.table) <= maxTagsKept {
+		tagSets.Put(t.open)
 	}
 	last, t.open, t.last = t.last, nil, nil
 	return last
@@ -60,10 +54,87 @@ func (t *tags) remove(tag uint64) (last []byte) {
 
 // due is how many answers are to come.
 func (t *tags) due() int {
-	if t.last != nil {
-		return len(t.open) + 1
+	n := 0
+	if t.open != nil {
+		n = t.open.n
 	}
-	return len(t.open)
+	if t.last != nil {
+		n++
+	}
+	return n
+}
+
+// tagSets has empty sets, with tables of up to maxTagsKept places.
+var tagSets = sync.Pool{New: func() any { return newTagSet(minTags) }}
+
+const (
+	minTags     = 64
+	maxTagsKept = 8192
+)
+
+// A tagSet is a set of tags, which are not 0. A client cannot know which of them
+// meet in its table.
+type tagSet struct {
+	table []uint64 // a power of two of places, half of them free at least: 0
+	shift uint     // of a tag's product, so that a place is left
+	n     int
+}
+
+func newTagSet(places int) *tagSet {
+	return &tagSet{table: make([]uint64, places), shift: uint(64 - bits.TrailingZeros(uint(places)))}
+}
+
+// secret is what a tag is multiplied with.
+var secret = rand.Uint64() | 1
+
+// place is where a tag should be.
+func (s *tagSet) place(tag uint64) int { return int(tag * secret >> s.shift) }
+
+// find returns where a tag is, or the free place that it would get.
+func (s *tagSet) find(tag uint64) int {
+	i := s.place(tag)
+	for s.table[i] != 0 && s.table[i] != tag {
+		i = (i + 1) & (len(s.table) - 1)
+	}
+	return i
+}
+
+func (s *tagSet) has(tag uint64) bool { return s.table[s.find(tag)] == tag }
+
+// add adds a tag, unless it is there.
+func (s *tagSet) add(tag uint64) (ok bool) {
+	i := s.find(tag)
+	if s.table[i] == tag {
+		return false
+	}
+	s.table[i] = tag
+	if s.n++; 2*s.n > len(s.table) {
+		s.grow()
+	}
+	return true
+}
+
+func (s *tagSet) grow() {
+	to := newTagSet(2 * len(s.table))
+	for _, tag := range s.table {
+		if tag != 0 {
+			to.table[to.find(tag)] = tag
+		}
+	}
+	s.table, s.shift = to.table, to.shift
+}
+
+// remove removes a tag that is there. Those behind it move up, so that find never
+// passes a gap.
+func (s *tagSet) remove(tag uint64) {
+	gap, mask := s.find(tag), len(s.table)-1
+	s.n--
+	for i := (gap + 1) & mask; s.table[i] != 0; i = (i + 1) & mask {
+		if (i-s.place(s.table[i]))&mask >= (i-gap)&mask {
+			s.table[gap], gap = s.table[i], i
+		}
+	}
+	s.table[gap] = 0
 }
 
 // A tagFault is why the client of a connection with tagged=true is not served any
@@ -170,7 +241,7 @@ func (c *conn) faultOf(err error) error {
 		return &tagFault{code: frame.NotTagged, text: frame.ErrBadTag.Error()}
 	}
 	c.mu.Lock()
-	_, isOpen := c.tags.open[tag]
+	isOpen := c.tags.isOpen(tag)
 	c.mu.Unlock()
 	if isOpen {
 		return stillOpen(tag)

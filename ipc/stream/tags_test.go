@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -126,7 +127,7 @@ func TestTaggedFaults(t *testing.T) {
 		"no room for H":      {hello + a + "\x40\x00\x00\x0b", []string{helloAnswer, "1 a", "0 !not-tagged: " + frame.ErrNoTag.Error(), end}},
 
 		"meta that is no object": {hello + taggedMeta(2, "[]", "x") + a, []string{helloAnswer, "2 !not-tagged: the meta is not a JSON object", "1 a", goesOn}},
-		"meta that is no JSON":   {hello + taggedMeta(2, "{x}", "x") + a, []string{helloAnswer, "2 !not-tagged: the meta is not a JSON object", "1 a", goesOn}},
+		"meta that is no JSON":   {hello + taggedMeta(2, "{x}", "x") + a, []string{helloAnswer, "2 !not-tagged: meta that is not a JSON object of the known kind: invalid character 'x' looking for beginning of object key string", "1 a", goesOn}},
 		"its tag is free again":  {hello + taggedMeta(1, "1", "x") + a, []string{helloAnswer, "1 !not-tagged: the meta is not a JSON object", "1 a", goesOn}},
 
 		"over --max-message":   {hello + a + overLimit, []string{helloAnswer, "1 a", "7 " + tooBig, end}},
@@ -357,7 +358,7 @@ func TestTaggedHalfClosed(t *testing.T) {
 	c.want("1 a", "2 b", "error EOF")
 }
 
-// A connection at rest costs what a plain one does, and 48 bytes.
+// A connection at rest costs what a plain one does, and 48 bytes at most.
 func TestTaggedConnectionIsSmall(t *testing.T) {
 	if n := unsafe.Sizeof(tags{}); n > 48 {
 		t.Errorf("the tags of a connection have %d bytes: more than 48", n)
@@ -377,7 +378,42 @@ func TestTaggedConnectionIsSmall(t *testing.T) {
 	conn.mu.Lock()
 	defer conn.mu.Unlock()
 	if conn.tags.open != nil {
-		t.Error("a connection at rest has a map of tags")
+		t.Error("a connection at rest has a set of tags")
+	}
+}
+
+// A set has what a map has.
+func TestTagSet(t *testing.T) {
+	s, want := newTagSet(minTags), make(map[uint64]bool)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200_000 {
+		tag := random.Uint64N(3000) + 1
+		if random.IntN(3) == 0 {
+			tag *= 1 << 40
+		}
+		switch {
+		case s.has(tag) != want[tag]:
+			t.Fatalf("%d is there: %v", tag, s.has(tag))
+		case want[tag]:
+			if s.add(tag) {
+				t.Fatalf("%d is added twice", tag)
+			}
+			s.remove(tag)
+			delete(want, tag)
+		case !s.add(tag):
+			t.Fatalf("%d is not added", tag)
+		default:
+			want[tag] = true
+		}
+		if s.n != len(want) || 2*s.n > len(s.table) {
+			t.Fatalf("%d tags in %d places, want %d", s.n, len(s.table), len(want))
+		}
+	}
+	for tag := range want {
+		s.remove(tag)
+	}
+	if s.n != 0 || slices.Max(s.table) != 0 {
+		t.Errorf("%d tags are left, and %d", s.n, slices.Max(s.table))
 	}
 }
 
