@@ -16,9 +16,9 @@ import (
 
 // acrossRestart stops a pool that has clients, starts it again, and returns when
 // the clients have sent another 200 messages. answered says how many they have.
-func acrossRestart(t *testing.T, url string, clients func(), answered func() int) {
+func acrossRestart(t *testing.T, url string, clients func(), answered func() int, flags ...string) {
 	t.Helper()
-	pool := func() harness.Pool { return harness.PoolOf(harness.StartSDK(t, url, "-n", "2")) }
+	pool := func() harness.Pool { return harness.PoolOf(harness.StartSDK(t, url, append(flags, "-n", "2")...)) }
 	more := func() {
 		t.Helper()
 		before := answered()
@@ -72,6 +72,7 @@ func TestGoClientRestart(t *testing.T) {
 // A goAnswer is what the client's program says of a message.
 type goAnswer struct {
 	Reply             []byte
+	Type              string
 	Code, Text, Error string
 }
 

@@ -3,8 +3,8 @@
 //	testclient [FLAGS] URL
 //
 // It reads messages, each a JSON string in base64, and writes what becomes of each
-// as a JSON object: the reply, in base64 too, or code, text and error. With -senders it sends
-// messages of its own, from this many goroutines at a time, until its input ends;
+// as a JSON object: the reply, in base64 too, and its type, or code, text and error. With -key they
+// have this key. With -senders it sends messages of its own, from this many goroutines at a time, until its input ends;
 // for each reply it writes a line, and it ends with 1 at the first wrong one.
 package main
 
@@ -28,6 +28,7 @@ import (
 
 func main() {
 	senders := flag.Int("senders", 0, "how many goroutines send")
+	key := flag.String("key", "", "of each message")
 	ca := flag.String("ca", "", "trust the certificates in this PEM `file`")
 	var o client.Options
 	flag.DurationVar(&o.ConnectTimeout, "connect-timeout", 0, "how long the pool may be away")
@@ -48,7 +49,7 @@ func main() {
 	if *senders > 0 {
 		flood(c, *senders)
 	} else {
-		ask(c)
+		ask(c, *key)
 	}
 }
 
@@ -57,12 +58,12 @@ const patience = 2 * time.Minute
 
 // An Answer is what becomes of a message.
 type Answer struct {
-	Reply             []byte
-	Code, Text, Error string
+	Reply                   []byte
+	Type, Code, Text, Error string
 }
 
 // ask sends the messages of the input, one after the other.
-func ask(c *client.Client) {
+func ask(c *client.Client, key string) {
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var body []byte
@@ -72,9 +73,9 @@ func ask(c *client.Client) {
 			log.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		reply, err := c.Send(ctx, body)
+		reply, err := c.SendMessage(ctx, client.Message{Body: body, Key: key})
 		cancel()
-		answer := Answer{Reply: reply}
+		answer := Answer{Reply: reply.Body, Type: reply.Type}
 		var f *client.Failure
 		if errors.As(err, &f) {
 			answer.Code, answer.Text = f.Code, f.Text
