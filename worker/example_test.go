@@ -3,8 +3,10 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/poolinit/poolinit/worker"
 )
@@ -69,3 +71,33 @@ func (*database) find(context.Context, int) (reply []byte, err error) { return n
 func (*database) close()                                              {}
 
 func rebuild(context.Context) error { return nil }
+
+// A worker that handles up to a hundred messages at the same time, with --deliver
+// tagged --concurrency 100.
+func ExampleHandlers_concurrency() {
+	err := worker.Run(context.Background(), worker.Handlers{
+		Concurrency: 100,
+		Message: func(ctx context.Context, m *worker.Message) ([]byte, error) {
+			var job struct{ UID int }
+			if err := json.Unmarshal(m.Body, &job); err != nil {
+				return nil, worker.Refuse(err.Error())
+			}
+			if m.Meta().Attempt > 1 {
+				_ = m.Touch() // this may take longer than --message-timeout
+			}
+			reply, err := ask(ctx, job.UID)
+			if errors.Is(err, errBusy) {
+				return nil, worker.Retry(30*time.Second, err.Error())
+			}
+			m.ReplyType = "application/json"
+			return reply, err
+		},
+	})
+	if err != nil {
+		log.Print(err)
+	}
+}
+
+var errBusy = errors.New("come again")
+
+func ask(context.Context, int) (reply []byte, err error) { return nil, nil }
