@@ -47,7 +47,7 @@ func (o *options) pool() (dial.Pool, error) {
 
 // sendStream sends everything to a pool, or reports why it cannot.
 func sendStream(o *options, pool dial.Pool, in <-chan []dial.Message, out *output) {
-	stream := dial.Stream{Connect: pool.Connect, Always: o.reply, Once: o.once, InFlight: o.inFlight,
+	stream := dial.Stream{Connect: pool.Connect, Always: o.reply, Once: o.once, Tagged: o.tagged, InFlight: o.inFlight,
 		Timeout: o.timeout, ConnectTimeout: o.connectTimeout}
 	err := stream.Send(context.Background(), in, out)
 	if unsent, ok := errors.AsType[*dial.Unsent](err); ok {

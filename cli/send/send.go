@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type options struct {
 
 	reply          bool // the server answers every message
 	once           bool // it takes one message a connection
+	tagged         bool // it takes tagged frames
 	silent         bool // it answers nothing
 	raw            bool
 	whole          bool
@@ -97,6 +99,8 @@ func (o *options) address(s string) (err error) {
 		o.silent = true
 	}
 	o.once = q.Get("once") != "" && q.Get("once") != "false" && q.Get("once") != "0"
+	o.tagged, _ = strconv.ParseBool(q.Get("tagged")) // the source has looked at it
+	o.reply = o.reply || o.tagged
 	o.tls = o.tls || q.Get("cert") != "" || o.ca != "" || o.cert != "" || o.serverName != ""
 	return nil
 }
@@ -157,8 +161,8 @@ Usage:
   poolinit send [flags] ADDRESS [FILE...]
 
 ADDRESS is tcp://HOST:PORT, unix:///PATH or sysv://KEY. It may be the URL of the pool's
---listen: reply=, once= and cert= in it hold for the client too. Each FILE is one message
-(- is stdin); without a FILE each line of stdin is one.
+--listen: reply=, once=, tagged= and cert= in it hold for the client too. Each FILE is one
+message (- is stdin); without a FILE each line of stdin is one.
 
 Flags:
 `

@@ -66,6 +66,7 @@ func TestSendAddress(t *testing.T) {
 		"tcp://x:1?reply=always&idle=9s":                   "true false false false",
 		"unix:///x?reply=never":                            "false true false false",
 		"tcp://x:1?once=true":                              "false false true false",
+		"tcp://x:1?tagged=true":                            "true false false false",
 		"tcp://x:1?once=0&reply=auto":                      "false false false false",
 		"tcp://x:1?cert=a&key=b":                           "false false false true",
 		"--tls --reply=true tcp://x:1":                     "true false false true",

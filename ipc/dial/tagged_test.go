@@ -3,6 +3,7 @@ package dial
 import (
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -216,5 +217,99 @@ func TestAfter(t *testing.T) {
 		if got := parseFailure([]byte(text)).After(); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
+	}
+}
+
+// serveStream is a server of one connection after the other, for a Stream.
+func serveStream(t testing.TB, conns ...func(served)) Stream {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var server sync.WaitGroup
+	server.Go(func() {
+		for _, deal := range conns {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_ = nc.SetDeadline(time.Now().Add(enough))
+			deal(served{t, nc})
+			nc.Close()
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		server.Wait()
+	})
+	return Stream{Connect: Pool{Network: "tcp", Address: ln.Addr().String()}.Connect,
+		Always: true, Tagged: true, InFlight: 1024, ConnectTimeout: enough}
+}
+
+// A Stream has its replies in the order of the messages, and sends again what has
+// none, and nothing else.
+func TestStreamTagged(t *testing.T) {
+	greet := func(s served) {
+		if got := s.takesTagged(); got != `0  {"hello":1}` {
+			t.Errorf("the client begins with %q", got)
+		}
+		s.says(hello)
+	}
+	takes := func(s served, want ...string) {
+		for i, body := range want {
+			if got := s.takesTagged(); got != fmt.Sprint(i+1, "  ", body) {
+				t.Errorf("%q, want %q", got, body)
+			}
+		}
+	}
+	for name, tt := range map[string]struct {
+		conns                []func(served)
+		replies, report, err string
+	}{
+		"in reverse": {[]func(served){func(s served) { greet(s); s.answers(5); drains(s) }}, "a! b! c! d! e!", "", ""},
+		"a failure": {[]func(served){func(s served) {
+			greet(s)
+			takes(s, "a", "b", "c", "d", "e")
+			s.says(tagged(5, "5") + taggedFailure(2, frame.Refused, "no") + tagged(1, "1") + tagged(4, "4") + tagged(3, "3"))
+			drains(s)
+		}}, "1 3 4 5", "message 2: refused: no", ""},
+		"stopping": {[]func(served){func(s served) {
+			greet(s)
+			takes(s, "a", "b", "c", "d", "e")
+			s.says(taggedFailure(4, frame.Stopping, "") + taggedFailure(5, frame.Stopping, "") + tagged(2, "2") + tagged(1, "1") + tagged(3, "3"))
+			drains(s)
+		}, func(s served) { greet(s); s.answers(2); drains(s) }}, "1 2 3 d! e!", "", ""},
+		"breaks with gaps": {[]func(served){func(s served) {
+			greet(s)
+			takes(s, "a", "b", "c", "d", "e")
+			s.says(tagged(2, "2") + tagged(4, "4"))
+			_ = s.Conn.(*net.TCPConn).CloseWrite()
+			drains(s)
+		}, func(s served) { greet(s); s.answers(3); drains(s) }}, "2 4 a! c! e!", "", ""},
+		"not tagged":      {[]func(served){func(s served) { s.says(failure("not-tagged: why")); drains(s) }}, "", "", "not-tagged: why"},
+		"a plain pool":    {[]func(served){func(s served) { s.says(framed("what")); drains(s) }}, "", "", errPlain.Error()},
+		"an answer twice": {[]func(served){func(s served) { greet(s); s.says(tagged(1, "1") + tagged(1, "1")); drains(s) }, func(s served) { greet(s); s.answers(4); drains(s) }}, "1 b! c! d! e!", "", ""},
+		"an unknown tag":  {[]func(served){func(s served) { greet(s); s.says(tagged(9, "1")); drains(s) }, func(s served) { greet(s); s.answers(5); drains(s) }}, "a! b! c! d! e!", "", ""},
+		"too big, in turn": {[]func(served){func(s served) {
+			greet(s)
+			takes(s, "a", "b", "c", "d", "e")
+			s.says(tagged(2, "2") + tagged(1, "1") + taggedFailure(3, frame.TooBig, "no"))
+			drains(s)
+		}, func(s served) { greet(s); s.answers(2); drains(s) }}, "1 2 d! e!", "message 3: too-big: no", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := new(record)
+			err := serveStream(t, tt.conns...).Send(within(t), input("a", "b", "c", "d", "e"), out)
+			if got := strings.Join(out.replies, " "); got != tt.replies {
+				t.Errorf("replies %q, want %q", got, tt.replies)
+			}
+			if got := strings.Join(out.reports, "|"); got != tt.report {
+				t.Errorf("reports %q, want %q", got, tt.report)
+			}
+			if (err == nil) != (tt.err == "") || err != nil && err.Error() != tt.err {
+				t.Errorf("%v, want %q", err, tt.err)
+			}
+		})
 	}
 }

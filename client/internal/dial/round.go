@@ -36,14 +36,17 @@ type round struct {
 	hush chan struct{} // closed when the pool takes no more
 	room chan struct{} // 1: there may be room for another message, and the writer may be busy still
 
-	readErr error // the reader's last; set before over is closed
+	// The reader's.
+	readErr error             // its last; set before over is closed
+	early   map[uint64]answer // by tag, those whose turn has not come
+	turn    uint64            // the tag of the next answer
 
 	mu    sync.Mutex
 	books ledger
 }
 
 func newRound(r *run, conn Conn) *round {
-	return &round{run: r, conn: conn, books: ledger{counted: r.counted()},
+	return &round{run: r, conn: conn, books: ledger{counted: r.counted()}, turn: 1, early: make(map[uint64]answer),
 		over: make(chan struct{}), hush: make(chan struct{}), room: make(chan struct{}, 1)} // 1: see there
 }
 
@@ -116,6 +119,11 @@ func (r *round) isTaken() bool {
 // write sends messages. An error means that the connection takes no more bytes.
 func (r *round) write() error {
 	w := bufio.NewWriterSize(r.conn, bufferSize)
+	if r.run.Tagged {
+		if _, err := w.Write(frame.AppendControl(nil, frame.Control{Hello: version})); err != nil {
+			return err
+		}
+	}
 	for {
 		if r.run.Once && r.sent > 0 {
 			return r.flush(w)
@@ -184,7 +192,11 @@ func (r *round) put(w *bufio.Writer) error {
 	r.mu.Lock()
 	r.books.pending = append(r.books.pending, m)
 	r.mu.Unlock()
-	if _, err := w.Write(frame.AppendHeader(w.AvailableBuffer(), len(m.Body))); err != nil {
+	header := frame.AppendHeader(w.AvailableBuffer(), len(m.Body))
+	if r.run.Tagged {
+		header = frame.AppendTaggedHeader(w.AvailableBuffer(), uint64(r.sent), false, nil, len(m.Body))
+	}
+	if _, err := w.Write(header); err != nil {
 		return err
 	}
 	_, err := w.Write(m.Body)
@@ -210,20 +222,90 @@ func (r *round) read() {
 	defer close(r.over)
 	defer func() { _ = r.conn.SetWriteDeadline(time.Unix(1, 0)) }()
 	in := bufio.NewReaderSize(r.conn, bufferSize)
+	if r.run.Tagged {
+		if r.readErr = isGreeted(in); r.readErr != nil {
+			return
+		}
+		defer r.passTurns()
+	}
 	for {
 		if in.Buffered() < frame.HeaderSize {
 			r.run.out.Flush()
 		}
-		body, failed, err := readReply(in)
-		if err == nil {
-			err = r.receive(body, failed)
-		}
+		err := r.readOne(in)
 		if err != nil {
 			r.readErr = err
 			return
 		}
 		r.renewDeadline()
 	}
+}
+
+// readOne reads a reply, and deals with it.
+func (r *round) readOne(in *bufio.Reader) error {
+	if r.run.Tagged {
+		return r.readTagged(in)
+	}
+	body, failed, err := readReply(in)
+	if err != nil {
+		return err
+	}
+	return r.receive(body, failed)
+}
+
+// An answer is a tagged reply whose turn has not come.
+type answer struct {
+	body   []byte
+	failed bool
+}
+
+// readTagged reads a tagged reply, and deals with those whose turn it is then.
+func (r *round) readTagged(in *bufio.Reader) error {
+	t, err := readTagged(in)
+	switch _, isThere := r.early[t.Tag]; {
+	case err != nil:
+		return err
+	case t.Tag == 0 && t.Failed:
+		return parseFailure(t.Body)
+	case t.Tag == 0:
+		return nil
+	case isThere || t.Tag < r.turn || t.Tag >= r.turn+uint64(r.inFlight()):
+		return errGarbage
+	}
+	r.early[t.Tag] = answer{t.Body, t.Failed}
+	for err == nil {
+		a, isThere := r.early[r.turn]
+		if !isThere {
+			return nil
+		}
+		delete(r.early, r.turn)
+		r.turn++
+		err = r.receive(a.body, a.failed)
+	}
+	return err
+}
+
+// passTurns deals with the answers that are left when no more come: those whose
+// turn it would be have none.
+func (r *round) passTurns() {
+	r.mu.Lock()
+	var answered, open []Message
+	var answers []answer
+	for i, m := range r.books.pending {
+		if a, isThere := r.early[r.turn+uint64(i)]; isThere {
+			answered, answers = append(answered, m), append(answers, a)
+		} else {
+			open = append(open, m)
+		}
+	}
+	r.books.pending = append(answered, open...)
+	r.mu.Unlock()
+	for _, a := range answers {
+		if r.receive(a.body, a.failed) != nil {
+			return
+		}
+	}
+	r.run.out.Flush()
 }
 
 // receive deals with one frame.

@@ -87,7 +87,8 @@ func (u *Unsent) Unwrap() error { return u.Err }
 
 // A Stream says how messages are sent. Connect must be set.
 //
-// With Always or Once replies are counted. Without, a reply may be that of any
+// With Always or Once replies are counted. With Tagged they may come in any order,
+// and are held until it is their turn: Output has them in the order of the messages. Without, a reply may be that of any
 // message: a connection gets a limited number of messages, or those that come
 // until the input is quiet for a second, and is then ended. Only its end tells
 // that all were handled.
@@ -96,6 +97,7 @@ type Stream struct {
 
 	Always   bool // the pool answers every message: reply=always in its URL
 	Once     bool // the pool takes one message a connection: once=true in its URL
+	Tagged   bool // the pool takes tagged frames: tagged=true in its URL; goes with Always
 	InFlight int  // with Always: how many messages may be without a reply; at least 1
 
 	// Timeout is how long nothing may be heard, before the Stream gives up; 0 is
@@ -203,9 +205,12 @@ func (r *run) concluded(e ending) error {
 	} else if e.sent > 0 {
 		r.pause = longer(r.pause)
 	}
+	var f *Failure
 	switch {
 	case r.ctx.Err() != nil:
 		return r.ctx.Err()
+	case e.err == errPlain, errors.As(e.err, &f): // the next connection would be the same
+		return e.err
 	case errors.Is(e.err, os.ErrDeadlineExceeded):
 		return ErrSilent
 	case e.clean && e.open > 0 && len(e.resend) > 0 && !r.heard:
