@@ -77,8 +77,9 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
 	flags.Add(s, &o.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
 	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "run COMMAND once more after the last worker, with POOLINIT_EVENT=shutdown")
-	flags.Add(s, &o.Pool.ReadyNotify, flags.Either("started", "notify"), "ready", "", "started", "`how`", "when a worker counts as ready: started, or notify (sd_notify READY=1)")
-	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "0s", "`time`", "how long a worker must stay up before it counts as ready")
+	flags.Add(s, &o.Pool.Ready, flags.OneOf(supervisor.ReadyAuto, supervisor.ReadyNotify, supervisor.ReadyStarted),
+		"ready", "", "auto", "`how`", "when a worker counts as ready: notify (sd_notify READY=1), started (at once),\nor auto: by READY=1, by an answered message, or after --min-ready")
+	flags.Add(s, &o.Pool.MinReady, any, "min-ready", "", "3s", "`time`", "how long a worker must stay up before it counts as ready; auto: a tenth of it\nafter a reload's first; notify and started: 0s unless given")
 	flags.Add(s, &o.Pool.ReadyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready within this time has failed to start")
 	flags.Add(s, &o.Pool.Watchdog, any, "watchdog", "", "0s", "`time`", "a worker that sends no WATCHDOG=1 (sd_notify) within this time hangs:\nSIGABRT, SIGKILL 1 s later; 0s: off")
 	flags.Add(s, &o.Pool.StartFirst, flags.Either("stop-first", "start-first"), "reload-order", "", "stop-first", "`order`", "stop-first, or start-first: the new worker is ready before the old one is\nasked to stop")
@@ -135,7 +136,24 @@ func (o *options) parse(s *flags.Set, args, environ []string) (warnings []string
 	if near := mistyped(o.Command, environ); near != "" && !s.Dashed() {
 		return nil, fmt.Errorf("there is no command %s in $PATH; did you mean poolinit %s?", o.Command[0], near)
 	}
+	o.settleReadiness(s.Given("min-ready"))
 	return warnings, o.check()
+}
+
+// settleReadiness makes the defaults of readiness fit the other flags. The wait
+// of auto is for a process that starts: a command that runs once a message is
+// ready at once.
+func (o *options) settleReadiness(minReadyGiven bool) {
+	if o.RunsPerMessage() && o.Pool.Ready == supervisor.ReadyAuto {
+		o.Pool.Ready = supervisor.ReadyStarted
+	}
+	switch {
+	case minReadyGiven:
+	case o.Pool.Ready == supervisor.ReadyAuto:
+		o.Pool.MinReady = min(o.Pool.MinReady, o.Pool.ReadyTimeout/2)
+	default:
+		o.Pool.MinReady = 0
+	}
 }
 
 // outerPool returns the names of variables that are not settings of this pool. If
@@ -197,7 +215,7 @@ func (o *options) checkExec() error {
 		return nil
 	case len(o.Listen) == 0:
 		return errors.New("--deliver exec needs --listen: there are no messages without it")
-	case o.Pool.ReadyNotify:
+	case o.Pool.Ready == supervisor.ReadyNotify:
 		return errors.New("--deliver exec cannot be combined with --ready notify: a command that runs once per message is never ready before it")
 	case o.Pool.Watchdog > 0:
 		return errors.New("--deliver exec cannot be combined with --watchdog: use --message-timeout to limit a command that runs once per message")

@@ -33,7 +33,7 @@ var badValues = map[string]struct {
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
 	"run-at-exit":       {[]string{"", "yes", "2"}, []string{"true or false"}},
-	"ready":             {[]string{"", "yes", "Notify"}, []string{"started", "notify"}},
+	"ready":             {[]string{"", "yes", "Notify"}, []string{"auto", "notify", "started"}},
 	"min-ready":         {badDurations(), []string{"from 0s"}},
 	"ready-timeout":     {badDurations("0s"), []string{"from 1ms"}},
 	"watchdog":          {badDurations(), []string{"from 0s"}},
@@ -172,7 +172,7 @@ func TestDefaults(t *testing.T) {
 			RestartDelay: 100 * time.Millisecond, RestartDelayMax: 30 * time.Second,
 			HealthyAfter: 10 * time.Second, GiveUp: 10,
 			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second,
-			ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
+			Ready: supervisor.ReadyAuto, MinReady: 3 * time.Second, ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
 		},
 		Queue: ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3, Concurrency: 1, RetryDelay: time.Second, RetryDelayMax: 30 * time.Second},
 		Log:   daemon.LogConfig{Level: "info", Format: "auto"},
@@ -204,7 +204,7 @@ func TestGoodValues(t *testing.T) {
 				Workers: 0, Restart: supervisor.RestartNever,
 				RestartDelay: time.Millisecond, RestartDelayMax: flags.MaxDuration,
 				StopSignal: signals.RTMIN + 3, StopTimeout: 90 * time.Second,
-				ReadyNotify: true, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
+				Ready: supervisor.ReadyNotify, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
 			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1,
@@ -214,6 +214,39 @@ func TestGoodValues(t *testing.T) {
 	}
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+}
+
+// What --min-ready is where it is not given, and what --ready means to a command
+// that runs once a message.
+func TestReadinessDefaults(t *testing.T) {
+	for _, tt := range []struct {
+		args     string
+		environ  []string
+		ready    supervisor.Readiness
+		minReady time.Duration
+	}{
+		{"x", nil, supervisor.ReadyAuto, 3 * time.Second},
+		{"--min-ready 1s x", nil, supervisor.ReadyAuto, time.Second},
+		{"--min-ready 0s x", nil, supervisor.ReadyAuto, 0},
+		{"x", []string{"POOLINIT_MIN_READY=2s"}, supervisor.ReadyAuto, 2 * time.Second},
+		{"--ready-timeout 1s x", nil, supervisor.ReadyAuto, 500 * time.Millisecond},
+		{"--ready notify x", nil, supervisor.ReadyNotify, 0},
+		{"--ready notify --min-ready 3s x", nil, supervisor.ReadyNotify, 3 * time.Second},
+		{"--ready notify x", []string{"POOLINIT_MIN_READY=2s"}, supervisor.ReadyNotify, 2 * time.Second},
+		{"--ready started x", nil, supervisor.ReadyStarted, 0},
+		{"--ready started --min-ready 2s x", nil, supervisor.ReadyStarted, 2 * time.Second},
+		{"--deliver exec --listen tcp://:1 x", nil, supervisor.ReadyStarted, 0},
+		{"--deliver exec --listen tcp://:1 --ready auto x", nil, supervisor.ReadyStarted, 0},
+	} {
+		o, _, err := parsed(strings.Fields(tt.args), tt.environ)
+		if err != nil {
+			t.Errorf("%q: %v", tt.args, err)
+			continue
+		}
+		if o.Pool.Ready != tt.ready || o.Pool.MinReady != tt.minReady {
+			t.Errorf("%q %q: %s, %s; want %s, %s", tt.args, tt.environ, o.Pool.Ready, o.Pool.MinReady, tt.ready, tt.minReady)
+		}
 	}
 }
 

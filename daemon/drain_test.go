@@ -116,7 +116,7 @@ func TestGiveUpDuringDrain(t *testing.T) {
 
 // A reload that was queued is not shown any more when the pool stops.
 func TestStopForgetsTheQueuedReload(t *testing.T) {
-	inWorld(t, func(c *setup) { c.Pool.ReadyNotify, c.DrainDelay = true, 5*time.Second }, func(w *world) {
+	inWorld(t, func(c *setup) { c.Pool.Ready, c.DrainDelay = supervisor.ReadyNotify, 5*time.Second }, func(w *world) {
 		w.run()
 		w.d.pool.Reload("SIGUSR1")
 		w.d.pool.Reload("SIGUSR1")

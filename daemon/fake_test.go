@@ -296,7 +296,9 @@ func (p *fakeProc) Events() supervisor.Events {
 	return supervisor.Events{Exited: p.exited, Gone: p.exited, Notices: p.notices}
 }
 
-func (p *fakeProc) Feed() { p.fed.Store(true) }
+func (p *fakeProc) Feed(bool, time.Time) { p.fed.Store(true) }
+
+func (p *fakeProc) MarkReady() {}
 
 func (p *fakeProc) Finish() <-chan struct{} {
 	p.fed.Store(false)
@@ -305,7 +307,7 @@ func (p *fakeProc) Finish() <-chan struct{} {
 	return answered
 }
 
-func (p *fakeProc) Release(string, bool) {}
+func (p *fakeProc) Release(string, bool) supervisor.Life { return supervisor.Life{} }
 
 func (p *fakeProc) Signal(_ supervisor.Target, sig syscall.Signal) error {
 	if !p.alive() {

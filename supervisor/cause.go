@@ -27,6 +27,7 @@ const (
 	Protocol Cause = "protocol" // its replies make no sense
 	Detach   Cause = "detach"   // it had closed its channel, and went on without
 	Messages Cause = "max-messages"
+	Failing  Cause = "max-failures" // it failed at too many messages in a row
 	Reloaded Cause = "reload"
 	Lifetime Cause = "max-lifetime"
 	Memory   Cause = "max-memory"
@@ -47,7 +48,7 @@ func (c Cause) failure() bool {
 // what it was sent for that, or obeyed. A crash on the way is its own doing.
 func (e ending) byPool(stop syscall.Signal) bool {
 	switch e.cause {
-	case Reloaded, Lifetime, Memory, Messages, Stop:
+	case Reloaded, Lifetime, Memory, Messages, Failing, Stop:
 		status := e.exit.Status()
 		return status == 0 || status == 128+int(stop) || status == 128+int(syscall.SIGKILL)
 	}
@@ -59,15 +60,46 @@ type ending struct {
 	cause  Cause
 	pid    int
 	exit   reaper.Exit
+	began  time.Time
 	uptime time.Duration
 	err    error // with NoStart
 
 	generation int
 	reloaded   bool // a reload had started it
 	killed     bool // it took SIGKILL to end it
-	healthy    bool // it was ready, and lived for HealthyAfter
+	healthy    bool // it has answered a message, or was ready and lived for HealthyAfter
 	wasReady   bool
+	life       Life
 	used       time.Duration // CPU
+}
+
+// blamesMessage reports whether a failure is the fault of a message: it took too
+// long, or the worker died with it in hand.
+func (e ending) blamesMessage() bool {
+	switch e.cause {
+	case Timeout:
+		return true
+	case Crash, OOM, Hung:
+		return e.life.Held
+	}
+	return false
+}
+
+// countsForGiveUp reports whether a failure is one more in a row. That is so for
+// a death by a message only if nothing shows that workers can handle any: this
+// one has answered none, nor has another one since this one began.
+func (e ending) countsForGiveUp() bool {
+	if !e.blamesMessage() {
+		return true
+	}
+	return e.cause != Timeout && !e.life.Answered && !e.life.LastAnswer.After(e.began)
+}
+
+// failsReload reports whether the end of a new worker, ready or not yet, ends the
+// reload that has started it. A worker that has answered a message is as good as
+// the old ones, and a message that takes too long says nothing about it.
+func (e ending) failsReload() bool {
+	return e.cause.failure() && e.cause != Timeout && !e.healthy
 }
 
 // code is what a shell would call the exit code; for a failure it is never 0.

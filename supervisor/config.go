@@ -16,8 +16,18 @@ const (
 	RestartNever     Restart = "never"
 )
 
+// A Readiness says when a worker counts as ready.
+type Readiness string
+
+// The ways to become ready.
+const (
+	ReadyAuto    Readiness = "auto"    // by READY=1, a message answered without failure, or having lived for MinReady
+	ReadyNotify  Readiness = "notify"  // by READY=1, and having stayed up for MinReady after it
+	ReadyStarted Readiness = "started" // by having been started, and having stayed up for MinReady
+)
+
 // A Config says how a pool behaves. What is zero is off, but for Workers,
-// Restart, StopSignal and StopTimeout, which have no default here.
+// Restart, Ready, StopSignal and StopTimeout, which have no default here.
 type Config struct {
 	Workers int
 	Restart Restart
@@ -30,8 +40,8 @@ type Config struct {
 	StopSignal  syscall.Signal
 	StopTimeout time.Duration // from the stop request to SIGKILL
 
-	ReadyNotify  bool          // ready by READY=1, not by having been started
-	MinReady     time.Duration // ready only after it stayed up this long
+	Ready        Readiness
+	MinReady     time.Duration // see Ready; with ReadyAuto a tenth of it for those after a reload's first
 	ReadyTimeout time.Duration // not ready by then: a failed start
 	Watchdog     time.Duration // longest silence between two WATCHDOG=1
 

@@ -190,7 +190,7 @@ func (tr *trial) stop() {
 func trialConfig(workers int, first bool) Config {
 	return Config{
 		Workers: workers, Restart: RestartAlways, RestartDelay: time.Second, RestartDelayMax: 4 * time.Second, HealthyAfter: 10 * time.Second,
-		StopSignal: syscall.SIGTERM, StopTimeout: 4 * time.Second, ReadyNotify: true, ReadyTimeout: 5 * time.Second, StartFirst: first,
+		StopSignal: syscall.SIGTERM, StopTimeout: 4 * time.Second, Ready: ReadyNotify, ReadyTimeout: 5 * time.Second, StartFirst: first,
 	}
 }
 

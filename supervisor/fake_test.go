@@ -33,6 +33,8 @@ type world struct {
 	obey   func(p *fakeProc, sig syscall.Signal) // what new ones do on a signal
 	oom    bool
 	rss    uint64
+
+	lastAnswer time.Time // of any process
 }
 
 // A logBook keeps what was logged. The mutex never blocks for long, so fake
@@ -128,7 +130,7 @@ func (w *world) launch(id Identity) (Process, error) {
 	}
 	p := &fakeProc{
 		w: w, id: id, pid: 100 + len(w.procs), obey: w.obey, began: time.Now(),
-		exited: make(chan struct{}), gone: make(chan struct{}), notices: make(chan notify.Message), asks: make(chan Ask, 1),
+		proven: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}), notices: make(chan notify.Message), asks: make(chan Ask, 1),
 	}
 	w.procs = append(w.procs, p)
 	alive := 0
@@ -230,7 +232,9 @@ type fakeProc struct {
 	notices chan notify.Message
 	asks    chan Ask
 	fed     atomic.Bool
+	newborn atomic.Bool   // it is fed, but not proven
 	inHand  chan struct{} // closed by the test when it has answered; nil: it has nothing in hand
+	proven  chan struct{} // see Events.Answered
 	exited  chan struct{}
 	gone    chan struct{}
 
@@ -243,6 +247,16 @@ type fakeProc struct {
 	alone    []syscall.Signal // to the process
 	children bool             // somebody else is in its group
 	released bool
+	grace    time.Time // as told by Feed
+	life     Life
+
+	lateAnswer bool // it answers a message when it is released
+}
+
+func (p *fakeProc) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
 }
 
 // fakePeak is the peak memory of every fake process, in KiB: 12.5 MiB.
@@ -255,10 +269,37 @@ func (p *fakeProc) Info() ProcessInfo {
 }
 
 func (p *fakeProc) Events() Events {
-	return Events{Exited: p.exited, Gone: p.gone, Notices: p.notices, Asks: p.asks}
+	return Events{Exited: p.exited, Gone: p.gone, Notices: p.notices, Asks: p.asks, Answered: p.proven}
 }
 
-func (p *fakeProc) Feed() { p.fed.Store(true) }
+func (p *fakeProc) Feed(proven bool, grace time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fed.Store(true)
+	p.newborn.Store(!proven)
+	p.grace = grace
+}
+
+func (p *fakeProc) MarkReady() { p.newborn.Store(false) }
+
+// answer has it answer a message without failure.
+func (p *fakeProc) answer() {
+	p.MarkReady()
+	p.set(p.noteAnswer)
+	synctest.Wait()
+}
+
+// noteAnswer is for who holds mu.
+func (p *fakeProc) noteAnswer() {
+	if !p.life.Answered {
+		p.life.Answered = true
+		close(p.proven)
+	}
+	p.w.set(func() { p.w.lastAnswer = time.Now() })
+}
+
+// hold gives it a message that it does not answer.
+func (p *fakeProc) hold() { p.set(func() { p.life.Held = true }) }
 
 func (p *fakeProc) Finish() <-chan struct{} {
 	p.fed.Store(false)
@@ -277,13 +318,19 @@ func (p *fakeProc) ask(what Ask) {
 	synctest.Wait()
 }
 
-func (p *fakeProc) Release(string, bool) {
+func (p *fakeProc) Release(string, bool) (life Life) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.lateAnswer {
+		p.noteAnswer()
+	}
+	life = p.life
+	p.w.set(func() { life.LastAnswer = p.w.lastAnswer })
 	if p.released {
 		p.w.t.Error("released twice")
 	}
 	p.released = true
+	return life
 }
 
 func (p *fakeProc) Signal(target Target, sig syscall.Signal) error {

@@ -12,7 +12,7 @@ import (
 // A worker is fed from when it is ready until it is asked to stop, or says that
 // it stops.
 func TestFedWhileReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Ready = ReadyNotify; c.Workers = 1 }, func(w *world) {
 		w.run()
 		p := w.last(0)
 		w.want("fed while starting", p.fed.Load(), false)
@@ -62,6 +62,24 @@ func TestRecycledByMessages(t *testing.T) {
 			if !w.logged(`"why":"max-messages"`) || w.logged(`"level":"warn"`) {
 				t.Error(w.log.String())
 			}
+		})
+	}
+}
+
+// A worker that fails at too many messages in a row is replaced. That is a
+// warning, but no failure of its slot.
+func TestRecycledByFailures(t *testing.T) {
+	for _, startFirst := range []bool{false, true} {
+		inWorld(t, func(c *Config) { c.StartFirst, c.GiveUp = startFirst, 1 }, func(w *world) {
+			w.run()
+			p := w.last(1)
+			p.asks <- AskFailing
+			p.ask(AskRecycle) // it is due already
+			w.pass(time.Minute)
+			w.want("processes", []int{w.count(0), w.count(1), w.count(2)}, []int{1, 2, 1})
+			w.want("failures", w.pool.Stats().Workers[1].Failures, 0)
+			w.want("exits", w.pool.Stats().Exits, map[Cause]uint64{Failing: 1})
+			w.want("logged", w.logged("worker failed too many messages in a row, replacing it"), true)
 		})
 	}
 }
@@ -170,7 +188,7 @@ func TestMessageTimeoutWhileFinishing(t *testing.T) {
 
 func TestDetachDuringReload(t *testing.T) {
 	for _, startFirst := range []bool{false, true} {
-		inWorld(t, func(c *Config) { c.StartFirst = startFirst; c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+		inWorld(t, func(c *Config) { c.StartFirst = startFirst; c.Ready = ReadyNotify; c.Workers = 1 }, func(w *world) {
 			w.run()
 			w.last(0).say(notify.Message{Ready: true})
 			w.pool.Reload("SIGUSR1")

@@ -317,10 +317,10 @@ func (p *Pool) workerLeft(e poolEvent) {
 	case !end.cause.failure():
 	case p.cfg.Restart == RestartNever, p.cfg.Interactive && end.interrupted():
 		p.decide(end.code())
-	case !e.successor && p.hasGivenUp():
+	case !e.successor && end.countsForGiveUp() && p.hasGivenUp():
 		p.decide(end.code())
 		p.stopItself("every worker failed too many times in a row", false)
-	case end.reloaded && !end.healthy && p.phase < halting:
+	case end.reloaded && end.failsReload() && p.phase < halting:
 		p.reloads.abort(e)
 	}
 }

@@ -237,7 +237,7 @@ func TestGiveUpIsNeverZero(t *testing.T) {
 	inWorld(t, func(c *Config) {
 		c.Workers = 1
 		c.GiveUp = 1
-		c.ReadyNotify = true
+		c.Ready = ReadyNotify
 	}, func(w *world) {
 		w.obey = exits(0) // never ready, and obeys well when it is stopped for it
 		w.run()
@@ -393,19 +393,19 @@ func TestEveryExitIsLogged(t *testing.T) {
 		"reload":     {nil, func(w *world) { w.pool.Reload("SIGHUP") }, 0, "reload <nil> SIGTERM 1.51s 12.5MiB"},
 		"reload, start-first": {func(c *Config) { c.StartFirst = true }, func(w *world) { w.pool.Reload("SIGHUP") }, 0,
 			"reload <nil> SIGTERM 1.51s 12.5MiB"},
-		"old one, before its successor is ready": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+		"old one, before its successor is ready": {func(c *Config) { c.StartFirst, c.Ready = true, ReadyNotify }, func(w *world) {
 			ready(w)
 			w.pool.Reload("SIGHUP")
 			w.pass(500 * time.Millisecond)
 			w.nth(0, 0).crash(5)
 		}, 0, "crash 5 <nil> 2s 12.5MiB"},
-		"successor": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+		"successor": {func(c *Config) { c.StartFirst, c.Ready = true, ReadyNotify }, func(w *world) {
 			ready(w)
 			w.pool.Reload("SIGHUP")
 			w.pass(500 * time.Millisecond)
 			w.last(0).crash(6)
 		}, 1, "crash 6 <nil> 500ms 12.5MiB"},
-		"successor, while the pool stops": {func(c *Config) { c.StartFirst, c.ReadyNotify = true, true }, func(w *world) {
+		"successor, while the pool stops": {func(c *Config) { c.StartFirst, c.Ready = true, ReadyNotify }, func(w *world) {
 			ready(w)
 			w.pool.Reload("SIGHUP")
 			w.pass(500 * time.Millisecond)
@@ -453,7 +453,7 @@ func TestStopSignal(t *testing.T) {
 	}{
 		"pool stops":   {nil, func(w *world, p *fakeProc) { w.pool.Stop("SIGTERM") }},
 		"reload":       {nil, func(w *world, p *fakeProc) { w.pool.Reload("SIGHUP") }},
-		"not ready":    {func(c *Config) { c.ReadyNotify = true }, func(w *world, p *fakeProc) { w.pass(30 * time.Second) }},
+		"not ready":    {func(c *Config) { c.Ready = ReadyNotify }, func(w *world, p *fakeProc) { w.pass(30 * time.Second) }},
 		"bad protocol": {nil, func(w *world, p *fakeProc) { p.ask(AskBroken) }},
 		"exit":         {nil, func(w *world, p *fakeProc) { p.crash(0) }},
 		"crash":        {nil, func(w *world, p *fakeProc) { p.die(0, syscall.SIGSEGV) }},
@@ -604,7 +604,7 @@ func TestGroupThatSurvivesKill(t *testing.T) {
 
 // Before the stop its slot waits for it, whatever is asked for.
 func TestNoProcessBesideOneThatSurvivesSIGKILL(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify = 1, true }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready = 1, ReadyNotify }, func(w *world) {
 		w.obey = func(*fakeProc, syscall.Signal) {}
 		w.run()
 		w.pass(time.Hour) // the times to get ready and to stop are over
@@ -696,7 +696,7 @@ func TestForward(t *testing.T) {
 // A slot may have several processes: detached ones, and a successor that gets
 // ready. All of them hear of a signal; none that has ended does.
 func TestForwardToAllOfASlot(t *testing.T) {
-	inWorld(t, func(c *Config) { c.StartFirst, c.ReadyNotify, c.Workers = true, true, 2 }, func(w *world) {
+	inWorld(t, func(c *Config) { c.StartFirst, c.Ready, c.Workers = true, ReadyNotify, 2 }, func(w *world) {
 		w.run()
 		w.pass(shortLife)
 		for range 2 {
@@ -735,7 +735,7 @@ func TestForwardToAllOfASlot(t *testing.T) {
 }
 
 func TestReadyTimeout(t *testing.T) {
-	inWorld(t, func(c *Config) { c.ReadyNotify = true; c.Workers = 1; c.MinReady = time.Second }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Ready = ReadyNotify; c.Workers = 1; c.MinReady = time.Second }, func(w *world) {
 		w.run()
 		p := w.last(0)
 		w.pass(29 * time.Second)

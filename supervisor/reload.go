@@ -138,7 +138,7 @@ func (rs *reloads) ended(err error) {
 // roll replaces one worker after the other until one fails.
 func (p *Pool) roll(r *reload) error {
 	for i, s := range p.slots {
-		if err := s.replaceIn(r); err != nil {
+		if err := s.replaceIn(r, i > 0); err != nil {
 			return err
 		}
 		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(p.slots))

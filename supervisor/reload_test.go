@@ -64,7 +64,7 @@ func TestReloadOfDeafWorkers(t *testing.T) {
 
 func TestReloadWaitsUntilReady(t *testing.T) {
 	for _, startFirst := range []bool{false, true} {
-		inWorld(t, func(c *Config) { c.ReadyNotify = true; c.MinReady = time.Second; c.StartFirst = startFirst }, func(w *world) {
+		inWorld(t, func(c *Config) { c.Ready = ReadyNotify; c.MinReady = time.Second; c.StartFirst = startFirst }, func(w *world) {
 			w.run()
 			for slot := range 3 {
 				w.last(slot).say(notify.Message{Ready: true})
@@ -98,7 +98,7 @@ func TestReloadStopsAtTheFirstFailure(t *testing.T) {
 	} {
 		for _, startFirst := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, startFirst=%v", name, startFirst), func(t *testing.T) {
-				inWorld(t, func(c *Config) { c.ReadyNotify = true; c.StartFirst = startFirst; c.ReadyTimeout = 30 * time.Second }, func(w *world) {
+				inWorld(t, func(c *Config) { c.Ready = ReadyNotify; c.StartFirst = startFirst; c.ReadyTimeout = 30 * time.Second }, func(w *world) {
 					w.run()
 					for slot := range 3 {
 						w.last(slot).say(notify.Message{Ready: true})
@@ -153,7 +153,7 @@ func TestReloadStopsWhenNewWorkersDie(t *testing.T) {
 }
 
 func TestUnrelatedCrashDuringReload(t *testing.T) {
-	inWorld(t, func(c *Config) { c.ReadyNotify = true }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Ready = ReadyNotify }, func(w *world) {
 		w.run()
 		for slot := range 3 {
 			w.last(slot).say(notify.Message{Ready: true})
@@ -195,7 +195,7 @@ func TestReloadDuringReload(t *testing.T) {
 
 func TestStopDuringReload(t *testing.T) {
 	for _, startFirst := range []bool{false, true} {
-		inWorld(t, func(c *Config) { c.StartFirst = startFirst; c.ReadyNotify = true }, func(w *world) {
+		inWorld(t, func(c *Config) { c.StartFirst = startFirst; c.Ready = ReadyNotify }, func(w *world) {
 			w.run()
 			for slot := range 3 {
 				w.last(slot).say(notify.Message{Ready: true})
@@ -216,7 +216,7 @@ func TestStopDuringReload(t *testing.T) {
 // The old worker dies while its successor gets ready: the successor has the
 // slot then, and still has to get ready.
 func TestOldDiesWhileSuccessorStarts(t *testing.T) {
-	inWorld(t, func(c *Config) { c.StartFirst = true; c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+	inWorld(t, func(c *Config) { c.StartFirst = true; c.Ready = ReadyNotify; c.Workers = 1 }, func(w *world) {
 		w.run()
 		old := w.last(0)
 		old.say(notify.Message{Ready: true})
@@ -333,7 +333,7 @@ func TestRecyclingFailsStartFirst(t *testing.T) {
 }
 
 func TestRecyclingDuringReload(t *testing.T) {
-	inWorld(t, func(c *Config) { c.MaxLifetime = time.Second; c.ReadyNotify = true; c.Workers = 1 }, func(w *world) {
+	inWorld(t, func(c *Config) { c.MaxLifetime = time.Second; c.Ready = ReadyNotify; c.Workers = 1 }, func(w *world) {
 		w.obey = func(p *fakeProc, sig syscall.Signal) {
 			time.AfterFunc(5*time.Second, func() { p.die(0, sig) })
 			deaf(p, sig) // but for SIGKILL

@@ -11,8 +11,9 @@ import (
 // A replacement is a new worker in place of an old one, for a reload or because
 // the old one is due. A slot has at most one under way.
 type replacement struct {
-	cause  Cause
-	result chan error // 1: the slot never waits for the reload
+	cause       Cause
+	afterCanary bool       // the reload has replaced another worker before
+	result      chan error // 1: the slot never waits for the reload
 }
 
 var (
@@ -29,11 +30,12 @@ func newReplacement(cause Cause) *replacement {
 
 // replaceIn replaces the worker in a reload, and returns when the new one is
 // ready, or cannot be.
-func (s *slot) replaceIn(r *reload) error {
+func (s *slot) replaceIn(r *reload, afterCanary bool) error {
 	if r.aborted.Err() != nil { // a select with both ready would choose at random
 		return context.Cause(r.aborted)
 	}
 	request := newReplacement(Reloaded)
+	request.afterCanary = afterCanary
 	select {
 	case s.reloadC <- request:
 	case <-r.aborted.Done():

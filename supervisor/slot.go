@@ -127,13 +127,15 @@ func (s *slot) wait() slotEvent {
 		return s.hear(nextEnded, slotNews{end: next.end})
 	case w := <-s.goneC:
 		return s.hear(detachedEnded, slotNews{gone: w})
+	case <-listen(s.record.failures > 0 && s.handles(workerAnswered), cur.proven):
+		return workerAnswered
 	case <-s.at.healthy:
 		return livedLong
 	case <-s.at.lifetime:
 		return s.due(Lifetime)
 	case <-listen(!s.dueHeard && s.handles(workerFellDue), cur.due):
 		s.dueHeard = true
-		return s.due(Messages)
+		return s.due(cur.dueFor)
 	case <-s.at.retry:
 		s.at.retry = nil
 		return s.due(s.replaceFor)
@@ -180,13 +182,23 @@ func (s *slot) launchWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := newWorker(s.pool, proc, s.log)
+	w := newWorker(s.pool, proc, s.minReady(), s.log)
 	w.generation = id.Generation
 	w.end.reloaded = s.replacement != nil && s.replacement.cause == Reloaded
 	w.log.Info().Int("generation", id.Generation).Msg("worker started")
 	s.note(func(r *record) { r.starts++ })
 	s.pool.lives.Go(w.live)
 	return w, nil
+}
+
+// minReady is how long the worker that is started now must stay up. After the
+// first one of a reload, the canary, a tenth of that is enough with ReadyAuto.
+func (s *slot) minReady() time.Duration {
+	cfg := &s.pool.cfg
+	if cfg.Ready == ReadyAuto && s.replacement != nil && s.replacement.afterCanary {
+		return cfg.MinReady / 10
+	}
+	return cfg.MinReady
 }
 
 func (s *slot) noStart(err error) ending {
@@ -201,12 +213,14 @@ func (s *slot) judge(end ending) verdict {
 	switch {
 	case end.cause == Done, failed && end.healthy:
 		v.failures = 0
-	case failed:
+	case failed && end.countsForGiveUp():
 		v.failures++
 	}
 	switch own := failed || end.cause == Done; {
 	case cfg.Interactive && end.interrupted():
 	case own && (cfg.Restart == RestartNever || cfg.Restart == RestartOnFailure && !failed):
+	case failed && end.blamesMessage() && !end.healthy:
+		v.restart, v.delay = true, min(jitter(cfg.RestartDelay, 0.2), cfg.RestartDelay)
 	case failed && v.failures > 0:
 		v.restart, v.delay = true, cfg.backoff(v.failures)
 	case end.cause == Done && end.uptime < shortLife:
@@ -284,7 +298,11 @@ func (s *slot) reportBroken() {
 // good, unless a reload fills it again.
 func (s *slot) comeBack() {
 	end, v := s.event.end, s.event.verdict
-	s.answer(errors.New(end.String()))
+	if end.wasReady && !end.failsReload() {
+		s.answer(nil) // that was just not heard yet
+	} else {
+		s.answer(errors.New(end.String()))
+	}
 	s.vacate()
 	s.note(func(r *record) { r.failures = v.failures })
 	line := s.logEnd(end)
@@ -316,10 +334,16 @@ func (s *slot) noteSkip() {
 // ready has proved nothing yet.
 func (s *slot) proveHealthy() {
 	s.at.healthy = nil
-	switch {
-	case !s.cur.hasBeenReady():
+	if !s.cur.hasBeenReady() {
 		s.at.healthy = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
-	case s.record.failures > 0:
+		return
+	}
+	s.forgetFailures()
+}
+
+// forgetFailures: the worker is healthy, so that the failures before it are over.
+func (s *slot) forgetFailures() {
+	if s.record.failures > 0 {
 		s.note(func(r *record) { r.failures = 0 })
 		s.pool.say(poolEvent{slot: s.id, kind: workerHealthy})
 	}

@@ -21,7 +21,7 @@ type workerState string
 
 const (
 	workerStarting  workerState = "starting"
-	workerSettling  workerState = "settling" // started up; must stay up for MinReady
+	workerSettling  workerState = "settling" // started up; must stay up for minReady
 	workerReady     workerState = "ready"
 	workerLeaving   workerState = "leaving" // it said that it stops
 	workerDetached  workerState = "detached"
@@ -52,11 +52,13 @@ type workerEvent string
 
 const (
 	startedUp        workerEvent = "started up"         // READY=1, or at once where no worker has to say so
-	stayedUp         workerEvent = "stayed up"          // MinReady elapsed
+	answeredOne      workerEvent = "answered one"       // message, without failure
+	stayedUp         workerEvent = "stayed up"          // minReady elapsed
 	becameLate       workerEvent = "became late"        // ReadyTimeout elapsed
 	announcedStop    workerEvent = "announced stop"     // STOPPING=1
 	missedWatchdog   workerEvent = "missed watchdog"    // no WATCHDOG=1 in time
 	handledShare     workerEvent = "handled its share"  // of messages
+	failedInRow      workerEvent = "failed in a row"    // at too many messages
 	heldTooLong      workerEvent = "held message"       // longer than the message timeout
 	brokeProtocol    workerEvent = "broke protocol"     //
 	closedChannel    workerEvent = "closed channel"     // and is not exiting
@@ -86,9 +88,11 @@ func workerRules() []workerRule {
 	return []workerRule{
 		{in: one(workerStarting), on: startedUp, when: (*worker).mustSettle, to: workerSettling, do: (*worker).settle},
 		{in: one(workerStarting), on: startedUp, to: workerReady, do: (*worker).becomeReady},
-		{in: one(workerSettling), on: stayedUp, to: workerReady, do: (*worker).becomeReady},
+		{in: one(workerStarting), on: answeredOne, to: workerReady, do: (*worker).becomeReady},
+		{in: one(workerStarting, workerSettling), on: stayedUp, to: workerReady, do: (*worker).becomeReady},
 		{in: attached, on: announcedStop, to: workerLeaving, do: (*worker).stopFeeding},
-		{in: alive, on: handledShare, do: (*worker).becomeDue},
+		{in: alive, on: handledShare, when: (*worker).isNotDue, do: (*worker).becomeDue},
+		{in: alive, on: failedInRow, when: (*worker).isNotDue, do: (*worker).becomeDueByFailures},
 		{in: attached, on: closedChannel, to: workerDetached, do: (*worker).detach},
 
 		{in: one(workerStarting, workerSettling, workerLeaving), on: becameLate, to: workerFinishing, do: (*worker).stopForReadyTimeout},
@@ -150,11 +154,12 @@ const (
 	workerStarted     slotEvent = "worker started"
 	startFailed       slotEvent = "start failed"
 	backoffElapsed    slotEvent = "backoff elapsed"
-	skipAsked         slotEvent = "skip asked"   // the backoff, by a drain
-	reloadAsked       slotEvent = "reload asked" // by the pool's reload
-	workerFellDue     slotEvent = "worker due"   // by its messages, lifetime or memory, or to try that again
-	livedLong         slotEvent = "lived long"   // HealthyAfter elapsed
-	workerBecameReady slotEvent = "worker ready" //
+	skipAsked         slotEvent = "skip asked"      // the backoff, by a drain
+	reloadAsked       slotEvent = "reload asked"    // by the pool's reload
+	workerFellDue     slotEvent = "worker due"      // by its messages, lifetime or memory, or to try that again
+	livedLong         slotEvent = "lived long"      // HealthyAfter elapsed
+	workerAnswered    slotEvent = "worker answered" // a message without failure, after failures in a row
+	workerBecameReady slotEvent = "worker ready"    //
 	workerWasDetached slotEvent = "worker detached"
 	workerEnded       slotEvent = "worker ended"
 	nextBecameReady   slotEvent = "next ready"
@@ -220,6 +225,7 @@ func slotRules() []slotRule {
 		{in: one(slotHandingOver), on: nextEnded, to: slotOccupied, do: (*slot).nextFailed},
 
 		{in: staffed, on: livedLong, do: (*slot).proveHealthy},
+		{in: staffed, on: workerAnswered, do: (*slot).forgetFailures},
 		{in: all, on: detachedEnded, do: (*slot).forgetDetached},
 		{in: append(one(slotLaunching, slotLaunchingNext), waiting...), on: stopAsked, to: slotHalted, do: (*slot).halt},
 		{in: one(slotHalted), on: workerEnded, do: (*slot).noteStopped},

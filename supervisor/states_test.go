@@ -329,7 +329,7 @@ func TestWalk(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "\n%s\n", title)
 		for _, event := range happens {
-			inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.StartFirst = 2, true, from.first }, func(w *world) {
+			inWorld(t, func(c *Config) { c.Workers, c.Ready, c.StartFirst = 2, ReadyNotify, from.first }, func(w *world) {
 				w.obey = deaf
 				from.enter(w)
 				synctest.Wait()

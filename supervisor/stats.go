@@ -127,7 +127,7 @@ type ReloadResult struct {
 // Causes returns every Cause.
 func Causes() []Cause {
 	return []Cause{
-		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detach, Messages, Reloaded, Lifetime, Memory, Stop, NoStart,
+		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detach, Messages, Failing, Reloaded, Lifetime, Memory, Stop, NoStart,
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 func TestStatsOfALife(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify = 1, true }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready = 1, ReadyNotify }, func(w *world) {
 		began := time.Now()
 		w.run()
 		s := w.pool.Stats()
@@ -82,7 +82,7 @@ func TestStatsCountsEveryCause(t *testing.T) {
 		{Done, nil, func(w *world) { w.last(0).die(0, 0) }},
 		{Crash, nil, func(w *world) { w.last(0).die(0, syscall.SIGSEGV) }},
 		{OOM, nil, func(w *world) { w.set(func() { w.oom = true }); w.last(0).die(0, syscall.SIGKILL) }},
-		{NotReady, func(c *Config) { c.ReadyNotify, c.ReadyTimeout = true, time.Second }, func(w *world) { w.pass(2 * time.Second) }},
+		{NotReady, func(c *Config) { c.Ready, c.ReadyTimeout = ReadyNotify, time.Second }, func(w *world) { w.pass(2 * time.Second) }},
 		{Hung, func(c *Config) { c.Watchdog = time.Second }, func(w *world) { w.pass(2 * time.Second) }},
 		{Reloaded, nil, func(w *world) { w.pool.Reload("x") }},
 		{Lifetime, func(c *Config) { c.MaxLifetime = time.Second }, func(w *world) { w.pass(1500 * time.Millisecond) }},
@@ -114,7 +114,7 @@ func TestStatsCountsEveryCause(t *testing.T) {
 }
 
 func TestStatsOfReloads(t *testing.T) {
-	inWorld(t, func(c *Config) { c.ReadyNotify = true }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Ready = ReadyNotify }, func(w *world) {
 		var told []ReloadResult
 		w.pool.cfg.OnReload = func(r ReloadResult) { told = append(told, r) }
 		w.run()

@@ -12,7 +12,7 @@ import (
 // startFirst is a pool of one worker that is replaced by a successor.
 func startFirst(change func(*Config)) func(*Config) {
 	return func(c *Config) {
-		c.Workers, c.StartFirst, c.ReadyNotify = 1, true, true
+		c.Workers, c.StartFirst, c.Ready = 1, true, ReadyNotify
 		if change != nil {
 			change(c)
 		}
@@ -72,7 +72,7 @@ func TestFailingSuccessorsAreNoReasonToGiveUp(t *testing.T) {
 func TestSuccessorDetachesBeforeItIsReady(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"notify":    nil,
-		"min-ready": func(c *Config) { c.ReadyNotify, c.MinReady = false, time.Second },
+		"min-ready": func(c *Config) { c.Ready, c.MinReady = ReadyStarted, time.Second },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, startFirst(change), func(w *world) {
@@ -115,7 +115,7 @@ func TestOldDiesWhileSpoiltSuccessorStops(t *testing.T) {
 
 // It has not replaced anybody.
 func TestNewWorkerDetachesBeforeItIsReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify = 1, true }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready = 1, ReadyNotify }, func(w *world) {
 		w.runReady()
 		w.pass(time.Minute)
 		told := w.pool.ReloadWait("SIGUSR1")
@@ -161,7 +161,7 @@ func TestDueDuringFailingReload(t *testing.T) {
 
 // A worker whose start takes longer than its lifetime is due when it is ready.
 func TestDueBeforeReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.MaxLifetime = 1, true, 5*time.Second }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready, c.MaxLifetime = 1, ReadyNotify, 5*time.Second }, func(w *world) {
 		w.runReady()
 		w.pool.Reload("SIGUSR1")
 		w.pass(20 * time.Second)
@@ -173,7 +173,7 @@ func TestDueBeforeReady(t *testing.T) {
 
 // After a long backoff memory is looked at every second again.
 func TestMemoryIsLookedAtAfterRetries(t *testing.T) {
-	inWorld(t, startFirst(func(c *Config) { c.ReadyNotify = false; c.MaxMemory = 100 << 20 }), func(w *world) {
+	inWorld(t, startFirst(func(c *Config) { c.Ready = ReadyStarted; c.MaxMemory = 100 << 20 }), func(w *world) {
 		w.run()
 		w.set(func() { w.refuse = func(Identity) error { return errNoProcess } })
 		w.set(func() { w.rss = 200 << 20 })

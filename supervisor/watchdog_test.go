@@ -9,7 +9,7 @@ import (
 
 // The watchdog is for the work: a start has a timeout of its own.
 func TestWatchdogSleepsUntilReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.Watchdog = 1, true, 5*time.Second }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready, c.Watchdog = 1, ReadyNotify, 5*time.Second }, func(w *world) {
 		w.run()
 		p := w.last(0)
 		p.say(notify.Message{Watchdog: true})
@@ -25,7 +25,7 @@ func TestWatchdogSleepsUntilReady(t *testing.T) {
 
 // What the worker asks for while it starts holds from when it is ready.
 func TestWatchdogAskedForBeforeReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.Watchdog = 1, true, 5*time.Second }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready, c.Watchdog = 1, ReadyNotify, 5*time.Second }, func(w *world) {
 		w.run()
 		p := w.last(0)
 		p.say(notify.Message{WatchdogInterval: time.Second})
@@ -39,7 +39,7 @@ func TestWatchdogAskedForBeforeReady(t *testing.T) {
 
 // But whoever says that it hangs is believed at any time.
 func TestWatchdogTriggeredBeforeReady(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.Watchdog = 1, true, 5*time.Second }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Workers, c.Ready, c.Watchdog = 1, ReadyNotify, 5*time.Second }, func(w *world) {
 		w.run()
 		w.last(0).say(notify.Message{WatchdogTrigger: true})
 		w.pass(time.Millisecond)
@@ -49,8 +49,8 @@ func TestWatchdogTriggeredBeforeReady(t *testing.T) {
 
 // A worker that stops before it has stayed up for long enough is never ready.
 func TestStoppingBeforeSettled(t *testing.T) {
-	for _, notified := range []bool{false, true} {
-		inWorld(t, func(c *Config) { c.Workers, c.ReadyNotify, c.MinReady = 1, notified, 2*time.Second }, func(w *world) {
+	for _, ready := range []Readiness{ReadyStarted, ReadyNotify} {
+		inWorld(t, func(c *Config) { c.Workers, c.Ready, c.MinReady = 1, ready, 2*time.Second }, func(w *world) {
 			p := w.runReady()
 			w.pass(time.Second)
 			p.say(notify.Message{Stopping: true})

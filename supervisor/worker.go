@@ -21,13 +21,17 @@ type worker struct {
 	log        zerolog.Logger
 	began      time.Time
 	generation int
+	minReady   time.Duration // as in Config, but for this worker
 	orders     chan order
 
 	ready    chan struct{} // closed when it counts as ready
-	due      chan struct{} // closed when it has handled its share of messages
+	due      chan struct{} // closed when it has to be replaced for its messages
+	dueFor   Cause         // why; set before due is closed
 	detached chan struct{} // closed when it is detached
 	gone     chan struct{} // closed when it and its group are gone
 	end      ending        // whole when gone is closed
+
+	proven <-chan struct{} // Events.Answered
 
 	// What follows belongs to live. A nil channel is off.
 	events      Events
@@ -50,7 +54,7 @@ type worker struct {
 
 // workerTimers are what a worker is watched by. A nil channel is off.
 type workerTimers struct {
-	settled  <-chan time.Time // it has stayed up for MinReady
+	settled  <-chan time.Time // it has stayed up for minReady
 	late     <-chan time.Time // it should be ready by now
 	lastPart <-chan time.Time // lastPart begins
 	grace    <-chan time.Time // SIGKILL is due
@@ -64,9 +68,11 @@ type order struct {
 	deadline time.Time // SIGKILL then
 }
 
-func newWorker(p *Pool, proc Process, log zerolog.Logger) *worker {
+func newWorker(p *Pool, proc Process, minReady time.Duration, log zerolog.Logger) *worker {
+	events := proc.Events()
 	w := &worker{
-		cfg: &p.cfg, rules: p.workerTable, proc: proc, events: proc.Events(), killAll: p.killing,
+		cfg: &p.cfg, rules: p.workerTable, proc: proc, events: events, proven: events.Answered, killAll: p.killing,
+		minReady: minReady,
 		log:      log.With().Int("pid", proc.Info().PID).Logger(),
 		began:    time.Now(),
 		orders:   make(chan order),
@@ -85,11 +91,23 @@ func newWorker(p *Pool, proc Process, log zerolog.Logger) *worker {
 
 // live is the worker's life: each event is looked up in workerRules.
 func (w *worker) live() {
-	if !w.cfg.ReadyNotify {
-		w.apply(startedUp)
-	}
+	w.start()
 	for w.state != workerGone {
 		w.apply(w.wait())
+	}
+}
+
+// start begins the wait until the worker is ready. It is fed from now on, unless
+// READY=1 alone makes it ready.
+func (w *worker) start() {
+	switch w.cfg.Ready {
+	case ReadyNotify:
+	case ReadyAuto:
+		w.proc.Feed(false, w.began.Add(w.cfg.MinReady))
+		w.at.settled = time.After(w.minReady)
+	default:
+		w.proc.Feed(false, time.Time{})
+		w.apply(startedUp)
 	}
 }
 
@@ -113,6 +131,12 @@ func (w *worker) wait() workerEvent {
 	if w.state == workerReaping {
 		return w.reap()
 	}
+	answered := listen(w.handles(answeredOne), w.proven)
+	select {
+	case <-answered: // first: what it has done since may be its end
+		return answeredOne
+	default:
+	}
 	select {
 	case <-listen(w.handles(exited), w.events.Exited):
 		return exited
@@ -134,6 +158,8 @@ func (w *worker) wait() workerEvent {
 		return ask.event()
 	case <-listen(w.handles(answeredAll), w.answered):
 		return answeredAll
+	case <-answered:
+		return answeredOne
 	case <-listen(w.handles(stayedUp), w.at.settled):
 		return stayedUp
 	case <-listen(w.handles(becameLate), w.at.late):
@@ -154,6 +180,8 @@ func (a Ask) event() workerEvent {
 	switch a {
 	case AskRecycle:
 		return handledShare
+	case AskFailing:
+		return failedInRow
 	case AskTimeout:
 		return heldTooLong
 	case AskDetach:
@@ -164,8 +192,8 @@ func (a Ask) event() workerEvent {
 
 // heed acts on what the worker said by sd_notify.
 func (w *worker) heed(m notify.Message) {
-	if m.Ready && w.cfg.ReadyNotify {
-		w.apply(startedUp)
+	if m.Ready {
+		w.heedReady()
 	}
 	if m.Stopping {
 		w.apply(announcedStop)
@@ -174,6 +202,13 @@ func (w *worker) heed(m notify.Message) {
 	if w.handles(missedWatchdog) {
 		w.watchdog.heed(m)
 	}
+}
+
+func (w *worker) heedReady() {
+	if w.cfg.Ready != ReadyNotify {
+		w.proc.MarkReady()
+	}
+	w.apply(startedUp)
 }
 
 // noteStatus keeps a STATUS=, if there is one.
@@ -188,24 +223,38 @@ func (w *worker) noteStatus(status string) {
 }
 
 // mustSettle reports whether the worker has to stay up before it is ready. Its
-// start is over in any case, which wakes the watchdog.
-func (w *worker) mustSettle() bool { return w.cfg.MinReady > 0 }
+// start is over in any case, which wakes the watchdog. With ReadyAuto a worker
+// that says that it is ready does not have to.
+func (w *worker) mustSettle() bool { return w.minReady > 0 && w.cfg.Ready != ReadyAuto }
 
 func (w *worker) settle() {
 	w.watchdog.wake()
-	w.at.settled = time.After(w.cfg.MinReady)
+	w.at.settled = time.After(w.minReady)
 }
 
 func (w *worker) becomeReady() {
 	w.watchdog.wake()
-	w.at.late = nil
-	w.proc.Feed()
+	w.at.late, w.at.settled = nil, nil
+	if w.cfg.Ready == ReadyNotify {
+		w.proc.Feed(true, time.Time{})
+	}
 	close(w.ready)
 }
 
 func (w *worker) stopFeeding() { w.proc.Finish() }
 
-func (w *worker) becomeDue() { close(w.due) }
+func (w *worker) isNotDue() bool { return w.dueFor == "" }
+
+func (w *worker) becomeDue() {
+	w.dueFor = Messages
+	close(w.due)
+}
+
+func (w *worker) becomeDueByFailures() {
+	w.log.Warn().Msg("worker failed too many messages in a row, replacing it")
+	w.dueFor = Failing
+	close(w.due)
+}
 
 // detach: the worker wants no more messages, and lives on. It may finish what it
 // does, and nothing watches it any more.
@@ -342,12 +391,10 @@ func (w *worker) reap() workerEvent {
 
 func (w *worker) noteEnd(info ProcessInfo) {
 	w.end.generation = w.generation
-	w.end.pid, w.end.exit, w.end.uptime = info.PID, info.Exit, time.Since(w.began)
+	w.end.pid, w.end.exit, w.end.began, w.end.uptime = info.PID, info.Exit, w.began, time.Since(w.began)
 	if w.end.used = info.CPU; w.end.used == 0 {
 		w.end.used = cpu(&w.end.exit.Rusage)
 	}
-	w.end.wasReady = w.wasReady
-	w.end.healthy = w.wasReady && w.end.uptime >= w.cfg.HealthyAfter
 	switch {
 	case w.order.cause != "":
 		w.end.cause = w.order.cause
@@ -356,7 +403,26 @@ func (w *worker) noteEnd(info ProcessInfo) {
 	default:
 		w.end.cause = ownDoing(w.end.exit, w.cfg.OOMKilled)
 	}
-	w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
+	w.end.life = w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
+	w.noteLateAnswer()
+	w.end.wasReady = w.wasReady
+	w.end.healthy = w.end.life.Answered || w.wasReady && w.end.uptime >= w.cfg.HealthyAfter
+}
+
+// noteLateAnswer: a worker that ends right after its first answer has been ready,
+// whatever was heard first. Release has read all that it answered.
+func (w *worker) noteLateAnswer() {
+	if w.cfg.Ready != ReadyAuto || w.wasReady {
+		return
+	}
+	select {
+	case <-w.proven:
+		w.mu.Lock()
+		w.wasReady = true
+		w.mu.Unlock()
+		close(w.ready)
+	default:
+	}
 }
 
 func (w *worker) wasKilled() bool { return w.end.killed }

@@ -75,6 +75,7 @@ func (s *Set) setFromVariable(name, text string) error {
 				err = BadValue(name, word, bad)
 			}
 		}
+		f.Changed = true
 	})
 	return err
 }

@@ -96,6 +96,9 @@ func (s *Set) Parse(args []string) (rest []string, err error) {
 	return s.flags.Args(), nil
 }
 
+// Given reports whether the command line or the environment has set a flag.
+func (s *Set) Given(name string) bool { return s.flags.Changed(name) }
+
 // Dashed reports whether "--" ended the flags of the command line.
 func (s *Set) Dashed() bool { return s.flags.ArgsLenAtDash() >= 0 }
 

@@ -158,7 +158,7 @@ func (w *execWorker) Info() supervisor.ProcessInfo {
 // group is swept each time. A command that runs for one message has no state to
 // tell of.
 func (w *execWorker) Events() supervisor.Events {
-	return supervisor.Events{Exited: w.exited, Gone: w.exited, Asks: w.feed.events()}
+	return supervisor.Events{Exited: w.exited, Gone: w.exited, Asks: w.feed.events(), Answered: w.feed.answered()}
 }
 
 // Signal implements supervisor.Process: it passes a signal on to the command, if
@@ -189,8 +189,12 @@ func (w *execWorker) noteOrder(sig syscall.Signal) {
 	}
 }
 
-// Feed implements supervisor.Process.
-func (w *execWorker) Feed() { w.feed.begin(true, time.Time{}) }
+// Feed implements supervisor.Process. There is no start of the worker to wait
+// for: it is proven.
+func (w *execWorker) Feed(bool, time.Time) { w.feed.begin(true, time.Time{}) }
+
+// MarkReady implements supervisor.Process.
+func (w *execWorker) MarkReady() {}
 
 // Finish implements supervisor.Process.
 func (w *execWorker) Finish() <-chan struct{} {
@@ -201,7 +205,8 @@ func (w *execWorker) Finish() <-chan struct{} {
 }
 
 // Release implements supervisor.Process.
-func (w *execWorker) Release(why string, byPool bool) {
-	w.feed.release(why, byPool)
+func (w *execWorker) Release(why string, byPool bool) supervisor.Life {
+	life := w.feed.release(why, byPool)
 	w.sock.Close()
+	return life
 }

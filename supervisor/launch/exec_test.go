@@ -74,7 +74,7 @@ func startBench(t *testing.T, script string, change func(*ipc.Config), other fun
 		other(&b.Config)
 	}
 	b.proc = b.launch(t)
-	b.proc.Feed()
+	b.proc.Feed(true, time.Time{})
 	t.Cleanup(func() {
 		b.end(syscall.SIGKILL)
 		b.proc.Release("the test is over", false)
@@ -358,7 +358,7 @@ func TestExecCommandIsGone(t *testing.T) {
 	b.proc.Release("it is gone", false)
 	b.Args = []string{"cat"}
 	b.proc = b.launch(t)
-	b.proc.Feed()
+	b.proc.Feed(true, time.Time{})
 	b.expect("a")
 }
 

@@ -75,8 +75,10 @@ func (f *feed) livesOn(exited <-chan struct{}, exiting func() bool) bool {
 
 func translate(what ipc.Ask) supervisor.Ask {
 	switch what {
-	case ipc.AskRecycle, ipc.AskFailing:
+	case ipc.AskRecycle:
 		return supervisor.AskRecycle
+	case ipc.AskFailing:
+		return supervisor.AskFailing
 	case ipc.AskTimeout:
 		return supervisor.AskTimeout
 	case ipc.AskDetach:
@@ -115,14 +117,6 @@ func (f *feed) answered() <-chan struct{} {
 	return f.channel.Answered()
 }
 
-// life returns what the channel knows of the worker's life.
-func (f *feed) life() ipc.Life {
-	if f == nil {
-		return ipc.Life{}
-	}
-	return f.channel.Life()
-}
-
 // finish ends the feeding. The channel is closed when the worker has answered
 // what it had.
 func (f *feed) finish() <-chan struct{} {
@@ -139,9 +133,9 @@ func nothingInHand() <-chan struct{} {
 }
 
 // release closes the channel. What the worker has not answered goes to others.
-func (f *feed) release(why string, byPool bool) {
+func (f *feed) release(why string, byPool bool) supervisor.Life {
 	if f == nil {
-		return
+		return supervisor.Life{}
 	}
 	f.cancel()
 	if byPool {
@@ -149,4 +143,6 @@ func (f *feed) release(why string, byPool bool) {
 	}
 	f.channel.Close(why)
 	f.relaying.Wait()
+	life := f.channel.Life()
+	return supervisor.Life{Answered: life.Answered, Held: life.Held, LastAnswer: life.LastAnswer}
 }

@@ -50,7 +50,7 @@ func TestDetachIsTold(t *testing.T) {
 		c.Queue, c.Deliver = ipc.NewQueue(ipc.Config{Window: 1}, zerolog.Nop()), "frames"
 		c.Args = []string{"sh", "-c", script}
 		p := c.launch(t)
-		p.Feed()
+		p.Feed(true, time.Time{})
 		select {
 		case ask := <-p.Events().Asks:
 			if !want || ask != supervisor.AskDetach {

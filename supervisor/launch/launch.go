@@ -115,7 +115,7 @@ func (p *process) Info() supervisor.ProcessInfo {
 
 // Events implements supervisor.Process.
 func (p *process) Events() supervisor.Events {
-	return supervisor.Events{Exited: p.proc.Exited(), Gone: p.proc.Gone(), Notices: p.notify.Messages(), Asks: p.feed.events()}
+	return supervisor.Events{Exited: p.proc.Exited(), Gone: p.proc.Gone(), Notices: p.notify.Messages(), Asks: p.feed.events(), Answered: p.feed.answered()}
 }
 
 // Signal implements supervisor.Process.
@@ -127,15 +127,19 @@ func (p *process) Signal(target supervisor.Target, sig syscall.Signal) error {
 }
 
 // Feed implements supervisor.Process.
-func (p *process) Feed() { p.feed.begin(true, time.Time{}) }
+func (p *process) Feed(proven bool, grace time.Time) { p.feed.begin(proven, grace) }
+
+// MarkReady implements supervisor.Process.
+func (p *process) MarkReady() { p.feed.markReady() }
 
 // Finish implements supervisor.Process.
 func (p *process) Finish() <-chan struct{} { return p.feed.finish() }
 
 // Release implements supervisor.Process.
-func (p *process) Release(why string, byPool bool) {
-	p.feed.release(why, byPool)
+func (p *process) Release(why string, byPool bool) supervisor.Life {
+	life := p.feed.release(why, byPool)
 	p.notify.Close()
+	return life
 }
 
 func (l *Launcher) spec(id supervisor.Identity, socket string) *reaper.Spec {
