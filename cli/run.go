@@ -21,10 +21,6 @@ import (
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
-// maxWorkers is far above what a machine can run, and far below what a typing error
-// may ask for.
-const maxWorkers = 65536
-
 // maxConcurrency keeps the numbers of messages that a worker has below what its
 // tags have room for.
 const maxConcurrency = 4096
@@ -66,7 +62,7 @@ func runFlags(o *options) *flags.Set {
 		any      = flags.AtLeast(0)
 		positive = flags.AtLeast(time.Millisecond)
 	)
-	flags.Add(s, &o.Pool.Workers, flags.OrAuto(flags.Between(1, maxWorkers)), "workers", "n", "1", "`count`", "number of workers; auto: the CPU limit of the cgroup")
+	flags.Add(s, &o.Pool.Workers, flags.OrAuto(flags.Between(1, supervisor.MaxWorkers)), "workers", "n", "1", "`count`", "number of workers; auto: the CPU limit of the cgroup")
 	flags.Add(s, &o.Pool.Restart, flags.OneOf(supervisor.RestartAlways, supervisor.RestartOnFailure, supervisor.RestartNever),
 		"restart", "", "always", "`when`", "when to replace a worker that exited: always, on-failure or never")
 	flags.Add(s, &o.Pool.RestartDelay, positive, "restart-delay", "", "100ms", "`time`", "delay before a failed worker is replaced: doubled each time, +-20 %;\nno delay after a healthy run")

@@ -339,7 +339,7 @@ func FuzzParseRun(f *testing.F) {
 		case err != nil:
 		case len(o.Command) == 0 || o.Command[0] == "":
 			t.Errorf("no command: %+v", o)
-		case o.Pool.Workers < 0 || o.Pool.Workers > maxWorkers || o.Pool.StopTimeout <= o.DrainDelay || o.Pool.StopTimeout > flags.MaxDuration:
+		case o.Pool.Workers < 0 || o.Pool.Workers > supervisor.MaxWorkers || o.Pool.StopTimeout <= o.DrainDelay || o.Pool.StopTimeout > flags.MaxDuration:
 			t.Errorf("%+v", o)
 		case !slices.Contains([]string{"debug", "info", "warn", "error"}, o.Log.Level):
 			t.Errorf("log level %q", o.Log.Level)

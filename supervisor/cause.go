@@ -31,6 +31,7 @@ const (
 	Reloaded Cause = "reload"
 	Lifetime Cause = "max-lifetime"
 	Memory   Cause = "max-memory"
+	Scaled   Cause = "scale" // the pool was scaled down
 	Stop     Cause = "stop"
 	NoStart  Cause = "start" // it could not be started at all
 )
@@ -48,7 +49,7 @@ func (c Cause) failure() bool {
 // what it was sent for that, or obeyed. A crash on the way is its own doing.
 func (e ending) byPool(stop syscall.Signal) bool {
 	switch e.cause {
-	case Reloaded, Lifetime, Memory, Messages, Failing, Stop:
+	case Reloaded, Lifetime, Memory, Messages, Failing, Scaled, Stop:
 		status := e.exit.Status()
 		return status == 0 || status == 128+int(stop) || status == 128+int(syscall.SIGKILL)
 	}

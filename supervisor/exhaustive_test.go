@@ -50,12 +50,12 @@ type pick func(tr *trial, slot int) *fakeProc
 // holder picks the process that has the place, next its successor, either only
 // while it lives.
 func holder(tr *trial, slot int) *fakeProc {
-	_, cur, _ := tr.pool.slots[slot].look()
+	_, cur, _ := tr.pool.places.all[slot].look()
 	return living(cur)
 }
 
 func next(tr *trial, slot int) *fakeProc {
-	_, _, next := tr.pool.slots[slot].look()
+	_, _, next := tr.pool.places.all[slot].look()
 	return living(next)
 }
 
@@ -81,7 +81,7 @@ func dies(name string, code, slot int, who pick) step {
 
 // codeMatters reports whether the slot's next start depends on its worker's end.
 func (tr *trial) codeMatters(slot int) bool {
-	state, _, _ := tr.pool.slots[slot].look()
+	state, _, _ := tr.pool.places.all[slot].look()
 	return state == slotOccupied || state == slotProving
 }
 
@@ -145,6 +145,16 @@ func (tr *trial) unanswered() (n int) {
 		}
 	}
 	return n
+}
+
+// scale: a pool of two, or of one.
+func scale(n int) step {
+	return step{fmt.Sprint("scale to ", n), func(tr *trial) bool { return tr.pool.Workers() != n }, func(tr *trial) {
+		err := tr.pool.Scale(n)
+		if refused := tr.stops > 0 || tr.unanswered() > 0; (err != nil) != refused {
+			tr.problem("scale to %d: %v", n, err)
+		}
+	}}
 }
 
 func askStop() step {
@@ -225,7 +235,7 @@ func (tr *trial) start(id Identity) (Process, error) {
 func (tr *trial) settle() {
 	synctest.Wait()
 	down := 0
-	for _, s := range tr.pool.slots {
+	for _, s := range tr.pool.places.all {
 		if state, _, _ := s.look(); state == slotReplacing || state == slotProving {
 			down++
 		}
@@ -247,6 +257,9 @@ func (tr *trial) end() {
 		if n := tr.unanswered(); n > 0 {
 			tr.problem("%d reloads have no result", n)
 		}
+	}
+	if tr.stops == 0 && len(tr.immortal) == 0 {
+		tr.awaitScale()
 	}
 	if tr.stops == 0 && len(tr.result) == 0 {
 		tr.stop()
@@ -277,6 +290,22 @@ func (tr *trial) end() {
 		if p.alive() && !tr.immortal[p] {
 			tr.problem("process %d lives", p.pid)
 		}
+	}
+}
+
+// awaitScale waits until each slot does what the pool wants of it.
+func (tr *trial) awaitScale() {
+	all, wanted := tr.pool.places.look()
+	if wanted < len(all) {
+		time.Sleep(20 * time.Second)
+	}
+	for _, s := range all {
+		if state, _, _ := s.look(); (state == slotParked) != (s.id >= wanted) {
+			tr.problem("slot %d is %s, in a pool scaled to %d", s.id, state, wanted)
+		}
+	}
+	if n := len(tr.pool.Stats().Workers); n < wanted {
+		tr.problem("%d workers are shown, in a pool of %d", n, wanted)
 	}
 }
 
@@ -353,7 +382,7 @@ func TestAllSequences(t *testing.T) {
 	}
 	all := append(usual[:len(usual):len(usual)],
 		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), getsChildren(0), startsFail(), detaches("next detaches", 0, next))
-	two := []step{askReload(), askStop(), passTime(), startsFail(), refusesToDie(0)}
+	two := []step{askReload(), askStop(), passTime(), startsFail(), refusesToDie(0), scale(1), scale(2)}
 	for slot := range 2 {
 		two = append(two, dies(fmt.Sprint("exit 1 of ", slot), 1, slot, holder), becomesReady(fmt.Sprint("ready ", slot), slot, holder),
 			detaches(fmt.Sprint("detach ", slot), slot, holder),

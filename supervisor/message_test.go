@@ -197,7 +197,7 @@ func TestDetachDuringReload(t *testing.T) {
 			w.pass(time.Minute)
 			w.last(0).say(notify.Message{Ready: true})
 			w.pass(time.Second)
-			w.want("a worker has the place", w.pool.slots[0].cur != nil, true)
+			w.want("a worker has the place", w.pool.places.all[0].cur != nil, true)
 		})
 	}
 }

@@ -15,14 +15,14 @@ import (
 	"github.com/poolinit/poolinit/reaper/signals"
 )
 
-// A Pool keeps Config.Workers worker processes alive. Its methods may be called
+// A Pool keeps a number of worker processes alive, at first Config.Workers. Its methods may be called
 // from any goroutine. Requests wait until Run takes them, are carried out in
 // their order, and do nothing after Run has returned.
 type Pool struct {
 	cfg         Config
 	launch      Launch
 	log         zerolog.Logger
-	slots       []*slot
+	places      places
 	slotTable   *slotTable
 	workerTable *workerTable
 
@@ -43,6 +43,7 @@ type Pool struct {
 	began    time.Time // of the stop
 	saidOver bool
 	reloads  reloads
+	opened   int    // slots whose life is not over
 	failures []int  // in a row, by slot
 	retired  []bool // slots that are empty for good
 	code     int    // the exit code, but for killed
@@ -114,14 +115,12 @@ func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, wo
 		done:        make(chan struct{}),
 		stopping:    make(chan struct{}),
 		killing:     make(chan struct{}),
-		failures:    make([]int, cfg.Workers),
-		retired:     make([]bool, cfg.Workers),
 		public:      public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
 	}
 	p.generation.Store(1)
 	p.reloads.pool = p
 	for id := range cfg.Workers {
-		p.slots = append(p.slots, newSlot(p, id))
+		p.places.set(cfg.Workers, []*slot{newSlot(p, id)})
 	}
 	return p
 }
@@ -131,19 +130,12 @@ func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, wo
 func (p *Pool) Run() Result {
 	defer close(p.done)
 	p.show(func(s *public) { s.began = time.Now() })
-	for _, s := range p.slots {
-		p.lives.Go(func() {
-			s.life()
-			p.say(poolEvent{slot: s.id, kind: slotClosed})
-		})
+	for _, s := range p.places.those() {
+		p.open(s)
 	}
-	for open := len(p.slots); open > 0; {
+	for p.opened > 0 {
 		select {
 		case e := <-p.events:
-			if e.kind == slotClosed {
-				open--
-				continue
-			}
 			p.heard(e)
 		case request := <-p.requests:
 			request()
@@ -195,6 +187,21 @@ func (p *Pool) ReloadWait(why string) <-chan ReloadResult {
 	return result
 }
 
+// Workers returns how many workers the pool is to have.
+func (p *Pool) Workers() int { return p.places.count() }
+
+// Scale changes how many workers the pool is to have. More are started at once.
+// Of fewer, those with the highest numbers are stopped when they have answered
+// what they have in hand. It returns when that has begun, or says why it cannot
+// be done now.
+func (p *Pool) Scale(workers int) error {
+	result := make(chan error, 1) // 1: Run does not wait for the caller
+	if !p.request(func() { result <- p.scale(workers) }) {
+		return errStopping
+	}
+	return <-result
+}
+
 // The phases of a stop, in their order. A phase that has begun does not begin a
 // second time. The caller decides when each of them begins.
 
@@ -206,7 +213,8 @@ func (p *Pool) Halt(why string) { p.request(func() { p.halt(why) }) }
 // messages which wait are handled while there is time. Each slot does so once,
 // so that a worker that dies again keeps to its backoff.
 func (p *Pool) SkipBackoff() {
-	for _, s := range p.slots {
+	all, _ := p.places.look()
+	for _, s := range all {
 		s.askToSkip()
 	}
 }
@@ -214,7 +222,8 @@ func (p *Pool) SkipBackoff() {
 // IsLost reports whether there is no worker, and none will start before the
 // given time.
 func (p *Pool) IsLost(before time.Time) bool {
-	for _, s := range p.slots {
+	all, _ := p.places.look()
+	for _, s := range all {
 		if !s.isLost(before) {
 			return false
 		}
@@ -297,6 +306,8 @@ func (p *Pool) heard(e poolEvent) {
 		}
 	case slotRevived:
 		p.retired[e.slot] = false
+	case slotClosed:
+		p.opened--
 	}
 }
 
@@ -369,7 +380,8 @@ func temporary(err error) bool {
 
 func (p *Pool) forward(sig syscall.Signal) {
 	p.log.Debug().Str("signal", signals.Name(sig)).Msg("forwarding signal")
-	for _, s := range p.slots {
+	all, _ := p.places.look()
+	for _, s := range all {
 		for _, w := range s.workers() {
 			_ = w.proc.Signal(Alone, sig) // it has ended meanwhile: fine
 		}
@@ -384,17 +396,26 @@ func (p *Pool) CommandKilled(worker, pid int, exit reaper.Exit, uptime time.Dura
 	if ownDoing(exit, p.cfg.OOMKilled) != OOM {
 		return false
 	}
-	p.slots[worker].logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("command was killed by the OOM killer")
+	p.places.at(worker).logEnd(ending{cause: OOM, pid: pid, exit: exit, uptime: uptime}).Msg("command was killed by the OOM killer")
 	return true
 }
 
 // Stats returns a picture of the pool. It waits for no other goroutine.
 func (p *Pool) Stats() Stats {
-	s := Stats{Generation: p.Generation(), Complete: true, Workers: make([]WorkerStats, len(p.slots))}
-	for i, slot := range p.slots {
-		var complete bool
-		s.Workers[i], complete = slot.stats()
-		s.Complete = s.Complete && complete
+	slots, wanted := p.places.look()
+	s := Stats{Generation: p.Generation(), Complete: true, Wanted: wanted}
+	for i, slot := range slots {
+		w, complete := slot.stats()
+		if i < wanted {
+			s.Complete = s.Complete && complete
+		} else if len(slot.workers()) == 0 {
+			continue
+		}
+		for len(s.Workers) < i { // those before it that are parked
+			before, _ := slots[len(s.Workers)].stats()
+			s.Workers = append(s.Workers, before)
+		}
+		s.Workers = append(s.Workers, w)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -74,8 +74,8 @@ func (rs *reloads) start(request reloadRequest) {
 		s.reload.Running, s.reload.Queued = true, false
 		s.reload.Generation, s.reload.Began, s.reload.Replaced = r.generation, r.began, 0
 	})
-	p.log.Info().Str("why", request.why).Int("generation", r.generation).Int("workers", len(p.slots)).Msg("reload started")
-	p.lives.Go(func() { r.result <- p.roll(r) })
+	p.log.Info().Str("why", request.why).Int("generation", r.generation).Int("workers", p.Workers()).Msg("reload started")
+	p.lives.Go(func() { r.result <- r.roll(p) })
 }
 
 // resultC is the result of the reload that is under way.
@@ -136,12 +136,13 @@ func (rs *reloads) ended(err error) {
 }
 
 // roll replaces one worker after the other until one fails.
-func (p *Pool) roll(r *reload) error {
-	for i, s := range p.slots {
+func (r *reload) roll(p *Pool) error {
+	slots := p.places.those() // no pool is scaled during a reload
+	for i, s := range slots {
 		if err := s.replaceIn(r, i > 0); err != nil {
 			return err
 		}
-		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(p.slots))
+		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(slots))
 		p.show(func(s *public) { s.reload.Replaced = i + 1 })
 	}
 	return context.Cause(r.aborted)

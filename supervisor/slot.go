@@ -18,6 +18,7 @@ type slot struct {
 
 	reloadC chan *replacement // from the pool's reload, which waits until the slot takes it
 	skipC   chan struct{}     // 1: from the pool's drain, which never waits
+	wantC   chan struct{}     // 1: unwanted has changed; the pool never waits
 	goneC   chan *worker      // detached workers that are gone
 
 	// What follows belongs to life.
@@ -36,6 +37,7 @@ type slot struct {
 	next     *worker   // its successor while both run (start-first), or nil
 	detached []*worker // those that still live
 	skipped  bool      // it has skipped a backoff in the drain
+	unwanted bool      // the pool was scaled down
 	record   record    // for Stats
 }
 
@@ -71,6 +73,7 @@ func newSlot(p *Pool, id int) *slot {
 		log:     p.log.With().Int("worker", id).Logger(),
 		reloadC: make(chan *replacement),
 		skipC:   make(chan struct{}, 1),
+		wantC:   make(chan struct{}, 1),
 		goneC:   make(chan *worker),
 	}
 }
@@ -102,6 +105,9 @@ func (s *slot) wait() slotEvent {
 		return stopAsked
 	default:
 	}
+	if e := s.scaling(); s.handles(e) {
+		return e
+	}
 	if s.state == slotLaunching || s.state == slotLaunchingNext {
 		return s.launch()
 	}
@@ -111,6 +117,8 @@ func (s *slot) wait() slotEvent {
 		return backoffElapsed
 	case <-s.skipC:
 		return skipAsked
+	case <-s.wantC:
+		return "" // looked at above
 	case r := <-listen(s.handles(reloadAsked), s.reloadC):
 		return s.hear(reloadAsked, slotNews{asked: r})
 	case <-listen(s.handles(workerBecameReady), cur.ready):
@@ -177,7 +185,7 @@ func (s *slot) launch() slotEvent {
 }
 
 func (s *slot) launchWorker() (*worker, error) {
-	id := Identity{ID: s.id, Workers: len(s.pool.slots), Generation: s.pool.Generation()}
+	id := Identity{ID: s.id, Workers: s.pool.Workers(), Generation: s.pool.Generation()}
 	proc, err := s.pool.launch(id)
 	if err != nil {
 		return nil, err
@@ -349,6 +357,49 @@ func (s *slot) forgetFailures() {
 	}
 }
 
+// scaling is the event that fits what the pool wants of the slot. A state that
+// has a rule for it is left by that.
+func (s *slot) scaling() slotEvent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unwanted {
+		return scaledDown
+	}
+	return scaledUp
+}
+
+// stopForScale: another worker will not follow.
+func (s *slot) stopForScale() {
+	s.answer(errScaledDown)
+	s.stopCounting()
+	s.stopFor(s.cur, Scaled)
+}
+
+// park leaves the slot empty until it is wanted again.
+func (s *slot) park() {
+	s.answer(errScaledDown)
+	s.stopCounting()
+	s.note(func(r *record) { r.failures, r.startAt = 0, time.Time{} })
+	s.pool.say(poolEvent{slot: s.id, kind: slotRetired})
+}
+
+func (s *slot) parkEnded() {
+	s.logEnded(s.event.end)
+	s.vacate()
+	s.tellPool(s.event.end)
+	s.park()
+}
+
+func (s *slot) parkDetached() {
+	s.setAside()
+	s.park()
+}
+
+func (s *slot) unpark() {
+	s.pool.say(poolEvent{slot: s.id, kind: workerHealthy}) // what failed before is over
+	s.pool.say(poolEvent{slot: s.id, kind: slotRevived})
+}
+
 // looksAtMemory: not at that of a worker that is on its way out, or soon tried
 // again.
 func (s *slot) looksAtMemory() bool { return s.state == slotOccupied && s.replaceFor == "" }
@@ -419,12 +470,27 @@ func (s *slot) askToSkip() {
 	}
 }
 
+// want says whether the pool wants a worker here.
+func (s *slot) want(wanted bool) {
+	s.mu.Lock()
+	s.unwanted = !wanted
+	s.mu.Unlock()
+	select {
+	case s.wantC <- struct{}{}:
+	default:
+	}
+}
+
 // isLost reports whether the slot has no worker and gets none before the given
 // time. One that may still skip its backoff is not lost.
 func (s *slot) isLost(before time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state == slotStopped || s.state == slotBackoff && s.skipped && s.record.startAt.After(before)
+	switch s.state {
+	case slotStopped, slotParked, slotVacating:
+		return true
+	}
+	return s.state == slotBackoff && s.skipped && s.record.startAt.After(before)
 }
 
 // workers returns the processes in the slot.

@@ -144,6 +144,8 @@ const (
 	slotAwaitingNext  slotState = "awaiting next"  // start-first: the successor has to get ready
 	slotDiscarding    slotState = "discarding"     // start-first: the successor detached; it was told to stop
 	slotHandingOver   slotState = "handing over"   // start-first: the successor is ready; the worker was told to stop
+	slotVacating      slotState = "vacating"       // the pool was scaled down: the worker was told to stop, and none follows
+	slotParked        slotState = "parked"         // the pool was scaled down: no worker, until it is scaled up
 	slotHalted        slotState = "halted"         // the pool stops: every worker was told to stop
 )
 
@@ -166,6 +168,8 @@ const (
 	nextWasDetached   slotEvent = "next detached"
 	nextEnded         slotEvent = "next ended"
 	detachedEnded     slotEvent = "detached ended" // a worker that had been detached from the slot
+	scaledDown        slotEvent = "scaled down"    // no worker is wanted in this slot
+	scaledUp          slotEvent = "scaled up"      // one is
 	stopAsked         slotEvent = "stop asked"     // the pool sends the stop signal
 )
 
@@ -178,7 +182,7 @@ type (
 // ignores; what is asked by a channel that waits is heard in a later state.
 func slotRules() []slotRule {
 	one := func(s ...slotState) []slotState { return s }
-	waiting := one(slotBackoff, slotStopped, slotOccupied, slotProving, slotReplacing, slotAwaitingNext, slotDiscarding, slotHandingOver)
+	waiting := one(slotBackoff, slotStopped, slotOccupied, slotProving, slotReplacing, slotAwaitingNext, slotDiscarding, slotHandingOver, slotVacating, slotParked)
 	all := append(one(slotHalted), waiting...)
 	holds := one(slotOccupied, slotProving)
 	staffed := append(one(slotReplacing, slotAwaitingNext, slotDiscarding, slotHandingOver), holds...)
@@ -226,6 +230,15 @@ func slotRules() []slotRule {
 
 		{in: staffed, on: livedLong, do: (*slot).proveHealthy},
 		{in: staffed, on: workerAnswered, do: (*slot).forgetFailures},
+
+		// What starts first has to end first: the slot hears that it is not wanted when
+		// one worker is left.
+		{in: one(slotLaunching, slotBackoff, slotStopped), on: scaledDown, to: slotParked, do: (*slot).park},
+		{in: one(slotOccupied, slotProving, slotReplacing), on: scaledDown, to: slotVacating, do: (*slot).stopForScale},
+		{in: one(slotVacating), on: workerEnded, to: slotParked, do: (*slot).parkEnded},
+		{in: one(slotVacating), on: workerWasDetached, to: slotParked, do: (*slot).parkDetached},
+		{in: one(slotParked), on: scaledUp, to: slotLaunching, do: (*slot).unpark},
+
 		{in: all, on: detachedEnded, do: (*slot).forgetDetached},
 		{in: append(one(slotLaunching, slotLaunchingNext), waiting...), on: stopAsked, to: slotHalted, do: (*slot).halt},
 		{in: one(slotHalted), on: workerEnded, do: (*slot).noteStopped},

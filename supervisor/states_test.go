@@ -187,6 +187,15 @@ var inState = []struct {
 		w.reloading()
 		w.last(0).say(notify.Message{Ready: true})
 	}},
+	{slotVacating, false, func(w *world) {
+		w.occupied()
+		w.pool.places.all[0].want(false)
+	}},
+	{slotParked, false, func(w *world) {
+		w.obey = prompt
+		w.occupied()
+		w.pool.places.all[0].want(false)
+	}},
 	{slotHalted, false, func(w *world) {
 		w.occupied()
 		w.pool.Stop("test")
@@ -227,6 +236,8 @@ var happens = []struct {
 		w.set(func() { w.refuse = func(Identity) error { return errNoProcess } })
 		w.pool.Reload("test")
 	}},
+	{"scaled down", nil, func(w *world, _ *fakeProc) { w.pool.places.all[0].want(false) }},
+	{"scaled up", nil, func(w *world, _ *fakeProc) { w.pool.places.all[0].want(true) }},
 	{"stop", nil, func(w *world, _ *fakeProc) { w.pool.Stop("test") }},
 	{"stop timeout", nil, func(w *world, _ *fakeProc) { time.Sleep(8 * time.Second) }},
 }
@@ -252,12 +263,14 @@ func (s *slot) look() (state slotState, cur, next *worker) {
 const walk = `
 backoff
     reload               proving
+    scaled down          parked
     stop                 halted
     stop timeout         occupied
 
 stopped
     reload               proving
     reload, start fails  backoff
+    scaled down          parked
     stop                 halted
 
 occupied
@@ -266,6 +279,7 @@ occupied
     due                  replacing
     reload               replacing
     reload, start fails  replacing
+    scaled down          vacating
     stop                 halted
 
 occupied, start-first
@@ -273,6 +287,7 @@ occupied, start-first
     crash, start fails   backoff
     due                  awaiting next
     reload               awaiting next
+    scaled down          vacating
     stop                 halted
 
 proving
@@ -281,12 +296,14 @@ proving
     crash, start fails   backoff
     ready                occupied
     detach               occupied
+    scaled down          vacating
     stop                 halted
 
 replacing
     exit                 proving
     crash                proving
     crash, start fails   backoff
+    scaled down          vacating
     stop                 halted
     stop timeout         proving
 
@@ -317,6 +334,17 @@ handing over, start-first
     stop                 halted
     stop timeout         occupied
 
+vacating
+    exit                 parked
+    crash                parked
+    crash, start fails   parked
+    stop                 halted
+    stop timeout         parked
+
+parked
+    scaled up            occupied
+    stop                 halted
+
 halted
 `
 
@@ -333,7 +361,7 @@ func TestWalk(t *testing.T) {
 				w.obey = deaf
 				from.enter(w)
 				synctest.Wait()
-				s := w.pool.slots[0]
+				s := w.pool.places.all[0]
 				state, _, _ := s.look()
 				w.want("state", state, from.state)
 				var p *fakeProc
@@ -421,6 +449,7 @@ func TestHeardLate(t *testing.T) {
 	}{
 		{false, []any{detach, reload, workerWasDetached}, slotLaunching},
 		{false, []any{detach, stopAsked, workerWasDetached}, slotHalted},
+		{false, []any{detach, scaledDown, workerWasDetached}, slotParked},
 		{true, []any{reload, (*slot).launch, ready, detach, nextWasDetached}, slotHandingOver},
 		{true, []any{detach, reload, (*slot).launch, ready, nextBecameReady, workerWasDetached}, slotOccupied},
 	} {
@@ -431,7 +460,7 @@ func TestHeardLate(t *testing.T) {
 				for range w.pool.events {
 				}
 			}()
-			s := w.pool.slots[0]
+			s := w.pool.places.all[0]
 			s.apply(s.launch())
 			for _, step := range tt.steps {
 				switch step := step.(type) {

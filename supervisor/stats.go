@@ -11,10 +11,11 @@ import (
 type Stats struct {
 	Began      time.Time // of Run
 	Generation int       // of the workers that are started now
-	Complete   bool      // every slot has had a ready worker
+	Complete   bool      // every slot has had a ready worker, or was added to a pool in which that was so
 	Stopping   string    // why the pool stops; "": it does not
 	StopBegan  time.Time
-	Workers    []WorkerStats // by slot
+	Wanted     int           // workers
+	Workers    []WorkerStats // by slot: those that are wanted, and others whose worker still stops
 	Exits      map[Cause]uint64
 	Reload     ReloadStats
 }
@@ -76,6 +77,16 @@ func (s *Stats) Ready() (ok bool, why string) {
 	return true, ""
 }
 
+// Running counts the slots that have a worker.
+func (s *Stats) Running() (n int) {
+	for i := range s.Workers {
+		if !s.Workers[i].Started.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *Stats) countReady() (n int) {
 	for _, w := range s.Workers {
 		if w.State == Ready {
@@ -127,7 +138,7 @@ type ReloadResult struct {
 // Causes returns every Cause.
 func Causes() []Cause {
 	return []Cause{
-		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detach, Messages, Failing, Reloaded, Lifetime, Memory, Stop, NoStart,
+		Done, Crash, OOM, NotReady, Hung, Timeout, Protocol, Detach, Messages, Failing, Reloaded, Lifetime, Memory, Scaled, Stop, NoStart,
 	}
 }
 
@@ -166,7 +177,7 @@ func (r *record) emptied() { r.idleFrom, r.startAt = time.Now(), time.Time{} }
 // halts shows what it did before.
 func (r *record) entered(state slotState) {
 	switch {
-	case state == slotStopped:
+	case state == slotStopped, state == slotParked:
 		r.idle, r.idleFrom = Stopped, time.Now()
 	case state != slotHalted && r.idle == Stopped:
 		r.idle, r.idleFrom = Backoff, time.Now()
