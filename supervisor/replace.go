@@ -215,3 +215,37 @@ func (s *slot) forgetDetached() {
 	s.logEnd(s.event.gone.end).Msg("detached worker exited")
 	s.tellPool(s.event.gone.end)
 }
+
+// What follows are the actions of slotRules that are about a pool which is scaled.
+
+// stopForScale: another worker will not follow.
+func (s *slot) stopForScale() {
+	s.answer(errScaledDown)
+	s.stopCounting()
+	s.stopFor(s.cur, Scaled)
+}
+
+// park leaves the slot empty until it is wanted again.
+func (s *slot) park() {
+	s.answer(errScaledDown)
+	s.stopCounting()
+	s.note(func(r *record) { r.failures, r.startAt = 0, time.Time{} })
+	s.pool.say(poolEvent{slot: s.id, kind: slotRetired})
+}
+
+func (s *slot) parkEnded() {
+	s.logEnded(s.event.end)
+	s.vacate()
+	s.tellPool(s.event.end)
+	s.park()
+}
+
+func (s *slot) parkDetached() {
+	s.setAside()
+	s.park()
+}
+
+func (s *slot) unpark() {
+	s.pool.say(poolEvent{slot: s.id, kind: workerHealthy}) // what failed before is over
+	s.pool.say(poolEvent{slot: s.id, kind: slotRevived})
+}
