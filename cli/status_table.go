@@ -81,9 +81,26 @@ func (p painter) head(d *status.Document) {
 		if q.Messages >= q.LimitMessages || q.Bytes >= q.LimitBytes {
 			full.colour = red
 		}
-		fmt.Fprintf(p, "%s, oldest %s; in flight %d\n", p.paint(full), age(q.Oldest), q.InFlight)
+		fmt.Fprintf(p, "%s, oldest %s; in flight %d%s\n", p.paint(full), age(q.Oldest), q.InFlight, notNow(q))
+	}
+	if d.Wanted != len(d.Workers) {
+		fmt.Fprintf(p, "workers: %d wanted, %d there\n", d.Wanted, len(d.Workers))
 	}
 	p.WriteByte('\n')
+}
+
+// notNow says which of the messages that wait may not be handed out now.
+func notNow(q *status.Queue) (text string) {
+	if q.Paused {
+		text += "; paused"
+	}
+	if q.Delayed > 0 {
+		text += fmt.Sprintf("; %d wait for a retry", q.Delayed)
+	}
+	if q.Isolated > 0 {
+		text += fmt.Sprintf("; %d isolated", q.Isolated)
+	}
+	return text
 }
 
 func reloadLine(d *status.Document) cell {
@@ -119,13 +136,29 @@ func workerRows(d *status.Document) [][]cell {
 		if messages {
 			row = append(row, cell{strconv.Itoa(w.InHand), ""}, cell{age(w.Held), ""}, cell{strconv.FormatUint(w.Handled, 10), ""}, count(w.Failed, yellow))
 		}
-		text := terminal.Printable(w.Text)
-		if w.NextStart > 0 {
-			text = "starts in " + span(w.NextStart)
-		}
-		rows = append(rows, append(row, lastExit(d, w), cell{text, ""}))
+		rows = append(rows, append(row, lastExit(d, w), workerText(w)))
 	}
 	return rows
+}
+
+// workerText is what a worker says of itself, after what is to be known of it
+// before.
+func workerText(w *status.Worker) cell {
+	text := terminal.Printable(w.Text)
+	if w.NextStart > 0 {
+		return cell{"starts in " + span(w.NextStart), ""}
+	}
+	word, colour := "", ""
+	switch {
+	case w.Failing:
+		word, colour = "failing", red
+	case w.Newborn:
+		word, colour = "newborn", yellow
+	}
+	if word != "" && text != "" {
+		word += ", "
+	}
+	return cell{word + text, colour}
 }
 
 // lastExitEarly puts STATE, FOR and LAST-EXIT right after WORKER. STATUS stays the
@@ -146,12 +179,13 @@ func lastExit(d *status.Document, w *status.Worker) cell {
 }
 
 func sourceRows(d *status.Document) [][]cell {
-	rows := [][]cell{headRow("SOURCE CONNECTIONS RECEIVED HANDLED FAILED RETRIED GIVEN-UP SPOOLED LOST")}
+	rows := [][]cell{headRow("SOURCE CONNECTIONS RECEIVED HANDLED FAILED RETRIED GIVEN-UP SPOOLED LOST EXPIRED")}
 	for i := range d.Sources {
 		s := &d.Sources[i]
 		rows = append(rows, []cell{
 			{terminal.Printable(s.Name), ""}, {strconv.FormatInt(s.Connections, 10), ""}, count(s.Received, ""), count(s.Handled, ""), count(s.Failed, yellow),
 			count(s.Retried, yellow), count(s.GivenUp, red), count(s.Spooled, ""), count(s.Lost, red),
+			count(s.Expired, yellow),
 		})
 	}
 	return rows

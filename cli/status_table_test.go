@@ -100,7 +100,7 @@ func TestTableIsAligned(t *testing.T) {
 // Without messages nothing is said of them.
 func TestTableWithoutMessages(t *testing.T) {
 	d := exampleStatus(t)
-	d.Queue, d.Sources, d.Reload = nil, nil, status.Reload{State: "none"}
+	d.Queue, d.Sources, d.Reload, d.Wanted = nil, nil, status.Reload{State: "none"}, 1
 	d.Workers = []status.Worker{{ID: 0, PID: 7, Generation: 1, State: "ready", StateFor: 62, Starts: 1, Memory: 5 << 20, CPU: .25}}
 	want := "poolinit v1.2.3, PID 1, up 5d3h, generation 3: ready\n\n" +
 		"WORKER  PID  GEN  STATE   FOR  STARTS  MEMORY    CPU  LAST-EXIT  STATUS\n" +
@@ -126,6 +126,11 @@ func TestTableHead(t *testing.T) {
 		}, "\nreload: interrupted after 0 of 4: the pool is stopping\n"},
 		{func(d *status.Document) { d.Reload.Queued = true }, "\nreload: running for 2.1s, 1 of 4 replaced; another one follows\n"},
 		{func(d *status.Document) { d.Queue = &status.Queue{LimitMessages: 1, LimitBytes: 1 << 20} }, "\nqueue: 0 of 1 messages, 0B of 1MiB, oldest -; in flight 0\n"},
+		{func(d *status.Document) { d.Queue.Paused, d.Queue.Delayed = true, 0 }, "; in flight 9; paused\n"},
+		{func(d *status.Document) { d.Queue.Delayed, d.Queue.Isolated = 3, 2 }, "; in flight 9; 3 wait for a retry; 2 isolated\n"},
+		{func(d *status.Document) { d.Wanted = 2 }, "\nworkers: 2 wanted, 4 there\n"},
+		{func(d *status.Document) { d.Workers[2].Failing = true }, "  failing, importing orders\n"},
+		{func(d *status.Document) { d.Workers[1].Newborn = true }, "  newborn\n"},
 	} {
 		d := exampleStatus(t)
 		tt.change(d)

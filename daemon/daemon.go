@@ -184,7 +184,7 @@ func openTerminal(cfg *Config) *reaper.Terminal {
 // newView returns what the endpoints look at.
 func newView(cfg *Config, pool *supervisor.Pool, reap *reaper.Reaper, in *intake) *status.View {
 	v := &status.View{
-		Version: cfg.Version, PID: os.Getpid(), Workers: cfg.Pool.Workers, Pool: pool, Reaper: reap,
+		Version: cfg.Version, PID: os.Getpid(), Pool: pool, Reaper: reap,
 		QueueMessages: cfg.Queue.QueueMessages, QueueBytes: cfg.Queue.QueueBytes,
 	}
 	if in.takesMessages() {

@@ -46,6 +46,8 @@ func (q *fakeQueue) Stats(workers int) ipc.QueueStats {
 	return s
 }
 
+func (q *fakeQueue) Paused() bool { return q.stats().Paused }
+
 func (s *fakeSource) Stats() *ipc.SourceStats { return &s.stats }
 
 func newSource(name string) *fakeSource {
@@ -73,7 +75,7 @@ func newFake(workers int, sources ...string) *fake {
 		f.pool.Workers[i] = supervisor.WorkerStats{ID: i, State: supervisor.Ready, Starts: 1, Started: time.Now(), Since: time.Now()}
 	}
 	view := &status.View{
-		Version: "v1.2.3", PID: 1, Workers: workers, QueueMessages: 1024, QueueBytes: 64 << 20,
+		Version: "v1.2.3", PID: 1, QueueMessages: 1024, QueueBytes: 64 << 20,
 		Pool:    &fakePool{func() supervisor.Stats { return f.pool }},
 		Reaper:  fakeReaper{reaper.Stats{Orphans: 17}},
 		Serving: func() bool { return f.serving },

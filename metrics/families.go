@@ -32,7 +32,7 @@ func addPool(out *output, view *status.View, signals map[string]uint64) {
 		q := &s.Queue
 		return []float64{
 			float64(q.Messages), float64(q.Bytes), q.Oldest.Seconds(), float64(q.InFlight),
-			float64(view.QueueMessages), float64(view.QueueBytes),
+			float64(view.QueueMessages), float64(view.QueueBytes), boolValue(q.Paused), float64(q.Delayed), float64(q.Isolated),
 		}
 	})
 	out.addHistogram(&waitTime, toPrometheus(&s.Queue.Waiting))
@@ -110,6 +110,9 @@ var (
 		{"poolinit_in_flight_messages", "Messages with workers.", gauge},
 		{"poolinit_queue_limit_messages", "The value of --queue-messages.", gauge},
 		{"poolinit_queue_limit_bytes", "The value of --queue-bytes.", gauge},
+		{"poolinit_paused", "1 while no messages are handed to workers.", gauge},
+		{"poolinit_queue_delayed_messages", "Messages, of those that wait, whose retry is not due yet.", gauge},
+		{"poolinit_queue_isolated_messages", "Messages, of those that wait, that are to be delivered alone.", gauge},
 	}
 	waitTime   = family{"poolinit_message_wait_seconds", "From a message's arrival until its worker began with it.", histogram}
 	handleTime = family{"poolinit_message_handle_seconds", "From there to the worker's answer.", histogram}
@@ -119,6 +122,8 @@ var (
 		{"poolinit_worker_in_hand_messages", "Messages with the worker.", gauge},
 		{"poolinit_worker_held_seconds", "How long the worker has had the oldest message in its hands.", gauge},
 		{"poolinit_worker_window_messages", "Messages that may be on the way to the worker at a time.", gauge},
+		{"poolinit_worker_newborn", "1 while the worker is fed last, until it has answered a message.", gauge},
+		{"poolinit_worker_failing", "1 while the worker is fed less, because it fails every message.", gauge},
 	}
 	workerDoneFamilies = []family{{"poolinit_worker_messages_total", "Messages that the worker finished, by how.", counter}}
 )
@@ -126,7 +131,9 @@ var (
 func addWorkers(out *output, s *status.Snapshot, ids []labels) {
 	out.add(workerFamilies, ids, func(i int) []float64 {
 		w := &s.Queue.Workers[i]
-		return []float64{w.Busy.Seconds(), float64(w.InHand), w.Held.Seconds(), float64(w.Window)}
+		return []float64{
+			w.Busy.Seconds(), float64(w.InHand), w.Held.Seconds(), float64(w.Window), boolValue(w.Newborn), boolValue(w.Failing),
+		}
 	})
 	handled, failed := label("result", "handled"), label("result", "failed")
 	var results []labels
@@ -148,6 +155,7 @@ var sourceFamilies = []family{
 	{"poolinit_messages_failed_total", "Messages that ended in a failure.", counter},
 	{"poolinit_messages_retried_total", "Deliveries that failed and were repeated.", counter},
 	{"poolinit_messages_given_up_total", "Messages that failed every attempt.", counter},
+	{"poolinit_messages_expired_total", "Messages that no worker had in time (expires=).", counter},
 	{"poolinit_messages_spooled_total", "Messages kept for the next start.", counter},
 	{"poolinit_messages_lost_total", "Messages that the stop left unhandled and nothing keeps.", counter},
 	{"poolinit_queues_remade_total", "Times that somebody had removed the System V queue.", counter},
@@ -172,7 +180,7 @@ func addSources(out *output, list []*ipc.SourceStats) {
 		return []float64{
 			float64(s.Connections.Load()), float64(s.Accepted.Load()), float64(s.TurnedAway.Load()), float64(s.Received.Load()),
 			float64(s.Handled.Load()), float64(s.Failed.Load()), float64(s.Retried.Load()), float64(s.GivenUp.Load()),
-			float64(s.Spooled.Load()), float64(s.Lost.Load()), float64(s.Remade.Load()),
+			float64(s.Expired.Load()), float64(s.Spooled.Load()), float64(s.Lost.Load()), float64(s.Remade.Load()),
 		}
 	})
 	out.add(frameErrorFamilies, errors, func(i int) []float64 {

@@ -39,10 +39,10 @@ func eventful() *fake {
 	}
 	p.Reload = supervisor.ReloadStats{Running: true, Results: map[supervisor.Outcome]uint64{supervisor.Complete: 2, supervisor.Failed: 1}}
 	f.queue = ipc.QueueStats{
-		Messages: 7, Bytes: 700, Oldest: 1500 * time.Millisecond, OldestID: 12, InFlight: 3,
+		Messages: 7, Bytes: 700, Oldest: 1500 * time.Millisecond, OldestID: 12, InFlight: 3, Paused: true, Delayed: 2, Isolated: 1,
 		Workers: []ipc.WorkerStats{
-			{Handled: 10, Failed: 1, Busy: 2500 * time.Millisecond, Window: 8},
-			{Handled: 20, Failed: 2, Busy: 5 * time.Second, Window: 4, InHand: 3, Held: 250 * time.Millisecond},
+			{Handled: 10, Failed: 1, Busy: 2500 * time.Millisecond, Window: 8, Failing: true},
+			{Handled: 20, Failed: 2, Busy: 5 * time.Second, Window: 4, InHand: 3, Held: 250 * time.Millisecond, Newborn: true},
 		},
 	}
 	f.queue.Waiting.Observe(3*time.Microsecond, 8)
@@ -64,6 +64,7 @@ func eventful() *fake {
 		s.FramesTooBig.Store(n + 11)
 		s.FramesPartial.Store(n + 12)
 		s.HandshakesFailed.Store(n + 13)
+		s.Expired.Store(n + 14)
 	}
 	return f
 }

@@ -72,6 +72,8 @@ func (stuckQueue) Stats(workers int) ipc.QueueStats {
 	return ipc.QueueStats{Messages: 1, OldestID: 7, Oldest: time.Minute, Idle: 1, Workers: make([]ipc.WorkerStats, workers)}
 }
 
+func (stuckQueue) Paused() bool { return false }
+
 // It takes a second to be sure that a pool is stuck: the one of a bubble.
 func TestHealthOfAStuckPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -235,7 +235,7 @@ type noOrphans struct{}
 func (noOrphans) Stats() reaper.Stats { return reaper.Stats{} }
 
 func (p *fakePool) view() *status.View {
-	return &status.View{Version: "v1", PID: os.Getpid(), Workers: 2, Pool: p, Reaper: noOrphans{}}
+	return &status.View{Version: "v1", PID: os.Getpid(), Pool: p, Reaper: noOrphans{}}
 }
 
 // A world is a server for a fake pool, at the socket of the test's own process.

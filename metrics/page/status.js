@@ -96,7 +96,7 @@ function chart(path, steps, top) {
 // important text, tone, title), sort key.
 
 // troubled workers need attention.
-const troubled = w => w.failures_in_a_row > 0 || w.state === 'backoff' || /ing$/.test(w.state) && w.state_seconds > 10;
+const troubled = w => w.failing || w.failures_in_a_row > 0 || w.state === 'backoff' || /ing$/.test(w.state) && w.state_seconds > 10;
 
 const cpu = (w, i) => w.pid && growth(s => s.cpu[i]);
 
@@ -107,7 +107,7 @@ function exit(x) {
 	return [`${x.why}, ${how}`, ago(x.time), /^(done|detach|max|reload|stop)/.test(x.why) ? '' : 'bad', `${x.text}, ${date(x.time)}`];
 }
 
-const since = w => w.state === 'busy' ? '' : w.state === 'backoff' ? `${age(w.next_start_seconds ?? 0)} left` : age(w.state_seconds);
+const since = w => w.failing ? 'failing' : w.newborn ? 'newborn' : w.state === 'busy' ? '' : w.state === 'backoff' ? `${age(w.next_start_seconds ?? 0)} left` : age(w.state_seconds);
 const others = w => (w.successor_pid ? `→ ${w.successor_pid} ` : '') + (w.detached_pids ? `+ ${w.detached_pids.length}` : '');
 
 const workerColumns = [
@@ -140,7 +140,7 @@ function details(w) {
 }
 
 // The counts of a source, and their tone if not 0.
-const counts = [['received'], ['handled'], ['failed', 'warn'], ['retried'], ['given_up', 'bad'], ['spooled', 'warn'], ['lost', 'bad']];
+const counts = [['received'], ['handled'], ['failed', 'warn'], ['retried'], ['given_up', 'bad'], ['expired', 'warn'], ['spooled', 'warn'], ['lost', 'bad']];
 const spaced = key => key.replace('_', ' ');
 
 const sourceColumns = [
@@ -251,7 +251,7 @@ function showPool() {
 	const states = ['busy', 'ready', 'starting', 'stopping', 'detached', 'backoff', 'stopped'], all = doc.workers.length;
 	const many = states.map(s => doc.workers.filter(w => w.state === s).length);
 	put('serving', num(many[0] + many[1]));
-	put('wanted', `of ${num(all)} ready`);
+	put('wanted', `of ${num(doc.workers_wanted)} ready`);
 	states.forEach((s, i) => {
 		const part = $('bar').children[i] ?? $('bar').appendChild(make('i', { class: s }));
 		const word = $('legend').children[i] ?? $('legend').appendChild(make('span', { class: s }));
@@ -289,8 +289,8 @@ function showMessages() {
 	chart($('depths').firstChild, depths, Math.max(deepest, 10));
 	put('flying', `in hand ${num(q.in_flight)}`);
 	put('depth', num(q.messages));
-	put('oldest', q.messages ? `oldest ${age(q.oldest_seconds)}` : 'waiting');
-	put('bytes', size(q.bytes));
+	put('oldest', q.paused ? 'paused' : q.messages ? `oldest ${age(q.oldest_seconds)}` : 'waiting');
+	put('bytes', size(q.bytes) + (q.delayed ? `, ${num(q.delayed)} delayed` : ''));
 	put('deepest', `peak ${num(deepest)}`);
 	const byCount = q.messages / q.limit_messages || 0, byBytes = q.bytes / q.limit_bytes || 0;
 	const full = 100 * Math.max(byCount, byBytes);

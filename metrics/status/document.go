@@ -21,6 +21,7 @@ type Document struct {
 	Stopping   string    `json:"stopping,omitempty"` // why it stops; empty while it does not
 	Generation int       `json:"generation"`
 	Orphans    uint64    `json:"orphans_reaped"`
+	Wanted     int       `json:"workers_wanted"`
 	Workers    []Worker  `json:"workers"`
 	Reload     Reload    `json:"reload"`
 	Queue      *Queue    `json:"queue,omitempty"` // absent: the workers get no messages
@@ -43,6 +44,8 @@ type Worker struct {
 	Failed     uint64    `json:"failed"`
 	Busy       float64   `json:"busy_seconds"`
 	Window     int       `json:"window,omitempty"`
+	Newborn    bool      `json:"newborn,omitempty"` // it is fed last, until it has answered a message
+	Failing    bool      `json:"failing,omitempty"` // it is fed less: it fails everything
 	Starts     uint64    `json:"starts"`
 	Failures   int       `json:"failures_in_a_row"`
 	Memory     uint64    `json:"memory_bytes"`
@@ -80,6 +83,9 @@ type Queue struct {
 	Messages      int     `json:"messages"`
 	Bytes         int     `json:"bytes"`
 	Oldest        float64 `json:"oldest_seconds"`
+	Paused        bool    `json:"paused"`   // nothing is handed out
+	Delayed       int     `json:"delayed"`  // of Messages: their retry is not due yet
+	Isolated      int     `json:"isolated"` // of Messages: they are to be delivered alone
 	InFlight      int     `json:"in_flight"`
 	LimitMessages int     `json:"limit_messages"`
 	LimitBytes    int     `json:"limit_bytes"`
@@ -96,6 +102,7 @@ type Source struct {
 	Failed      uint64 `json:"failed"`
 	Retried     uint64 `json:"retried"`
 	GivenUp     uint64 `json:"given_up"`
+	Expired     uint64 `json:"expired"`
 	Spooled     uint64 `json:"spooled"`
 	Lost        uint64 `json:"lost"`
 }
@@ -106,7 +113,7 @@ func (s *Snapshot) Document() *Document {
 	d := &Document{
 		Version: s.view.Version, PID: s.view.PID, Time: s.At.Round(time.Millisecond), Started: p.Began.Round(time.Millisecond),
 		Uptime: s.since(p.Began), Stopping: p.Stopping, Generation: p.Generation, Orphans: s.Reaper.Orphans,
-		Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
+		Wanted: len(p.Workers), Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
 	}
 	d.Ready, d.Reason = s.Ready()
 	for i := range p.Workers {
@@ -115,7 +122,8 @@ func (s *Snapshot) Document() *Document {
 	if s.HasMessages() {
 		q := &s.Queue
 		d.Queue = &Queue{
-			Messages: q.Messages, Bytes: q.Bytes, Oldest: seconds(q.Oldest), InFlight: q.InFlight,
+			Messages: q.Messages, Bytes: q.Bytes, Oldest: seconds(q.Oldest), Paused: q.Paused,
+			Delayed: q.Delayed, Isolated: q.Isolated, InFlight: q.InFlight,
 			LimitMessages: s.view.QueueMessages, LimitBytes: s.view.QueueBytes,
 		}
 	}
@@ -138,6 +146,7 @@ func (s *Snapshot) worker(i int) Worker {
 	if i < len(s.Queue.Workers) {
 		q := &s.Queue.Workers[i]
 		d.InHand, d.Held, d.Handled, d.Failed, d.Busy, d.Window = q.InHand, seconds(q.Held), q.Handled, q.Failed, seconds(q.Busy), q.Window
+		d.Newborn, d.Failing = q.Newborn, q.Failing
 	}
 	if x := w.LastExit; x != nil {
 		d.LastExit = &LastExit{
@@ -164,7 +173,7 @@ func source(s *ipc.SourceStats) Source {
 	return Source{
 		Name: s.Name, Connections: s.Connections.Load(), Accepted: s.Accepted.Load(), TurnedAway: s.TurnedAway.Load(),
 		Received: s.Received.Load(), Handled: s.Handled.Load(), Failed: s.Failed.Load(), Retried: s.Retried.Load(),
-		GivenUp: s.GivenUp.Load(), Spooled: s.Spooled.Load(), Lost: s.Lost.Load(),
+		GivenUp: s.GivenUp.Load(), Expired: s.Expired.Load(), Spooled: s.Spooled.Load(), Lost: s.Lost.Load(),
 	}
 }
 

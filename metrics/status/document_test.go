@@ -158,6 +158,7 @@ func example() *Snapshot {
 	source.Failed.Store(6)
 	source.Retried.Store(11)
 	source.GivenUp.Store(2)
+	source.Expired.Store(1)
 	exit := func(cause supervisor.Cause, pid, code int, sig syscall.Signal, before, uptime time.Duration, peak uint64, text string) *supervisor.Exit {
 		return &supervisor.Exit{Cause: cause, PID: pid, Code: code, Signal: sig, At: ago(before), Uptime: uptime, Peak: peak, Text: text}
 	}
@@ -176,9 +177,9 @@ func example() *Snapshot {
 		},
 	}
 	queue := ipc.QueueStats{
-		Messages: 18, Bytes: 9216, Oldest: 1300 * time.Millisecond, OldestID: 1_204_393, InFlight: 9,
+		Messages: 18, Bytes: 9216, Oldest: 1300 * time.Millisecond, OldestID: 1_204_393, InFlight: 9, Delayed: 2,
 		Workers: []ipc.WorkerStats{
-			{Handled: 402_118, Busy: 31 * time.Hour, InHand: 1, Held: 400 * time.Microsecond, Window: 12},
+			{Handled: 402_118, Busy: 31 * time.Hour, InHand: 1, Held: 400 * time.Microsecond, Window: 1, Newborn: true},
 			{Handled: 401_903, Failed: 2, Busy: 30 * time.Hour, InHand: 1, Held: 1100 * time.Millisecond, Window: 1},
 			{Handled: 400_240, Failed: 4, Busy: 33 * time.Hour, InHand: 7, Held: 2 * time.Millisecond, Window: 8},
 			{Handled: 116, Failed: 11, Busy: 9 * time.Second},
@@ -188,7 +189,7 @@ func example() *Snapshot {
 		At: at, Pool: pool, Queue: queue,
 		Usage: []Usage{{RSS: 48 << 20, CPU: 30 * time.Hour}, {RSS: 66 << 20, CPU: 29 * time.Hour}, {RSS: 301 << 20, CPU: 32 * time.Hour}, {CPU: 8 * time.Second}},
 		view: &View{
-			Version: "v1.2.3", PID: 1, Workers: 4, QueueMessages: 1024, QueueBytes: 64 << 20,
+			Version: "v1.2.3", PID: 1, QueueMessages: 1024, QueueBytes: 64 << 20,
 			Queue:   fakeQueue(func() ipc.QueueStats { return queue }),
 			Sources: []ipc.Source{fakeSource{stats: source}},
 			Serving: func() bool { return true },

@@ -13,11 +13,11 @@ import (
 type View struct {
 	Version string
 	PID     int
-	Workers int
 	Pool    interface{ Stats() supervisor.Stats }
 	Reaper  interface{ Stats() reaper.Stats }
 	Queue   interface {
 		Stats(workers int) ipc.QueueStats
+		Paused() bool
 	} // nil: the workers get no messages
 	Sources []ipc.Source
 	// Serving reports whether the sources have begun to take messages. It is called only if there are any.
@@ -40,7 +40,7 @@ type Snapshot struct {
 func (v *View) Look() *Snapshot {
 	s := &Snapshot{view: v, At: time.Now(), Pool: v.Pool.Stats(), Reaper: v.Reaper.Stats()}
 	if v.Queue != nil {
-		s.Queue = v.Queue.Stats(v.Workers)
+		s.Queue = v.Queue.Stats(len(s.Pool.Workers))
 	}
 	s.Usage = make([]Usage, len(s.Pool.Workers))
 	for i, w := range s.Pool.Workers {
@@ -92,18 +92,21 @@ func States() []supervisor.State { return append(supervisor.States(), Busy) }
 // serves.
 func (v *View) Ready() (ok bool, why string) {
 	stats := v.Pool.Stats()
-	return v.ready(&stats)
+	return v.ready(&stats, v.Queue != nil && v.Queue.Paused())
 }
 
 // Ready is the answer of View.Ready at the time of the snapshot.
-func (s *Snapshot) Ready() (ok bool, why string) { return s.view.ready(&s.Pool) }
+func (s *Snapshot) Ready() (ok bool, why string) { return s.view.ready(&s.Pool, s.Queue.Paused) }
 
-func (v *View) ready(stats *supervisor.Stats) (ok bool, why string) {
+func (v *View) ready(stats *supervisor.Stats, paused bool) (ok bool, why string) {
 	if ok, why = stats.Ready(); !ok {
 		return false, why
 	}
 	if v.Queue == nil {
 		return true, ""
+	}
+	if paused {
+		return false, "the pool is paused"
 	}
 	if !v.Serving() {
 		return false, "messages are not taken yet"
@@ -135,9 +138,10 @@ const (
 // Live reports whether the pool can still do its work, or why not. It returns at once if
 // it can, and after a second at most.
 //
-// A message that waits while a worker is idle is stuck: it will never be delivered. A
-// message may be seen on its way to the worker, so one look is not enough. Messages
-// that may not be handed out now, because of a pause or a delay, do not count.
+// A message that may be handed out now and waits while a worker is idle is stuck: it will
+// never be delivered. A paused pool hands out none, and a message that waits for its retry
+// or is to be delivered alone is not handed out now. A message may be seen on its way to
+// the worker, so one look is not enough.
 func (v *View) Live() (ok bool, why string) {
 	if v.Queue == nil {
 		return true, ""
@@ -145,7 +149,7 @@ func (v *View) Live() (ok bool, why string) {
 	first := v.Queue.Stats(0)
 	for deadline := time.Now().Add(stuckFor); ; time.Sleep(stuckTick) {
 		s := v.Queue.Stats(0)
-		if s.Messages == s.Later || s.Idle == 0 || s.OldestID != first.OldestID {
+		if s.Paused || s.Messages <= s.Later || s.Idle == 0 || s.OldestID != first.OldestID {
 			return true, ""
 		}
 		if time.Now().After(deadline) {

@@ -26,6 +26,7 @@ type (
 func (p fakePool) Stats() supervisor.Stats           { return p() }
 func (r fakeReaper) Stats() reaper.Stats             { return reaper.Stats{Orphans: uint64(r)} }
 func (q fakeQueue) Stats(workers int) ipc.QueueStats { return q() }
+func (q fakeQueue) Paused() bool                     { return q().Paused }
 func (s fakeSource) Stats() *ipc.SourceStats         { return s.stats }
 
 // A losableSource may lose what it takes from, and has if missing says why.
@@ -53,6 +54,7 @@ func TestReady(t *testing.T) {
 		want     string // "": ready
 	}{
 		{"ready", true, true, func(*supervisor.Stats) {}, ""},
+		{"paused", true, true, nil, "the pool is paused"},
 		{"no messages", false, false, func(*supervisor.Stats) {}, ""},
 		{"one of two", true, true, func(s *supervisor.Stats) { s.Workers[0].State = supervisor.Backoff }, ""},
 		{"sources closed", true, false, func(*supervisor.Stats) {}, "messages are not taken yet"},
@@ -64,10 +66,13 @@ func TestReady(t *testing.T) {
 		{"stopping without anything", true, false, func(s *supervisor.Stats) { *s = supervisor.Stats{Stopping: "SIGTERM"} }, "the pool stops: SIGTERM"},
 	} {
 		stats := poolOf(supervisor.Ready, supervisor.Ready)
-		tt.change(&stats)
+		paused := tt.change == nil
+		if !paused {
+			tt.change(&stats)
+		}
 		v := &View{Pool: fakePool(func() supervisor.Stats { return stats }), Reaper: fakeReaper(0), Serving: func() bool { return tt.serving }}
 		if tt.messages {
-			v.Queue = fakeQueue(func() ipc.QueueStats { return ipc.QueueStats{} })
+			v.Queue = fakeQueue(func() ipc.QueueStats { return ipc.QueueStats{Paused: paused} })
 		}
 		for what, ask := range map[string]func() (bool, string){"view": v.Ready, "snapshot": v.Look().Ready} {
 			if ok, why := ask(); ok != (tt.want == "") || why != tt.want {
@@ -106,6 +111,11 @@ func TestReadyOfSources(t *testing.T) {
 // goes on to.
 func TestLive(t *testing.T) {
 	waits := ipc.QueueStats{Messages: 3, OldestID: 7, Oldest: 1500 * time.Millisecond, Idle: 1}
+	with := func(change func(*ipc.QueueStats)) ipc.QueueStats {
+		s := waits
+		change(&s)
+		return s
+	}
 	for _, tt := range []struct {
 		name  string
 		queue func(look int) ipc.QueueStats
@@ -135,6 +145,10 @@ func TestLive(t *testing.T) {
 			s.Later = s.Messages - 1
 			return s
 		}, "a message has waited for 1.5s while a ready worker has nothing to do", stuckFor + 2*stuckTick},
+		{"paused", func(int) ipc.QueueStats { return with(func(s *ipc.QueueStats) { s.Paused, s.Later = true, 3 }) }, "", 0},
+		{"paused while it is looked at", func(look int) ipc.QueueStats {
+			return with(func(s *ipc.QueueStats) { s.Paused = look > 3 })
+		}, "", 3 * stuckTick},
 		{"stuck", func(int) ipc.QueueStats { return waits }, "a message has waited for 1.5s while a ready worker has nothing to do", stuckFor + 2*stuckTick},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -217,7 +231,7 @@ func TestLook(t *testing.T) {
 	stats.Workers[0].PID, stats.Workers[0].Ended.CPU = os.Getpid(), time.Hour
 	stats.Workers[1].Ended.CPU = time.Minute
 	stats.Workers[2].PID = 1<<22 + 1 // it has just ended
-	v := &View{Workers: 3, Pool: fakePool(func() supervisor.Stats { return stats }), Reaper: fakeReaper(5)}
+	v := &View{Pool: fakePool(func() supervisor.Stats { return stats }), Reaper: fakeReaper(5)}
 	s := v.Look()
 	if u := s.Usage[0]; u.RSS == 0 || u.CPU < time.Hour || u.Gone {
 		t.Errorf("%+v", u)
