@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/poolinit/poolinit/internal/race"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 )
