@@ -4,8 +4,8 @@
 // Main looks up the subcommand in a table. "poolinit run", which is the default,
 // reads its flags into a daemon.Config and hands it to package daemon (run.go).
 // "poolinit init" is tini, of package reaper/tini. The others are clients:
-// status, reload, stop and health ask a running pool over its control socket
-// (control.go, status.go), notify tells a pool how a worker is, and send is in a
+// status, reload, stop, scale, pause, resume, queue and health ask a running pool
+// over its control socket (control.go, status.go, queue.go), notify tells a pool how a worker is, and send is in a
 // package of its own. Flags and their errors are package cli/flags.
 package cli
 
@@ -21,8 +21,9 @@ import (
 	"github.com/poolinit/poolinit/reaper/tini"
 )
 
-// exitFailed is the exit code of status, reload, stop, health and notify if there
-// is no pool, if the pool could not do what it was asked, or if it is not healthy.
+// exitFailed is the exit code of the commands that ask a running pool, and of
+// notify, if there is no pool, if the pool could not do what it was asked, or if it
+// is not healthy.
 const exitFailed = 1
 
 // An About is what this program is.
@@ -46,6 +47,10 @@ func commands(about About) []command {
 		{"status", "[--json] [--watch] [--pid N]", "show the running pool as a table", statusCommand.main, false},
 		{"reload", "[--wait] [--pid N]", "replace the running pool's workers one by one", reloadCommand.main, false},
 		{"stop", "[--wait] [--pid N]", "stop the running pool", stopCommand.main, false},
+		{"scale", "N [--pid N]", "change how many workers the running pool keeps", scaleCommand.main, false},
+		{"pause", "[--pid N]", "hand no messages to workers, until resume", pauseCommand.main, false},
+		{"resume", "[--pid N]", "hand messages to workers again", resumeCommand.main, false},
+		{"queue", "[list | drop ID...] [--pid N]", "list messages that wait, or give some up", queueCommand.main, false},
 		{"health", "[--ready] [--pid N]", "check the running pool, for HEALTHCHECK", healthCommand.main, false},
 		{"notify", "VARIABLE=VALUE...", "report this worker's state: READY=1 (sd_notify)", notifyPool, false},
 		{"version", "", "print the version, as --version does", about.printVersion, false},

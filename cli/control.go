@@ -12,29 +12,36 @@ import (
 	"github.com/poolinit/poolinit/supervisor"
 )
 
-// controlOptions are the flags of status, reload, stop and health, parsed; each of
-// these has some of them.
+// controlOptions are the flags and arguments of the commands that ask a running
+// pool, parsed; each of these has some of them.
 type controlOptions struct {
-	pid   int // 0: PID 1, or the only pool
-	wait  bool
-	json  bool
-	watch bool
-	ready bool
+	pid     int // 0: PID 1, or the only pool
+	wait    bool
+	json    bool
+	watch   bool
+	ready   bool
+	limit   int      // of queue list
+	workers int      // of scale
+	drop    []uint64 // of queue drop
 }
 
 // A controlCommand is one of the subcommands that ask a running pool for something.
 type controlCommand struct {
 	name    string
+	args    string // those of its usage that are not flags
 	about   string // the text of --help before the flags
 	declare func(s *flags.Set, o *controlOptions)
+	takes   func(args []string, o *controlOptions) error // nil: it takes no arguments
 	run     func(o *controlOptions) error
 }
 
 func (c *controlCommand) flags(o *controlOptions) *flags.Set {
 	s := flags.New(c.name, func(usages string) string {
-		return fmt.Sprintf("poolinit %s %s\n\nUsage:\n  poolinit %s [flags]\n\nFlags:\n%s", c.name, c.about, c.name, usages)
+		return fmt.Sprintf("poolinit %s %s\n\nUsage:\n  poolinit %s [flags]%s\n\nFlags:\n%s", c.name, c.about, c.name, c.args, usages)
 	})
-	c.declare(s, o)
+	if c.declare != nil {
+		c.declare(s, o)
+	}
 	flags.Add(s, &o.pid, flags.Between(0, 1<<22), "pid", "", "0", "`number`", "the pool with this PID; 0: PID 1, or the only pool")
 	s.HelpFlag()
 	return s
@@ -45,8 +52,8 @@ func (c *controlCommand) main(args []string) int {
 	o := new(controlOptions)
 	s := c.flags(o)
 	rest, err := s.Parse(args)
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%s takes no arguments, but got %q", c.name, rest[0])
+	if err == nil {
+		err = c.take(rest, o)
 	}
 	if err != nil {
 		return s.Report(err)
@@ -56,6 +63,17 @@ func (c *controlCommand) main(args []string) int {
 		return exitFailed
 	}
 	return 0
+}
+
+// take reads the arguments that are not flags.
+func (c *controlCommand) take(args []string, o *controlOptions) error {
+	switch {
+	case c.takes != nil:
+		return c.takes(args, o)
+	case len(args) > 0:
+		return fmt.Errorf("%s takes no arguments, but got %q", c.name, args[0])
+	}
+	return nil
 }
 
 // dial connects to the pool of --pid.
@@ -167,5 +185,56 @@ func health(o *controlOptions) error {
 		return fmt.Errorf("not ready: %s", a.Reason)
 	}
 	fmt.Println("ok")
+	return nil
+}
+
+var pauseCommand = controlCommand{
+	name: "pause",
+	about: "ends the handing out of messages to workers, until poolinit resume or\nthe stop of the pool. Sources go on accepting until the queue is full.\n" +
+		"Exit codes: 0 done; 1 refused, or there is no pool; 2 usage error.",
+	run: func(o *controlOptions) error {
+		return o.change((*control.Client).Pause, "process %d is paused\n")
+	},
+}
+
+var resumeCommand = controlCommand{
+	name:  "resume",
+	about: "ends what poolinit pause began.\nExit codes: 0 done; 1 refused, or there is no pool; 2 usage error.",
+	run: func(o *controlOptions) error {
+		return o.change((*control.Client).Resume, "process %d hands out messages\n")
+	},
+}
+
+var scaleCommand = controlCommand{
+	name: "scale",
+	args: " N",
+	about: "changes how many workers the running pool keeps. Workers that are too\nmany finish what they have in hand.\n" +
+		"Exit codes: 0 requested; 1 refused, or there is no pool; 2 usage error.",
+	takes: func(args []string, o *controlOptions) (err error) {
+		if len(args) != 1 {
+			return fmt.Errorf("scale needs a number of workers, and nothing else, but got %d arguments", len(args))
+		}
+		if o.workers, err = flags.Between(1, supervisor.MaxWorkers)(args[0]); err != nil {
+			return flags.BadValue("scale", args[0], err)
+		}
+		return nil
+	},
+	run: func(o *controlOptions) error {
+		scale := func(c *control.Client) error { return c.Scale(o.workers) }
+		return o.change(scale, fmt.Sprintf("process %%d scales to %d workers\n", o.workers))
+	},
+}
+
+// change asks the pool for something that is done at once, and says so.
+func (o *controlOptions) change(ask func(*control.Client) error, done string) error {
+	c, err := o.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := ask(c); err != nil {
+		return err
+	}
+	fmt.Printf(done, c.PID)
 	return nil
 }

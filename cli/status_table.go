@@ -213,7 +213,7 @@ func (p painter) rows(rows [][]cell, any bool) {
 		var line strings.Builder
 		for i, c := range row {
 			gap := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))
-			if !slices.Contains([]string{"SOURCE", "STATE", "LAST-EXIT", "STATUS"}, rows[0][i].text) {
+			if !slices.Contains([]string{"SOURCE", "STATE", "LAST-EXIT", "STATUS", "DUE"}, rows[0][i].text) {
 				line.WriteString(gap + p.paint(c) + "  ")
 			} else {
 				line.WriteString(p.paint(c) + gap + "  ")

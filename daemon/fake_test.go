@@ -244,6 +244,7 @@ type fakeIntake struct{ w *world }
 
 func (in fakeIntake) takesMessages() bool { return in.w.drain != nil }
 func (in fakeIntake) serve()              {}
+func (in fakeIntake) resume()             {}
 func (in fakeIntake) messagesWait() bool  { return in.w.waits != nil && in.w.waits() }
 
 func (in fakeIntake) drain(until time.Time) <-chan struct{} {

@@ -97,6 +97,14 @@ func (in *intake) messagesWait() bool {
 	return n > 0
 }
 
+// resume ends a pause, because the pool stops.
+func (in *intake) resume() {
+	if in.queue.Paused() {
+		in.log.Info().Str("why", "the pool is stopping").Msg("resumed, handing out messages")
+		in.queue.Resume()
+	}
+}
+
 // drain closes the sources for what is not there yet, and waits until what has
 // arrived is handled. It closes the channel that it returns when nothing is left,
 // or at the given time; what is left then is not handled any more.

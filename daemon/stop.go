@@ -26,6 +26,7 @@ type (
 		takesMessages() bool
 		serve()
 		messagesWait() bool
+		resume()
 		drain(until time.Time) <-chan struct{}
 		close(hurried context.Context, until time.Time)
 		totals() ipc.Totals
@@ -46,6 +47,8 @@ type (
 // Stop returns the exit code.
 func (d *Daemon) Stop(helpless bool) (code int) {
 	deadline := d.pool.stopDeadline()
+	// What waits because of a pause is delivered while there is time.
+	d.intake.resume()
 	// Others hear of the stop first, so the pool still serves.
 	helpless = helpless || d.keepServing()
 	// The sources close. What has arrived is handled, and what comes later is

@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"container/heap"
 	"math/bits"
 	"time"
 )
@@ -164,17 +165,27 @@ func (b *backlog) takeAgain(d *Delivery) {
 	b.taken(l, d)
 }
 
-// all yields the messages that wait, but for retries that wait for their time.
-func (b *backlog) all(yield func(*Delivery) bool) {
-	lists := []*Delivery{b.suspects.head}
-	for i := range b.levels {
-		l := &b.levels[len(b.levels)-1-i]
-		lists = append(lists, l.again.head)
-		for t := l.ring.first; t != nil; t = t.next {
-			lists = append(lists, t.list.head)
+// heads returns the first message of each list.
+func (b *backlog) heads() (heads []*Delivery) {
+	add := func(d *Delivery) {
+		if d != nil {
+			heads = append(heads, d)
 		}
 	}
-	for _, d := range lists {
+	add(b.suspects.head)
+	for i := range b.levels {
+		l := &b.levels[len(b.levels)-1-i]
+		add(l.again.head)
+		for t := l.ring.first; t != nil; t = t.next {
+			add(t.list.head)
+		}
+	}
+	return heads
+}
+
+// all yields the messages that wait, but for retries that wait for their time.
+func (b *backlog) all(yield func(*Delivery) bool) {
+	for _, d := range b.heads() {
 		for ; d != nil; d = d.next {
 			if !yield(d) {
 				return
@@ -182,6 +193,30 @@ func (b *backlog) all(yield func(*Delivery) bool) {
 		}
 	}
 }
+
+// byAge is all in the order of the messages' numbers, if each list has that order.
+func (b *backlog) byAge(yield func(*Delivery) bool) {
+	heads := ageHeap(b.heads())
+	heap.Init(&heads)
+	for len(heads) > 0 && yield(heads[0]) {
+		if heads[0] = heads[0].next; heads[0] == nil {
+			heads[0], heads = heads[len(heads)-1], heads[:len(heads)-1]
+		}
+		if len(heads) > 0 {
+			heap.Fix(&heads, 0)
+		}
+	}
+}
+
+// An ageHeap has the message with the lowest number on top. It implements
+// heap.Interface.
+type ageHeap []*Delivery
+
+func (h ageHeap) Len() int           { return len(h) }
+func (h ageHeap) Less(i, j int) bool { return h[i].id < h[j].id }
+func (h ageHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h ageHeap) Push(any)           {} // nothing is added
+func (h ageHeap) Pop() any           { return nil }
 
 // oldest returns the message that has waited longest of those that may be
 // delivered now, or nil.

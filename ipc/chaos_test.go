@@ -109,7 +109,7 @@ func operate(w *ipctest.World, stop <-chan struct{}) {
 		case 1, 2, 3:
 			w.Q.Resume()
 		case 4:
-			if all := w.Q.List(); len(all) > 50 {
+			if all, _ := w.Q.List(100); len(all) > 50 {
 				w.Q.Drop([]uint64{all[rand.IntN(len(all))].ID})
 			}
 		}

@@ -136,7 +136,7 @@ func TestExpires(t *testing.T) {
 		return ipctest.Echo(b)
 	}))
 	desk.Send("first", "old")
-	ipctest.Eventually(t, "it waits for a while", func() bool { all := w.Q.List(); return len(all) == 1 && all[0].Age > after/3 })
+	ipctest.Eventually(t, "it waits for a while", func() bool { all, _ := w.Q.List(2); return len(all) == 1 && all[0].Age > after/3 })
 	desk.Send("younger")
 	patient.Send("patient")
 	why := "!expired: no worker had it within " + after.String()

@@ -173,20 +173,33 @@ type Waiting struct {
 	Due      time.Duration // until it may be delivered again; 0: now
 }
 
-// List returns all messages that wait, in the order of their numbers.
-func (q *Queue) List() []Waiting {
+// List returns messages that wait, in the order of their numbers, and how many
+// wait. It returns at most limit, which bounds how long it holds the queue up: as a
+// rule those with the lowest numbers, but of the retries that are not due yet those
+// that are due first.
+func (q *Queue) List(limit int) (first []Waiting, all int) {
+	first, all = q.waiting(limit)
+	slices.SortFunc(first, func(a, b Waiting) int { return cmp.Compare(a.ID, b.ID) })
+	return first[:min(limit, len(first))], all
+}
+
+// waiting returns messages for List, at most limit of each kind.
+func (q *Queue) waiting(limit int) (some []Waiting, all int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	at := now()
-	all := make([]Waiting, 0, q.backlog.n)
-	for d := range q.backlog.all {
-		all = append(all, waitingOf(d, at, 0))
+	ready := q.backlog.n - len(q.retries.due)
+	some = make([]Waiting, 0, min(limit, ready)+min(limit, len(q.retries.due)))
+	for d := range q.backlog.byAge {
+		if len(some) == limit {
+			break
+		}
+		some = append(some, waitingOf(d, at, 0))
 	}
-	for _, d := range q.retries.due {
-		all = append(all, waitingOf(d, at, max(d.again-at, 1)))
+	for _, d := range q.retries.due[:min(limit, len(q.retries.due))] {
+		some = append(some, waitingOf(d, at, max(d.again-at, 1)))
 	}
-	slices.SortFunc(all, func(a, b Waiting) int { return cmp.Compare(a.ID, b.ID) })
-	return all
+	return some, q.backlog.n
 }
 
 func waitingOf(d *Delivery, at, due time.Duration) Waiting {

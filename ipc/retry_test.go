@@ -96,7 +96,8 @@ func TestWaitingRetriesAreBounded(t *testing.T) {
 		if s.Delayed != 4 || s.Messages != 4 || s.Later != 4 {
 			t.Errorf("%d are delayed, %d wait, %d later", s.Delayed, s.Messages, s.Later)
 		}
-		for _, m := range w.Q.List() {
+		all, _ := w.Q.List(10)
+		for _, m := range all {
 			if m.Due < 30*time.Minute || m.Attempts == 0 || m.Source != "tcp://desk" || m.Bytes != 2 {
 				t.Errorf("%+v", m)
 			}
@@ -351,7 +352,7 @@ func TestListAndDrop(t *testing.T) {
 	b := a.Beside()
 	a.Send("a0", "a1", "a2")
 	b.Send("b0")
-	all := w.Q.List()
+	all, _ := w.Q.List(10)
 	if len(all) != 4 || all[0].ID != 1 || all[3].ID != 4 || all[1].Bytes != 2 || all[1].Due != 0 || all[1].Age <= 0 {
 		t.Fatalf("%+v", all)
 	}

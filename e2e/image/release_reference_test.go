@@ -31,7 +31,7 @@ func reference(t *testing.T) string {
 // longFlags are all that --help lists, of all subcommands.
 func longFlags(t *testing.T) (flags []string) {
 	t.Helper()
-	for _, command := range []string{"run", "send", "status", "reload", "stop", "health", "notify"} {
+	for _, command := range []string{"run", "send", "status", "reload", "stop", "scale", "pause", "resume", "queue", "health", "notify"} {
 		out, err := exec.Command(harness.Binary(t), command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)

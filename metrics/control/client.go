@@ -165,7 +165,7 @@ func (c *Client) Close() { c.conn.Close() }
 
 // Status returns a document about the pool, and its JSON.
 func (c *Client) Status() (*status.Document, []byte, error) {
-	if err := c.ask(cmdStatus, false); err != nil {
+	if err := c.ask(request{Command: cmdStatus}); err != nil {
 		return nil, nil, err
 	}
 	d := new(status.Document)
@@ -175,16 +175,13 @@ func (c *Client) Status() (*status.Document, []byte, error) {
 
 // Health returns whether the pool is live and ready, or why not.
 func (c *Client) Health() (Answer, error) {
-	if err := c.ask(cmdHealth, false); err != nil {
-		return Answer{}, err
-	}
-	return c.answer(c.within)
+	return c.request(request{Command: cmdHealth})
 }
 
 // Reload asks for a reload. Without wait it returns whether it was accepted; with
 // wait it calls progress with each answer until the last one, which it returns.
 func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
-	if err := c.ask(cmdReload, wait); err != nil {
+	if err := c.ask(request{Command: cmdReload, Wait: wait}); err != nil {
 		return Answer{}, err
 	}
 	a, err := c.answer(c.within)
@@ -200,7 +197,7 @@ func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 // Stop asks the pool to stop, and returns its answer: whether that kills the
 // workers. With wait it returns when the pool's process has ended.
 func (c *Client) Stop(wait bool) (Answer, error) {
-	if err := c.ask(cmdStop, wait); err != nil {
+	if err := c.ask(request{Command: cmdStop, Wait: wait}); err != nil {
 		return Answer{}, err
 	}
 	a, err := c.answer(c.within)
@@ -212,8 +209,52 @@ func (c *Client) Stop(wait bool) (Answer, error) {
 	return a, nil
 }
 
-func (c *Client) ask(command string, wait bool) error {
-	line, err := json.Marshal(request{command, wait})
+// Scale asks for a number of workers.
+func (c *Client) Scale(workers int) error {
+	_, err := c.request(request{Command: cmdScale, Workers: workers})
+	return err
+}
+
+// Pause asks the pool to hand out no messages until Resume.
+func (c *Client) Pause() error {
+	_, err := c.request(request{Command: cmdPause})
+	return err
+}
+
+// Resume ends a Pause.
+func (c *Client) Resume() error {
+	_, err := c.request(request{Command: cmdResume})
+	return err
+}
+
+// Queue returns messages that wait, those that have waited longest, at most limit, and
+// the JSON of that.
+func (c *Client) Queue(limit int) (*List, []byte, error) {
+	if err := c.ask(request{Command: cmdQueue, Limit: limit}); err != nil {
+		return nil, nil, err
+	}
+	l := new(List)
+	line, err := c.receive(c.within, l)
+	return l, line, err
+}
+
+// Drop asks the pool to give up messages, at most MaxIDs, and returns how many of them
+// waited.
+func (c *Client) Drop(ids []uint64) (dropped int, err error) {
+	a, err := c.request(request{Command: cmdDrop, IDs: ids})
+	return a.Dropped, err
+}
+
+// request asks for something that is done at once.
+func (c *Client) request(r request) (Answer, error) {
+	if err := c.ask(r); err != nil {
+		return Answer{}, err
+	}
+	return c.answer(c.within)
+}
+
+func (c *Client) ask(r request) error {
+	line, err := json.Marshal(r)
 	if err == nil {
 		_, err = c.conn.Write(append(line, '\n'))
 	}

@@ -81,7 +81,7 @@ func TestHealthOfAStuckPool(t *testing.T) {
 		view.Queue, view.Serving = stuckQueue{}, func() bool { return true }
 		here, there := socketPair(t)
 		c := &Client{conn: here, in: bufio.NewReader(here), within: AnswerTime}
-		if err := c.ask(cmdHealth, false); err != nil {
+		if err := c.ask(request{Command: cmdHealth}); err != nil {
 			t.Fatal(err)
 		}
 		(&session{Server: &Server{view: view, times: times{request: requestTime}}, conn: there}).answer()
@@ -312,6 +312,9 @@ func TestHangingPool(t *testing.T) {
 		"health": func(c *Client) error { _, err := c.Health(); return err },
 		"reload": func(c *Client) error { _, err := c.Reload(true, nil); return err },
 		"stop":   func(c *Client) error { _, err := c.Stop(true); return err },
+		"pause":  func(c *Client) error { return c.Pause() },
+		"queue":  func(c *Client) error { _, _, err := c.Queue(1); return err },
+		"drop":   func(c *Client) error { _, err := c.Drop([]uint64{1}); return err },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/reaper/proc"
+	"github.com/poolinit/poolinit/supervisor"
 )
 
 // The commands of a request.
@@ -18,14 +20,57 @@ const (
 	cmdHealth = "health"
 	cmdReload = "reload"
 	cmdStop   = "stop"
+	cmdScale  = "scale"
+	cmdPause  = "pause"
+	cmdResume = "resume"
+	cmdQueue  = "queue"
+	cmdDrop   = "drop"
+)
+
+// The limits of a request.
+const (
+	MaxIDs  = 1000   // of a drop
+	MaxList = 10_000 // messages that a queue request lists
 )
 
 type request struct {
-	Command string `json:"command"`
-	Wait    bool   `json:"wait,omitempty"`
+	Command string   `json:"command"`
+	Wait    bool     `json:"wait,omitempty"`
+	Workers int      `json:"workers,omitempty"` // of scale
+	Limit   int      `json:"limit,omitempty"`   // of queue
+	IDs     []uint64 `json:"ids,omitempty"`     // of drop
 }
 
-// An Answer is a line of every answer but that to status.
+var errNotARequest = errors.New("a request is one line of JSON")
+
+// parseRequest reads a line, which may come from any program. What it returns without an
+// error is within the limits.
+func parseRequest(line []byte) (r request, err error) {
+	if json.Unmarshal(line, &r) != nil {
+		return request{}, errNotARequest
+	}
+	switch r.Command {
+	case cmdStatus, cmdHealth, cmdReload, cmdStop, cmdPause, cmdResume:
+	case cmdScale:
+		err = within("workers", r.Workers, supervisor.MaxWorkers)
+	case cmdQueue:
+		err = within("limit", r.Limit, MaxList)
+	case cmdDrop:
+		err = within("the number of ids", len(r.IDs), MaxIDs)
+	default:
+		err = fmt.Errorf("there is no command %q", r.Command)
+	}
+	return r, err
+}
+
+func within(what string, n, most int) error {
+	if n < 1 || n > most {
+		return fmt.Errorf("%s must be from 1 to %d, not %d", what, most, n)
+	}
+	return nil
+}
+
+// An Answer is a line of every answer but those to status and queue.
 type Answer struct {
 	Error      string  `json:"error,omitempty"`
 	Accepted   bool    `json:"accepted,omitempty"`
@@ -38,6 +83,24 @@ type Answer struct {
 	Workers    int     `json:"workers,omitempty"`
 	Outcome    string  `json:"outcome,omitempty"`
 	Seconds    float64 `json:"seconds,omitempty"`
+	Dropped    int     `json:"dropped,omitempty"`
+}
+
+// A List is the answer to queue: messages that wait, those that have waited longest.
+// docs/status.md describes it.
+type List struct {
+	Messages []Waiting `json:"messages"`
+	More     int       `json:"more"` // that wait, too
+}
+
+// A Waiting is a message that waits for a worker.
+type Waiting struct {
+	ID       uint64  `json:"id"`
+	Source   string  `json:"source"`
+	Age      float64 `json:"age_seconds"`
+	Bytes    int     `json:"bytes"`
+	Attempts int     `json:"attempts"`    // that failed
+	Due      float64 `json:"due_seconds"` // until it may be delivered again; 0: now
 }
 
 // prefix returns the beginning of all socket names of this PID namespace.

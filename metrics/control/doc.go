@@ -1,5 +1,6 @@
 // Package control lets the user of a running pool, or root, look at it and act on it:
-// poolinit status, reload, stop and health. It has both ends, Server and Client.
+// poolinit status, reload, stop, health, scale, pause, resume and queue. It has both ends,
+// Server and Client.
 //
 // # The socket
 //
@@ -22,6 +23,10 @@
 //	{"command":"reload","wait":true}  {"accepted":true}, and {"generation":2,"replaced":1,"workers":4} each time
 //	                                  this changes; at last {"generation":2,"outcome":"done","seconds":1.5}
 //	{"command":"stop","wait":true}    {"accepted":true}, then the connection ends with the process
+//	{"command":"scale","workers":5}   {"accepted":true,"workers":5}
+//	{"command":"pause"}, "resume"     {"accepted":true}
+//	{"command":"queue","limit":1000}  a List, of at most so many messages
+//	{"command":"drop","ids":[7,8]}    {"accepted":true,"dropped":2}; fewer if some of them do not wait
 //
 // Without wait, reload and stop are answered {"accepted":true} alone, but a reload
 // during a stop {"outcome":"interrupted","reason":"..."}. A stop during a stop is

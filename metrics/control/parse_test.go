@@ -6,17 +6,31 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/poolinit/poolinit/supervisor"
 )
 
 // docs/status.md has every field of an answer, and no other.
 func TestEveryFieldOfAnAnswerIsDescribed(t *testing.T) {
+	checkFields(t, "field of an answer", reflect.TypeFor[Answer]())
+}
+
+// The same holds for the list of the messages that wait.
+func TestEveryFieldOfTheListIsDescribed(t *testing.T) {
+	checkFields(t, "field of the list", reflect.TypeFor[List]())
+	checkFields(t, "field of a message", reflect.TypeFor[Waiting]())
+}
+
+// checkFields compares the rows of a table of docs/status.md with the fields of a type.
+func checkFields(t *testing.T, head string, typ reflect.Type) {
+	t.Helper()
 	text, err := os.ReadFile("../../docs/status.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, ok := strings.Cut(string(text), "\n| field of an answer | type | what |\n")
+	_, table, ok := strings.Cut(string(text), "\n| "+head+" | type | what |\n")
 	if !ok {
-		t.Fatal("docs/status.md has no table of the fields of an answer")
+		t.Fatalf("docs/status.md has no table with the head %q", head)
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	var said, have []string
@@ -26,7 +40,6 @@ func TestEveryFieldOfAnAnswerIsDescribed(t *testing.T) {
 			said = append(said, name)
 		}
 	}
-	typ := reflect.TypeFor[Answer]()
 	for i := range typ.NumField() {
 		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
 		have = append(have, name)
@@ -81,6 +94,41 @@ func FuzzListed(f *testing.F) {
 		}
 		if len(got) > 0 && !strings.Contains(text, "@poolinit/5/") {
 			t.Errorf("%v from nothing", got)
+		}
+	})
+}
+
+// FuzzParseRequest: any line is refused, or is a request within the limits.
+func FuzzParseRequest(f *testing.F) {
+	for _, seed := range []string{
+		`{"command":"status"}`, `{"command":"reload","wait":true}`, `{"command":"scale","workers":5}`, `{"command":"pause"}`,
+		`{"command":"resume","x":[]}`, `{"command":"queue","limit":1000}`, `{"command":"drop","ids":[1,18446744073709551615]}`,
+		`{"command":"scale","workers":-1}`, `{"command":"drop","ids":[]}`, `{"command":"drop","ids":null}`, `{"command":"drop","ids":[1.5]}`,
+		`null`, `[]`, `{"command":"queue","limit":1e3}`, `{"Command":"PAUSE"}`, "\xff",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, err := parseRequest(line)
+		if err != nil {
+			return
+		}
+		switch r.Command {
+		case cmdStatus, cmdHealth, cmdReload, cmdStop, cmdPause, cmdResume:
+		case cmdScale:
+			if r.Workers < 1 || r.Workers > supervisor.MaxWorkers {
+				t.Errorf("%q: %+v", line, r)
+			}
+		case cmdQueue:
+			if r.Limit < 1 || r.Limit > MaxList {
+				t.Errorf("%q: %+v", line, r)
+			}
+		case cmdDrop:
+			if len(r.IDs) < 1 || len(r.IDs) > MaxIDs {
+				t.Errorf("%q: %d ids", line, len(r.IDs))
+			}
+		default:
+			t.Errorf("%q is taken for the command %q", line, r.Command)
 		}
 	})
 }

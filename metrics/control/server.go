@@ -22,7 +22,7 @@ import (
 
 // The limits of the server.
 const (
-	maxRequest     = 1 << 10                // bytes
+	maxRequest     = 32 << 10               // bytes: room for MaxIDs
 	maxConnections = 64                     // more wait in the kernel's queue
 	requestTime    = 2 * time.Second        // for a request to arrive; less than AnswerTime, as others may wait for the place
 	answerTime     = 5 * time.Second        // for a client to read a line
@@ -36,6 +36,15 @@ type Pool interface {
 	Stats() supervisor.Stats
 	Stop(why string)
 	ReloadWait(why string) <-chan supervisor.ReloadResult
+	// Scale changes how many workers there should be.
+	Scale(workers int, why string) error
+	// Pause ends the handing out of messages until Resume, or the stop of the pool.
+	Pause(why string) error
+	Resume(why string) error
+	// Queue returns messages that wait for a worker, at most limit.
+	Queue(limit int) (List, error)
+	// Drop gives up messages that wait, and returns how many of the given ones did.
+	Drop(ids []uint64, why string) (dropped int, err error)
 }
 
 // A Server answers the requests for one pool.
@@ -135,24 +144,66 @@ type session struct {
 func (c *session) answer() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(c.times.request)) // if it is closed, the read reports that
 	line, err := bufio.NewReader(io.LimitReader(c.conn, maxRequest)).ReadBytes('\n')
-	var r request
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.send(Answer{Error: "no request came in time"})
 	case err != nil && len(line) == 0: // the client only tried whether it can connect
-	case err != nil || json.Unmarshal(line, &r) != nil:
-		c.send(Answer{Error: "a request is one line of JSON"})
-	case r.Command == cmdStatus:
-		c.send(c.view.Look().Document())
-	case r.Command == cmdHealth:
-		c.health()
-	case r.Command == cmdReload:
-		c.reload(r.Wait)
-	case r.Command == cmdStop:
-		c.stop(r.Wait)
+	case err != nil:
+		c.send(Answer{Error: errNotARequest.Error()})
 	default:
-		c.send(Answer{Error: fmt.Sprintf("there is no command %q", r.Command)})
+		c.answerLine(line)
 	}
+}
+
+func (c *session) answerLine(line []byte) {
+	r, err := parseRequest(line)
+	if err != nil {
+		c.send(Answer{Error: err.Error()})
+		return
+	}
+	switch r.Command {
+	case cmdStatus:
+		c.send(c.view.Look().Document())
+	case cmdHealth:
+		c.health()
+	case cmdReload:
+		c.reload(r.Wait)
+	case cmdStop:
+		c.stop(r.Wait)
+	case cmdScale:
+		c.done(c.pool.Scale(r.Workers, c.who(cmdScale)), Answer{Workers: r.Workers})
+	case cmdPause:
+		c.done(c.pool.Pause(c.who(cmdPause)), Answer{})
+	case cmdResume:
+		c.done(c.pool.Resume(c.who(cmdResume)), Answer{})
+	case cmdQueue:
+		c.list(r.Limit)
+	case cmdDrop:
+		n, err := c.pool.Drop(r.IDs, c.who("queue drop"))
+		c.done(err, Answer{Dropped: n})
+	}
+}
+
+// who returns who asks for a command, for the log.
+func (c *session) who(command string) string { return "poolinit " + command + " (" + c.client + ")" }
+
+// done sends an answer, or the error.
+func (c *session) done(err error, a Answer) {
+	if err != nil {
+		c.send(Answer{Error: err.Error()})
+		return
+	}
+	a.Accepted = true
+	c.send(a)
+}
+
+func (c *session) list(limit int) {
+	l, err := c.pool.Queue(limit)
+	if err != nil {
+		c.done(err, Answer{})
+		return
+	}
+	c.send(l)
 }
 
 // send sends one line, and reports whether that succeeded.
@@ -185,7 +236,7 @@ func (c *session) health() {
 }
 
 func (c *session) reload(wait bool) {
-	result := c.pool.ReloadWait("poolinit reload (" + c.client + ")")
+	result := c.pool.ReloadWait(c.who(cmdReload))
 	// The pool has the request now. If it had begun to stop before, that can be seen.
 	if !wait && c.pool.Stats().Stopping != "" {
 		c.send(Answer{Outcome: string(supervisor.Interrupted), Reason: "the pool is stopping"})
@@ -229,7 +280,7 @@ func (c *session) progress(stats *supervisor.Stats, last *supervisor.ReloadStats
 
 func (c *session) stop(wait bool) {
 	stopping := c.pool.Stats().Stopping != ""
-	c.pool.Stop("poolinit stop (" + c.client + ")")
+	c.pool.Stop(c.who(cmdStop))
 	if !c.send(Answer{Accepted: true, Kills: stopping}) || !wait {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -168,6 +169,9 @@ type fakePool struct {
 	asked   chan struct{}                // 1: a reload was asked for
 	stopC   chan struct{}                // closed by Stop
 	refused []error
+	paused  bool
+	waiting []Waiting
+	fails   error // of what can fail
 }
 
 func newFakePool() *fakePool {
@@ -203,6 +207,41 @@ func (p *fakePool) ReloadWait(why string) <-chan supervisor.ReloadResult {
 	p.whys = append(p.whys, why)
 	p.asked <- struct{}{}
 	return p.results
+}
+
+func (p *fakePool) Scale(workers int, why string) error {
+	return p.ask(why, func() { p.stats.Workers = make([]supervisor.WorkerStats, workers) })
+}
+
+func (p *fakePool) Pause(why string) error { return p.ask(why, func() { p.paused = true }) }
+
+func (p *fakePool) Resume(why string) error { return p.ask(why, func() { p.paused = false }) }
+
+func (p *fakePool) Queue(limit int) (List, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(limit, len(p.waiting))
+	return List{append([]Waiting{}, p.waiting[:n]...), len(p.waiting) - n}, p.fails
+}
+
+func (p *fakePool) Drop(ids []uint64, why string) (dropped int, err error) {
+	err = p.ask(why, func() {
+		before := len(p.waiting)
+		p.waiting = slices.DeleteFunc(p.waiting, func(w Waiting) bool { return slices.Contains(ids, w.ID) })
+		dropped = before - len(p.waiting)
+	})
+	return dropped, err
+}
+
+// ask does what the pool is asked for, unless that fails.
+func (p *fakePool) ask(why string, what func()) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.whys = append(p.whys, why)
+	if p.fails == nil {
+		what()
+	}
+	return p.fails
 }
 
 func (p *fakePool) set(change func(*supervisor.Stats)) {
