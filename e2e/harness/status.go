@@ -26,7 +26,10 @@ type Document struct {
 			Peak        int `json:"peak_memory_bytes"`
 		} `json:"last_exit"`
 	}
-	Queue   *struct{}
+	Queue *struct {
+		Messages int
+		Paused   bool
+	}
 	Sources []struct{ Handled int }
 }
 
