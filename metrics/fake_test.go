@@ -68,7 +68,7 @@ type fake struct {
 func newFake(workers int, sources ...string) *fake {
 	f := &fake{serving: true}
 	f.pool = supervisor.Stats{
-		Began: time.Now(), Generation: 1, Complete: true, Workers: make([]supervisor.WorkerStats, workers),
+		Began: time.Now(), Generation: 1, Complete: true, Wanted: workers, Workers: make([]supervisor.WorkerStats, workers),
 		Exits: map[supervisor.Cause]uint64{}, Reload: supervisor.ReloadStats{Results: map[supervisor.Outcome]uint64{}},
 	}
 	for i := range f.pool.Workers {

@@ -53,7 +53,7 @@ var poolFamilies = []family{
 func poolValues(s *status.Snapshot) []float64 {
 	ready, _ := s.Ready()
 	return []float64{
-		float64(len(s.Pool.Workers)), float64(s.Pool.Generation), boolValue(s.Pool.Reload.Running), boolValue(ready),
+		float64(s.Pool.Wanted), float64(s.Pool.Generation), boolValue(s.Pool.Reload.Running), boolValue(ready),
 		boolValue(s.Pool.Stopping != ""), float64(s.Reaper.Orphans),
 	}
 }

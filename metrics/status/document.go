@@ -113,7 +113,7 @@ func (s *Snapshot) Document() *Document {
 	d := &Document{
 		Version: s.view.Version, PID: s.view.PID, Time: s.At.Round(time.Millisecond), Started: p.Began.Round(time.Millisecond),
 		Uptime: s.since(p.Began), Stopping: p.Stopping, Generation: p.Generation, Orphans: s.Reaper.Orphans,
-		Wanted: len(p.Workers), Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
+		Wanted: p.Wanted, Workers: make([]Worker, len(p.Workers)), Reload: s.reload(), Sources: []Source{},
 	}
 	d.Ready, d.Reason = s.Ready()
 	for i := range p.Workers {

@@ -163,7 +163,7 @@ func example() *Snapshot {
 		return &supervisor.Exit{Cause: cause, PID: pid, Code: code, Signal: sig, At: ago(before), Uptime: uptime, Peak: peak, Text: text}
 	}
 	pool := supervisor.Stats{
-		Began: ago(5*day + 3*time.Hour), Generation: 3, Complete: true,
+		Began: ago(5*day + 3*time.Hour), Generation: 3, Complete: true, Wanted: 4,
 		Reload: supervisor.ReloadStats{Running: true, Generation: 3, Began: ago(2100 * time.Millisecond), Replaced: 1},
 		Workers: []supervisor.WorkerStats{
 			{ID: 0, PID: 311, Generation: 3, State: supervisor.Ready, Since: ago(1200 * time.Millisecond), Started: ago(1300 * time.Millisecond), Starts: 3,
