@@ -200,3 +200,30 @@ func TestPauseByAStranger(t *testing.T) {
 		t.Error("it is paused")
 	}
 }
+
+// scale starts and stops workers while a client sends, and loses nothing.
+func TestScaleCommand(t *testing.T) {
+	p, url := startEcho(t, "-n", "2")
+	nc := harness.Dial(t, url)
+	in := bufio.NewReader(nc)
+	const each = 100
+	for round, n := range []int{4, 1, 3} {
+		sent := send(nc, round*each, (round+1)*each)
+		p.Inside("scale", fmt.Sprint(n)).Says(t, 0, fmt.Sprintf("process 1 scales to %d workers\n", n))
+		expectReplies(t, nc, in, round*each, (round+1)*each)
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		p.AwaitDocument(fmt.Sprintf("%d workers are ready", n), func(d *harness.Document) bool {
+			return d.Ready && d.Wanted == n && len(d.Workers) == n && d.Workers[n-1].State == "ready"
+		})
+	}
+	p.ExpectLog("number of workers set", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit scale (uid 0, pid ") })
+	p.Inside("reload", "--wait").Says(t, 0, "3 of 3 workers replaced\n")
+	nc.Close()
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	if handled, spooled, lost := p.Totals(); handled != 3*each || spooled != 0 || lost != 0 {
+		t.Errorf("handled %d, spooled %d, lost %d", handled, spooled, lost)
+	}
+}

@@ -15,6 +15,7 @@ type Document struct {
 	PID              int
 	Ready            bool
 	Reason, Stopping string
+	Wanted           int `json:"workers_wanted"`
 	Workers          []struct {
 		ID, PID  int
 		State    string
