@@ -11,7 +11,8 @@
 
     pool.start()
 
-Run by hand, start() replaces this process with poolinit, which runs the same
+The handler may be an async def, and may take what is known of the message beside
+its body: handle(message, meta). Run by hand, start() replaces this process with poolinit, which runs the same
 script as its workers; there start() serves messages. It does not return.
 
 A message is handled at least once: if its worker dies or raises an exception, it
@@ -20,8 +21,12 @@ is delivered again, up to --attempts times.
 
 from __future__ import annotations
 
+import inspect
 import io
+import json
 import os
+import re
+import select
 import shutil
 import signal
 import socket
@@ -31,20 +36,40 @@ import threading
 import time
 import traceback
 import weakref
+from collections import deque
+from contextvars import ContextVar
+from datetime import datetime, timedelta, timezone
 from types import FrameType
-from typing import TYPE_CHECKING, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Awaitable,
+    Callable,
+    Deque,
+    Dict,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 if TYPE_CHECKING:
+    import asyncio  # imported where it is needed: a worker without async functions does without it
     import ssl
 
-__all__ = ["Client", "Failure", "Pool", "Refuse"]
+__all__ = ["AsyncClient", "Client", "Failure", "Meta", "Pool", "Refuse", "Retry"]
 
 Body = Union[bytes, bytearray, memoryview, str]
 Option = Union[str, int, Sequence[str], None]
+Reply = Union[Body, None, Awaitable[Optional[Body]]]
 
 _Plain = TypeVar("_Plain", bound=Callable[[], object])
 _Numbered = TypeVar("_Numbered", bound=Callable[[int], object])
-_Answering = TypeVar("_Answering", bound=Callable[[bytes], Optional[Body]])
+_Answering = TypeVar("_Answering", bound=Union[Callable[[bytes], Reply], "Callable[[bytes, Meta], Reply]"])
 _Some = TypeVar("_Some", bound=Callable[..., object])
 
 
@@ -53,9 +78,53 @@ class Refuse(Exception):
     again, and the text goes to its client."""
 
 
+class Retry(Exception):
+    """A message handler raises it to get the message again after a time, as one more
+    attempt: Retry(30, "the database is locked"). The time is a number of seconds, a
+    timedelta, or a duration as poolinit's flags have it, such as "1m30s"."""
+
+    def __init__(self, after: Union[float, str, timedelta], text: str = "") -> None:
+        super().__init__(text)
+        self.after = _duration(after)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.after}: {self.text}"
+
+
+_DURATION = re.compile(r"0|(?:[0-9]+(?:\.[0-9]*)?(?:ns|us|µs|ms|s|m|h))+")
+
+
+def _duration(after: Union[float, str, timedelta]) -> str:
+    """A duration as Go writes it."""
+    if isinstance(after, str):
+        if _DURATION.fullmatch(after):
+            return after
+        raise ValueError(f"{after!r} is no duration, such as 30s, 500ms or 1m30s")
+    if isinstance(after, timedelta):
+        after = after.total_seconds()
+    if isinstance(after, bool) or not isinstance(after, (int, float)):
+        raise TypeError(f"a time is a number of seconds, a timedelta or a string, not {type(after).__name__}")
+    if not 0 <= after <= 1e9:
+        raise ValueError(f"a time is from 0 to 1e9 seconds, not {after}")
+    return f"{int(after)}s" if after == int(after) else f"{round(after * 1000)}ms"
+
+
 class Failure(Exception):
     """Client.send raises it when the pool has not handled the message. A program may
-    rely on the code (see docs/protocol.md), never on the text."""
+    rely on the code (see docs/protocol.md), never on the text. An unknown code means
+    the same as GIVEN_UP."""
+
+    STOPPING = "stopping"  # no worker has had it; the clients here send it again by themselves
+    SPOOLED = "spooled"  # the pool has stopped, and handles it after its next start
+    INTERRUPTED = "interrupted"  # the pool stopped while a worker had it
+    GIVEN_UP = "given-up"  # every attempt failed
+    REFUSED = "refused"  # the worker refused it
+    TOO_BIG = "too-big"  # it is longer than --max-message
+    NOT_A_LINE = "not-a-line"  # --deliver lines, and it has an end of line
+    EXPIRED = "expired"  # it waited for longer than expires=
+    RETRY = "retry"  # send it again after the time that the text begins with
+    NOT_TAGGED = "not-tagged"  # the URL has tagged=true at one end only
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
@@ -63,13 +132,67 @@ class Failure(Exception):
         self.text = text
 
 
-_FAILED = 1 << 31
+class Meta:
+    """What is known of a message beside its body. What is not known is empty, 0 or
+    None; with --deliver frames and lines that is all of it."""
+
+    __slots__ = ("id", "attempt", "source", "key", "headers", "_time", "_deadline", "_touch")
+
+    def __init__(self, json_object: bytes = b"{}", touch: Callable[[], bool] = lambda: False) -> None:
+        known = json.loads(json_object)
+        self.id: str = known.get("id", "")  # the same at each delivery
+        self.attempt: int = known.get("attempt", 0)  # 1 at the first delivery
+        self.source: str = known.get("source", "")  # the URL that the message came by
+        self.key: str = known.get("key", "")
+        self.headers: Dict[str, str] = known.get("headers", {})
+        self._time: Optional[str] = known.get("time")
+        self._deadline: Optional[str] = known.get("deadline")
+        self._touch = touch
+
+    def __repr__(self) -> str:
+        return f"<Meta id={self.id!r} attempt={self.attempt} source={self.source!r} key={self.key!r}>"
+
+    @property
+    def time(self) -> Optional[datetime]:
+        """When the message arrived."""
+        return _time(self._time)
+
+    @property
+    def deadline(self) -> Optional[datetime]:
+        """When --message-timeout is over, unless touch() has moved it."""
+        return _time(self._deadline)
+
+    def touch(self) -> bool:
+        """Begins --message-timeout anew, for this message. Any thread may call it. False:
+        nothing was sent, since messages are not tagged or poolinit is gone."""
+        return self._touch()
+
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-]\d\d):(\d\d))")
+
+
+def _time(text: Optional[str]) -> Optional[datetime]:
+    """RFC 3339. datetime.fromisoformat() takes all of it only from Python 3.11 on."""
+    found = _TIME.fullmatch(text or "")
+    if found is None:
+        return None
+    day, clock, fraction, hours, minutes = found.groups()
+    micro = ((fraction or "") + "000000")[:6]
+    zone = timezone.utc if hours is None else timezone(timedelta(hours=int(hours), minutes=int(hours[0] + minutes)))
+    return datetime.fromisoformat(f"{day}T{clock}.{micro}").replace(tzinfo=zone)
+
+
+_FAILED = 1 << 31  # of a header: the frame is a failure
+_META = 1 << 30  # of a tagged frame's header: there is meta
 _MAX_REPLY = 64 << 20  # poolinit's limit
 _MAX_TEXT = 4096  # the longest text of a failure
+_MAX_META = 64 << 10
+_MAX_TAG = (1 << 53) - 1
+_MAX_TAGGED = (1 << 30) - (128 << 10)  # the longest body of a tagged frame
 _CHUNK = 64 << 10
 
 _header = struct.Struct(">I")
-
+_tagged = struct.Struct(">IQ")
 
 def _bytes(what: object, name: str) -> bytes:
     if isinstance(what, bytes):
@@ -88,9 +211,20 @@ def _text(error: BaseException) -> str:
         return "(an exception that has no text)"
 
 
-def _failure(code: str, text: str) -> bytes:
-    body = code.encode() + b": " + text.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore").encode()
-    return _header.pack(len(body) | _FAILED) + body
+def _frame(tag: int, body: bytes, failed: int = 0) -> bytes:
+    """A frame; a tagged one unless the tag is 0."""
+    if tag:
+        return _tagged.pack(len(body) + 8 | failed, tag) + body
+    return _header.pack(len(body) | failed) + body
+
+
+def _control(body: bytes) -> bytes:
+    return _tagged.pack(len(body) + 8, 0) + body
+
+
+def _failure(tag: int, code: str, text: str) -> bytes:
+    text = text.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore")
+    return _frame(tag, code.encode() + b": " + text.encode(), _FAILED)
 
 
 def _complain(text: str) -> None:
@@ -101,10 +235,89 @@ def _complain(text: str) -> None:
         pass  # closed, or not there
 
 
-def _size(data: bytes) -> int:
-    """The length of the frame that begins here; 4 while its header is incomplete."""
-    body: int = _header.unpack_from(data)[0] & ~_FAILED if len(data) >= 4 else 0
-    return 4 + body
+# A frame from its socket: its tag, its meta, its body, and whether it is a failure.
+# The tag is 0 and the meta is None if it has none.
+_Received = Tuple[int, Optional[bytes], bytes, bool]
+
+
+class _Frames:
+    """Cuts a stream into frames."""
+
+    def __init__(self, limit: int = 0x7FFFFFFF) -> None:
+        self._limit = limit
+        self._chunks: List[bytes] = []
+        self.have = 0  # bytes that have come and are in no whole frame
+        self.want = 1  # how many of them a frame needs at least
+
+    def feed(self, chunk: bytes) -> List[_Received]:
+        self.have += len(chunk)
+        if self._chunks or self.have < self.want:
+            self._chunks.append(chunk)
+            if self.have < self.want:
+                return []
+            chunk = b"".join(self._chunks)
+        frames, rest = self._cut(chunk)
+        self.have = len(rest)
+        self._chunks = [rest] if rest else []
+        return frames
+
+    def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
+        """The whole frames, and the rest. It sets what the rest lacks."""
+        frames: List[_Received] = []
+        unpack = _header.unpack_from
+        at, end, stop = 0, len(data), 4
+        while end - at >= 4:
+            word = unpack(data, at)[0]
+            size = word & 0x7FFFFFFF
+            stop = at + 4 + size
+            if stop > end:
+                self._check(size)
+                break
+            frames.append((0, None, data[at + 4 : stop], word >= _FAILED))
+            at = stop
+            stop += 4
+        self.want = stop - at
+        return frames, data[at:]
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise _Garbage("what the server sends is no reply of a pool")
+
+
+class _TaggedFrames(_Frames):
+    def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
+        frames: List[_Received] = []
+        unpack = _tagged.unpack_from
+        at, end, stop = 0, len(data), 12
+        while end - at >= 12:
+            word, tag = unpack(data, at)
+            start = at + 12
+            stop = at + 4 + (word & 0x3FFFFFFF)
+            meta = None
+            if stop < start or tag > _MAX_TAG:
+                raise _Garbage("what came is no tagged frame")
+            if stop > end:
+                self._check(stop - start)
+                break
+            if word & _META:
+                start += 4
+                after = start + _header.unpack_from(data, start - 4)[0] if start <= stop else start
+                if after > stop:
+                    raise _Garbage("what came is no tagged frame")
+                meta = data[start:after]
+                start = after
+            frames.append((tag, meta, data[start:stop], word >= _FAILED))
+            at = stop
+            stop += 12
+        self.want = stop - at
+        return frames, data[at:]
+
+
+class _Lines(_Frames):
+    def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
+        *lines, rest = data.split(b"\n")
+        self.want = len(rest) + 1
+        return [(0, None, line, False) for line in lines], rest
 
 
 class _Channel:
@@ -115,14 +328,16 @@ class _Channel:
     PATIENCE = 16  # checks without one, after which the thread sleeps
     BATCH = 64 << 10  # the bytes of one write
 
-    def __init__(self, fd: int, lines: bool) -> None:
+    def __init__(self, fd: int, deliver: str) -> None:
         self.sock = socket.socket(fileno=fd)
         self.sock.set_inheritable(False)  # an inherited copy would hide this worker's end
         self.sock.setblocking(True)
-        self.lines = lines
+        self.lines = deliver == "lines"
         self.left = False  # no more replies are written
-        self._rest = b""
-        # The waiting replies. One thread appends, without the lock; two threads write.
+        self.drains = False  # poolinit has said that no more messages come
+        self._in = {"lines": _Lines, "tagged": _TaggedFrames}.get(deliver, _Frames)()
+        self._tagged = deliver == "tagged"
+        # The waiting replies. Any thread appends, without the lock; a thread that has it writes.
         self._out: List[bytes] = []
         self._bytes = 0  # about how many are in _out
         self._lock = threading.Lock()
@@ -130,49 +345,28 @@ class _Channel:
         self._looker: Optional[threading.Thread] = None
         self._looking = False
 
-    def receive(self) -> List[bytes]:
-        """The messages that have arrived, at least one. An empty list at the end."""
+    def receive(self, flags: int = 0) -> List[_Received]:
+        """The messages that have arrived, at least one. An empty list at the end. With
+        MSG_DONTWAIT it raises BlockingIOError instead of waiting."""
         while True:
-            data = self._fill()
-            if not data:
+            chunk = self.sock.recv(max(_CHUNK, min(self._in.want - self._in.have, 1 << 20)), flags)
+            if not chunk:
+                if self._in.have and not self.left:
+                    raise EOFError("the input ended in the middle of a message")
                 return []
-            messages = self._split(data)
+            messages = self._in.feed(chunk)
+            if self._tagged and messages:
+                messages = [message for message in messages if message[0] or self._heed(message[2])]
             if messages:
                 return messages
 
-    def _fill(self) -> bytes:
-        """Reads until a message may be complete."""
-        chunks = [self._rest] if self._rest else []
-        have = len(self._rest)
-        want = have + 1 if self.lines else _size(self._rest)
-        while have < want or not have:
-            chunk = self.sock.recv(max(_CHUNK, min(want - have, 1 << 20)))
-            if not chunk:
-                if have and not self.left:
-                    raise EOFError("the input ended in the middle of a message")
-                return b""
-            chunks.append(chunk)
-            have += len(chunk)
-            if want == 4 and have >= 4 and not self.lines:
-                chunks = [b"".join(chunks)]
-                want = _size(chunks[0])
-        return b"".join(chunks) if len(chunks) > 1 else chunks[0]
-
-    def _split(self, data: bytes) -> List[bytes]:
-        if self.lines:
-            *messages, self._rest = data.split(b"\n")
-            return messages
-        messages = []
-        unpack = _header.unpack_from
-        at, end = 0, len(data)
-        while end - at >= 4:
-            stop = at + 4 + (unpack(data, at)[0] & 0x7FFFFFFF)
-            if stop > end:
-                break
-            messages.append(data[at + 4 : stop])
-            at = stop
-        self._rest = data[at:]
-        return messages
+    def _heed(self, control: bytes) -> bool:
+        """Control is no message. What is not known of it is ignored."""
+        try:
+            self.drains = self.drains or json.loads(control).get("drain") is True
+        except (ValueError, AttributeError):
+            pass  # not an object
+        return False
 
     def hold(self) -> None:
         """Called before a message is handled, so that earlier replies do not wait for it.
@@ -263,6 +457,7 @@ _TOLD = (
     "POOLINIT_WORKERS",
     "POOLINIT_GENERATION",
     "POOLINIT_DELIVER",
+    "POOLINIT_CONCURRENCY",
     "POOLINIT_FD",
     "POOLINIT_EVENT",
     "NOTIFY_SOCKET",
@@ -290,6 +485,8 @@ class _Role:
         self.worker_id = self._number("POOLINIT_WORKER_ID", -1)
         self.workers = self._number("POOLINIT_WORKERS", 0)
         self.generation = self._number("POOLINIT_GENERATION", 0)
+        self.deliver = self.told.get("POOLINIT_DELIVER", "")
+        self.concurrency = max(1, self._number("POOLINIT_CONCURRENCY", 1)) if self.deliver == "tagged" else 1
         self.watchdog = self._number("WATCHDOG_USEC", 0) / 1e6  # seconds
 
     def _number(self, name: str, default: int) -> int:
@@ -301,14 +498,13 @@ class _Role:
         return int(value)
 
     def channel(self) -> Optional[_Channel]:
-        deliver = self.told.get("POOLINIT_DELIVER", "")
-        if not deliver:
+        if not self.deliver:
             return None
-        if deliver not in ("frames", "lines"):
-            raise RuntimeError(f"--deliver {deliver}: this script gets its messages by frames, or by lines")
+        if self.deliver not in ("tagged", "frames", "lines"):
+            raise RuntimeError(f"--deliver {self.deliver}: this script gets its messages by tagged, frames, or lines")
         fd = self._number("POOLINIT_FD", -1)
         try:
-            return _Channel(fd, deliver == "lines")
+            return _Channel(fd, self.deliver)
         except OSError as e:
             raise RuntimeError(f"POOLINIT_FD {fd} is no socket: {e.strerror}") from None
 
@@ -323,12 +519,27 @@ def _my_role() -> _Role:
     return _role
 
 
+class _Hand:
+    """A message in hand, where there may be several."""
+
+    __slots__ = ("tag", "written")
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+        self.written: List[bytes] = []
+
+
+_hand: ContextVar[Optional[_Hand]] = ContextVar("poolinit", default=None)
+
+
 class Pool:
     """A pool of workers; in a worker process, this worker.
 
     `workers` is the number of workers, or "auto". Further options are flags of
     `poolinit run`: max_messages=1000 is --max-messages 1000, and a list repeats
     the flag. The environment overrides them all, as in POOLINIT_WORKERS=8.
+    concurrency is the number of messages that one worker handles at the same time:
+    tasks of one event loop if the handler is an async def, otherwise threads.
     """
 
     def __init__(self, workers: Union[int, str, None] = None, **options: Option) -> None:
@@ -338,14 +549,20 @@ class Pool:
         self._start: Optional[Callable[[], object]] = None
         self._worker_start: Optional[Callable[[int], object]] = None
         self._worker_stop: Optional[Callable[[int], object]] = None
-        self._message: Optional[Callable[[bytes], Optional[Body]]] = None
+        self._message: Optional[Callable[..., Any]] = None
+        self._meta = ""  # how the message handler takes the meta
         self._shutdown: Optional[Callable[[], object]] = None
         self._begun = False
         self._channel: Optional[_Channel] = None
-        self._step = 0  # odd while a message is in hand
-        self._written: List[bytes] = []
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._step = 0  # of the worker's work: it changes when a message begins or ends
+        self._in_hand = 0
+        self._many = False  # several messages may be in hand: _hand has the one that is meant
+        self._tag = 0  # of the only message in hand
+        self._written: List[bytes] = []  # for the only message in hand
         self._ending = False
         self._no_more = False
+        self._copied = False  # this is a forked child of the worker
 
     # For the script, before start().
 
@@ -372,8 +589,11 @@ class Pool:
         return handler
 
     def on_message(self, handler: _Answering) -> _Answering:
-        """Handles a message. Its return value is the reply; None is an empty one."""
+        """Handles a message. Its return value is the reply; None is an empty one. It gets
+        the message's Meta, too, if it has a second parameter without a default, or one
+        that is called meta."""
         self._message = self._handler("on_message", self._message, handler)
+        self._meta = _takes_meta(handler)
         return handler
 
     def on_shutdown(self, handler: _Plain) -> _Plain:
@@ -387,8 +607,8 @@ class Pool:
             raise RuntimeError(f"{name}: there is a handler already")
         if not callable(new):
             raise TypeError(f"{name}: a handler is a function, not {type(new).__name__}")
-        if getattr(getattr(new, "__code__", None), "co_flags", 0) & 0x80:  # CO_COROUTINE
-            raise TypeError(f"{name}: a handler is no async function; call asyncio.run() in it")
+        if inspect.isgeneratorfunction(new) or inspect.isasyncgenfunction(new):
+            raise TypeError(f"{name}: a handler is no generator; it returns its whole reply")
         return new
 
     def _not_begun(self, what: str) -> None:
@@ -403,7 +623,7 @@ class Pool:
             raise RuntimeError("start() is for the main thread: it catches SIGTERM")
         if self._role.event:
             if self._role.event == "shutdown" and self._shutdown is not None:
-                self._shutdown()
+                self._finish(self._shutdown())
             sys.exit(0)
         if self._role.worker:
             self._work()
@@ -426,11 +646,45 @@ class Pool:
         """1, and one more with each reload. 0 outside a worker."""
         return self._role.generation
 
+    @property
+    def concurrency(self) -> int:
+        """The number of messages that this worker may have in hand. 1 outside a worker."""
+        return self._role.concurrency
+
     def write(self, data: Body) -> None:
         """Adds to the reply of the message in hand. The handler's return value follows."""
-        if not self._step & 1:
+        if self._many:
+            self._one("write()").written.append(_bytes(data, "a reply"))
+            return
+        if not self._in_hand:
             raise RuntimeError("write() without a message in hand")
         self._written.append(_bytes(data, "a reply"))
+
+    def touch(self) -> bool:
+        """Begins --message-timeout anew, for the message in hand. False: nothing was sent,
+        since messages are not tagged or poolinit is gone."""
+        if self._many:
+            return self._touch(self._one("touch()").tag)
+        if not self._in_hand:
+            raise RuntimeError("touch() without a message in hand")
+        return self._touch(self._tag)
+
+    def _one(self, what: str) -> _Hand:
+        hand = _hand.get()
+        if hand is None:
+            raise RuntimeError(f"{what} without a message in hand: it is for the handler, and for what runs in its context")
+        return hand
+
+    def _touch(self, tag: int) -> bool:
+        channel = self._channel
+        if not tag or channel is None or channel.left:
+            return False
+        try:
+            channel.answer(_control(b'{"touch":%d}' % tag))
+            channel.flush()
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Ends this worker when it has answered its messages; another takes its place.
@@ -440,6 +694,8 @@ class Pool:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self._no_more:
             self._no_more = True
+            if self._channel.drains:
+                return
             # poolinit ends the input when everything is answered. If it cannot be
             # notified, the input ends after the data that has arrived.
             if not self.notify("STOPPING=1"):
@@ -459,9 +715,13 @@ class Pool:
         self._in_worker("detach()")
         if self._channel is None:
             raise RuntimeError("detach(): this worker gets no messages")
+        if self._role.concurrency > 1:
+            raise RuntimeError("detach() is for a worker with one message in hand, and concurrency is above 1")
         last = None
-        if self._step & 1 and not self._channel.left:
-            last = self._frame(b"".join([*self._written, _bytes(reply, "a reply")]))
+        if self._in_hand and not self._channel.left:
+            hand = _hand.get() if self._many else None
+            tag, written = (hand.tag, hand.written) if hand else (self._tag, self._written)
+            last = self._frame(tag, b"".join([*written, _bytes(reply, "a reply")]))
         self._channel.leave(last)
 
     def notify(self, state: str) -> bool:
@@ -476,7 +736,7 @@ class Pool:
     # In a worker process.
 
     def _work(self) -> NoReturn:
-        gets = "POOLINIT_DELIVER" in self._role.told
+        gets = self._role.deliver != ""
         if self._message is not None and not gets:
             raise RuntimeError(
                 "poolinit gives this script no messages: run it by itself, or as in: "
@@ -508,7 +768,7 @@ class Pool:
         try:
             try:
                 if self._worker_start is not None:
-                    self._worker_start(self.worker_id)
+                    self._finish(self._worker_start(self.worker_id))
                 started = True
                 self._serve()
             except (SystemExit, KeyboardInterrupt):
@@ -517,8 +777,43 @@ class Pool:
             finally:
                 self._ending = True
         finally:
-            if started and self._worker_stop is not None and os.getpid() == self._role.pid:
-                self._worker_stop(self.worker_id)
+            if os.getpid() == self._role.pid:
+                try:
+                    if started and self._worker_stop is not None:
+                        self._finish(self._worker_stop(self.worker_id))
+                finally:
+                    self._end_loop()
+
+    def _finish(self, result: object) -> None:
+        """Runs what an async handler has returned."""
+        if inspect.iscoroutine(result):
+            self._event_loop().run_until_complete(result)
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """This process's loop: all async handlers run in it."""
+        if self._loop is None:
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop
+
+    def _end_loop(self) -> None:
+        """Cancels what the handlers have left running. What does not end within a second is
+        left to its fate."""
+        loop = self._loop
+        if loop is None:
+            return
+        import asyncio
+
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        self._loop = None
 
     def _on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
         if self._ending:
@@ -531,6 +826,7 @@ class Pool:
 
     def _forked(self) -> None:
         """A forked child is not a worker, and must not answer for it."""
+        self._copied = True
         if self._channel is not None:
             self._channel.left = True
             self._channel.sock.close()
@@ -546,19 +842,17 @@ class Pool:
         if channel is None:
             return
         self.notify("READY=1")
-        self._watch()
+        is_async = inspect.iscoroutinefunction(self._message) or inspect.iscoroutinefunction(getattr(self._message, "__call__", None))
+        self._many = is_async or self._role.concurrency > 1
         try:
-            while True:
-                messages = channel.receive()
-                if not messages:
-                    break
-                for message in messages:
-                    channel.hold()
-                    frame = self._handle(message)
-                    if channel.left:
-                        return
-                    channel.answer(frame)
-                channel.flush()
+            if is_async:
+                self._event_loop().run_until_complete(self._serve_tasks(channel))
+            elif self._many:
+                self._watch()
+                self._serve_threads(channel)
+            else:
+                self._watch()
+                self._serve_one(channel)
         except (OSError, EOFError) as e:
             if not channel.left:
                 _complain(f"poolinit: the worker's channel broke: {e}\n")
@@ -570,47 +864,251 @@ class Pool:
                 except OSError:
                     pass
 
-    def _handle(self, message: bytes) -> bytes:
+    def _serve_one(self, channel: _Channel) -> None:
+        """One message after the other."""
+        while True:
+            messages = channel.receive()
+            if not messages:
+                return
+            for message in messages:
+                channel.hold()
+                frame = self._handle(message)
+                if channel.left:
+                    return
+                channel.answer(frame)
+            channel.flush()
+
+    def _handle(self, message: _Received) -> bytes:
         """One message in, its frame out."""
+        tag = self._tag = message[0]
         self._step += 1
+        self._in_hand = 1
         try:
-            assert self._message is not None
-            reply = self._message(message)
+            reply = self._call(message)
             if self._written or type(reply) is not bytes:
-                end = b"" if reply is None else _bytes(reply, "a reply")
-                reply = b"".join([*self._written, end])
-            return self._frame(reply)
-        except Refuse as e:
-            return self._failed("refused", _text(e))
+                reply = self._joined(self._written, reply)
+            return self._frame(tag, reply)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as e:
-            place = e.__traceback__.tb_next if e.__traceback__ else None  # without this function
-            _complain("".join(traceback.format_exception(type(e), e, place)))
-            return self._failed("error", f"{type(e).__name__}: {_text(e)}")
+            return self._failed(tag, e)
         finally:
             self._step += 1
+            self._in_hand = 0
             if self._written:
                 self._written = []
 
-    def _frame(self, reply: bytes) -> bytes:
-        if self._channel is not None and self._channel.lines:
+    def _call(self, message: _Received) -> Any:
+        assert self._message is not None
+        if not self._meta:
+            return self._message(message[2])
+        tag = message[0]
+        meta = Meta(message[1] or b"{}", lambda: self._touch(tag))
+        if self._meta == "second":
+            return self._message(message[2], meta)
+        return self._message(message[2], meta=meta)
+
+    @staticmethod
+    def _joined(written: List[bytes], reply: Any) -> bytes:
+        return b"".join([*written, b"" if reply is None else _bytes(reply, "a reply")])
+
+    def _serve_threads(self, channel: _Channel) -> None:
+        """Several messages at a time, each in a thread. Threads are made when they are
+        needed; a thread that a handler does not leave is ended with the process."""
+        from queue import SimpleQueue
+
+        queue: SimpleQueue[Optional[_Received]] = SimpleQueue()
+        threads: List[threading.Thread] = []
+        lock = threading.Lock()
+        error: List[BaseException] = []
+
+        def run() -> None:
+            try:
+                while True:
+                    message = queue.get()
+                    if message is None:
+                        return
+                    frame = self._handle_in_thread(message)
+                    if self._copied:
+                        return  # a forked child has no other thread, and ends
+                    with lock:
+                        self._step += 1
+                        self._in_hand -= 1
+                    if not channel.left:
+                        channel.answer(frame)
+                        channel.flush()
+            except BaseException as e:
+                error.append(e)
+                channel.no_more()  # wakes the main thread
+
+        while True:
+            try:
+                messages = channel.receive()
+            except (OSError, EOFError):
+                messages = []
+                if not error:
+                    raise
+            if not messages or error:
+                break
+            for message in messages:
+                with lock:
+                    self._step += 1
+                    self._in_hand += 1
+                queue.put(message)
+                if len(threads) < min(self._in_hand, self._role.concurrency):
+                    threads.append(threading.Thread(target=run, name=f"poolinit-{len(threads)}", daemon=True))
+                    threads[-1].start()
+        for _ in threads:
+            queue.put(None)
+        for thread in threads:
+            while thread.is_alive() and not error:
+                thread.join(0.1)
+        if error:
+            raise error[0]
+
+    def _handle_in_thread(self, message: _Received) -> bytes:
+        """_handle, with others at the same time."""
+        hand = _Hand(message[0])
+        _hand.set(hand)
+        try:
+            return self._frame(hand.tag, self._joined(hand.written, self._call(message)))
+        except SystemExit:
+            raise
+        except BaseException as e:
+            return self._failed(hand.tag, e)
+
+    async def _serve_tasks(self, channel: _Channel) -> None:
+        """Several messages at a time, each a task."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        waiting: Deque[_Received] = deque()
+        tasks: Set[asyncio.Task[None]] = set()
+        state = {"open": True, "flushing": False}
+
+        def fail(e: BaseException) -> None:
+            loop.remove_reader(channel.sock)
+            if not ended.done():
+                ended.set_exception(e)
+
+        def readable() -> None:
+            try:
+                messages = channel.receive(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except (OSError, EOFError) as e:
+                fail(e)
+                return
+            if not messages:
+                state["open"] = False
+                loop.remove_reader(channel.sock)
+            waiting.extend(messages)
+            begin()
+
+        def begin() -> None:
+            while waiting and len(tasks) < self._role.concurrency and not channel.left:
+                task = loop.create_task(handle(waiting.popleft()))
+                tasks.add(task)
+                task.add_done_callback(over)
+            if not tasks and (channel.left or not waiting and not state["open"]) and not ended.done():
+                ended.set_result(None)
+
+        def over(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            begin()
+
+        async def handle(message: _Received) -> None:
+            channel.hold()
+            try:
+                frame = await self._handle_task(message)
+            except (SystemExit, KeyboardInterrupt) as e:
+                if self._copied:
+                    self._end_copy(e.code if isinstance(e, SystemExit) else 1)
+                fail(e)
+                return
+            if self._copied:
+                self._end_copy(0)
+            if not channel.left:
+                channel.answer(frame)
+                if not state["flushing"]:
+                    state["flushing"] = True
+                    loop.call_soon(flush)  # together with those that end now
+
+        def flush() -> None:
+            state["flushing"] = False
+            try:
+                if not channel.left:
+                    channel.flush()
+            except OSError as e:
+                fail(e)
+
+        def beat() -> None:
+            self.notify("WATCHDOG=1")  # the loop turns
+            loop.call_later(self._role.watchdog / 2, beat)
+
+        if self._role.watchdog > 0:
+            loop.call_later(self._role.watchdog / 2, beat)
+        loop.add_reader(channel.sock, readable)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(channel.sock)
+
+    async def _handle_task(self, message: _Received) -> bytes:
+        tag = message[0]
+        hand = _Hand(tag)
+        _hand.set(hand)
+        self._in_hand += 1
+        try:
+            return self._frame(tag, self._joined(hand.written, await self._call(message)))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as e:  # CancelledError, too: the message has to be answered
+            return self._failed(tag, e)
+        finally:
+            self._in_hand -= 1
+
+    @staticmethod
+    def _end_copy(code: object) -> NoReturn:
+        """Ends a forked child that has returned from its handler. It shares the event loop's
+        epoll descriptor with the worker, so the loop must not go on here."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed, or not there
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    def _frame(self, tag: int, reply: bytes) -> bytes:
+        if self._role.deliver == "lines":
             if b"\n" in reply:
                 raise ValueError("the reply has an end of line in it, and --deliver lines is on")
             return reply + b"\n"
         if len(reply) > _MAX_REPLY:
             raise ValueError(f"the reply has {len(reply)} bytes, and poolinit takes {_MAX_REPLY}")
-        return _header.pack(len(reply)) + reply
+        return _frame(tag, reply)
 
-    def _failed(self, code: str, text: str) -> bytes:
-        if self._channel is not None and self._channel.lines and not self._channel.left:
+    def _failed(self, tag: int, e: BaseException) -> bytes:
+        """The frame for an exception of a handler."""
+        if isinstance(e, Refuse):
+            code, text = Failure.REFUSED, _text(e)
+        elif isinstance(e, Retry):
+            code, text = Failure.RETRY, _text(e)
+        else:
+            place = e.__traceback__
+            while place is not None and place.tb_next is not None and place.tb_frame.f_code.co_filename == __file__:
+                place = place.tb_next  # without the functions here
+            _complain("".join(traceback.format_exception(type(e), e, place)))
+            code, text = "error", f"{type(e).__name__}: {_text(e)}"
+        if self._role.deliver == "lines" and self._channel is not None and not self._channel.left:
             _complain(f"poolinit: the message failed, which --deliver lines cannot tell: {text}\n")
             sys.exit(1)
-        return _failure(code, text)
+        return _failure(tag, code, text)
 
     def _watch(self) -> None:
-        """Sends WATCHDOG=1 twice in every interval, unless the same message is in hand as
-        the last time: then the worker hangs."""
+        """Sends WATCHDOG=1 twice in every interval, unless a message is in hand and none has
+        begun or ended since the last time: then the worker hangs."""
         every = self._role.watchdog / 2
         if every <= 0:
             return
@@ -621,7 +1119,7 @@ class Pool:
             while True:
                 time.sleep(every)
                 step = self._step
-                if not step & 1 or step != last:
+                if not self._in_hand or step != last:
                     last = step
                     self.notify("WATCHDOG=1")
 
@@ -646,7 +1144,7 @@ class Pool:
         program = _find(script)
         words = [program, "run", *self._flags(), "--", *command]
         if self._start is not None:
-            self._start()
+            self._finish(self._start())
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -667,6 +1165,23 @@ class Pool:
         options["listen"] = [*_words(options.pop("listen", None)), *self._urls]
         flags = [(name.replace("_", "-"), value) for name, value in options.items()]
         return [f"--{flag}={word}" for flag, value in flags if not _from_environment(flag) for word in _words(value)]
+
+
+def _takes_meta(handler: Callable[..., object]) -> str:
+    """How a message handler takes the meta: as its "second" argument, by "name", or not at
+    all. A second parameter with a default is the handler's own, unless its name is meta."""
+    try:
+        parameters = list(inspect.signature(handler).parameters.values())
+    except (ValueError, TypeError):
+        return ""  # a builtin function
+    placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    extra = [p for p in placed[2:] if p.default is p.empty]
+    extra += [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != "meta"]
+    if extra or not placed and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TypeError("on_message: a handler takes the body of a message, and its meta if it wants that")
+    if len(placed) > 1 and (placed[1].default is inspect.Parameter.empty or placed[1].name == "meta"):
+        return "second"
+    return "name" if any(p.name == "meta" and p.kind is not p.POSITIONAL_ONLY for p in parameters[1:]) else ""
 
 
 def _words(value: Option) -> List[str]:
@@ -743,7 +1258,9 @@ class Client:
         tls: Optional[ssl.SSLContext] = None,
     ) -> None:
         self._url = url
-        self._address = _address(url)
+        self._address, tagged = _address(url)
+        if tagged:
+            raise ValueError(f"{url!r}: this client does not speak tagged frames, but AsyncClient does")
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._tls = tls
@@ -800,11 +1317,10 @@ class Client:
             else:
                 if not failed:
                     return reply
-                code, _, text = reply.decode(errors="replace").partition(": ")
-                failure = Failure(code, text)
-                if code in ("stopping", "too-big"):
+                failure = _failure_in(reply)
+                if failure.code in (Failure.STOPPING, Failure.TOO_BIG, Failure.NOT_TAGGED):
                     self._drop()
-                if code != "stopping":
+                if failure.code != Failure.STOPPING:
                     raise failure
                 problem = failure
             since = since or time.monotonic()
@@ -814,6 +1330,8 @@ class Client:
             pause = min(max(2 * pause, 0.02), 1.0)
 
     def _exchange(self, header: bytes, data: bytes) -> Tuple[bool, bytes]:
+        if self._sock is not None and self._is_stale(self._sock):
+            self._drop()
         sock = self._sock or self._connect()
         try:
             broken: Optional[OSError] = None
@@ -841,6 +1359,19 @@ class Client:
                 f"{self._url}: nothing was heard within {self._timeout} s "
                 "(only a pool with reply=always in its URL answers every message)"
             ) from None
+
+    def _is_stale(self, sock: socket.socket) -> bool:
+        """Whether something has come that no message waits for: the end, or a reply too many,
+        which is not the next message's."""
+        try:
+            sock.settimeout(0)
+            sock.recv(1)
+            return True
+        except (BlockingIOError, _WantRead):  # not even in TLS's own records
+            sock.settimeout(self._timeout)
+            return False
+        except OSError:
+            return True
 
     @staticmethod
     def _read(sock: socket.socket, n: int) -> bytes:
@@ -900,8 +1431,21 @@ class _Garbage(ConnectionError):
     """The peer is not a pool: sending the message again does not help."""
 
 
-def _address(url: str) -> Union[str, Tuple[str, int]]:
-    """A path, or a host and a port."""
+try:
+    from ssl import SSLWantReadError as _WantRead
+except ImportError:  # a Python without TLS
+
+    class _WantRead(Exception):  # type: ignore[no-redef]
+        pass
+
+
+def _failure_in(body: bytes) -> Failure:
+    code, _, text = body.decode(errors="replace").partition(": ")
+    return Failure(code, text)
+
+
+def _address(url: str) -> Tuple[Union[str, Tuple[str, int]], bool]:
+    """A path, or a host and a port; and whether messages are tagged."""
     from urllib.parse import parse_qs, unquote, urlsplit
 
     parts = urlsplit(url)
@@ -910,11 +1454,319 @@ def _address(url: str) -> Union[str, Tuple[str, int]]:
         raise ValueError(f"{url!r}: a pool with reply=never has no replies")
     if query.get("once", ["false"])[-1] not in ("false", "0"):
         raise ValueError(f"{url!r}: once=true is one message a connection, and this client sends many")
+    tagged = query.get("tagged", ["false"])[-1] not in ("false", "0")
     if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1:
-        return unquote(parts.path)
+        return unquote(parts.path), tagged
     try:
         if parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path:
-            return parts.hostname, parts.port
+            return (parts.hostname, parts.port), tagged
     except ValueError:
         pass  # not a port number
     raise ValueError(f"{url!r} is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock")
+
+
+class _Sending:
+    """A message of an AsyncClient."""
+
+    __slots__ = ("data", "future", "failure")
+
+    def __init__(self, data: bytes, future: asyncio.Future[bytes]) -> None:
+        self.data = data
+        self.future = future
+        self.failure: Optional[Failure] = None  # "stopping"
+
+
+class AsyncClient:
+    """A client for asyncio, of a pool that listens with reply=always or tagged=true.
+
+        async with poolinit.AsyncClient("tcp://127.0.0.1:8089?tagged=true") as client:
+            replies = await asyncio.gather(*map(client.send, bodies))
+
+    Any number of messages may be on the way, by one connection; the pool handles them
+    at the same time. With tagged=true in the URL, as in the pool's, an answer does not
+    wait for those of earlier messages. All else is as with Client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: Optional[float] = 60.0,
+        connect_timeout: float = 10.0,
+        tls: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self._url = url
+        self._address, self._tagged = _address(url)
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._tls = tls
+        self._waiting: Deque[_Sending] = deque()  # to be sent
+        self._pending: Dict[int, _Sending] = {}  # sent by this connection and not answered, the oldest first
+        self._again: List[_Sending] = []  # answered "stopping" by this connection
+        self._last_tag = 0
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._link: Optional[_Link] = None
+        self._going: Optional[asyncio.Task[None]] = None
+        self._silence: Optional[asyncio.TimerHandle] = None
+        self._known = False  # a connection has been made before
+        self._since = 0.0  # when the first of the consecutive problems was
+        self._pause = 0.0
+        self._delay = 0.0  # before the next connection
+        self._closed = False
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection. send() raises ConnectionError for messages without a reply."""
+        import asyncio
+
+        self._closed = True
+        if self._going is not None:
+            self._going.cancel()
+        self._drop()
+        self._fail(ConnectionError("the client was closed"))
+        await asyncio.sleep(0)  # the transport closes in the loop's next turn
+
+    async def send(self, body: Body) -> bytes:
+        """Sends a message and returns its reply.
+
+        Raises what Client.send raises. If it is cancelled the message may be handled all
+        the same.
+        """
+        import asyncio
+
+        data = _bytes(body, "a message")
+        if len(data) > (_MAX_TAGGED if self._tagged else 0x7FFFFFFF):
+            raise ValueError(f"a message is shorter than {'1 GiB - 128 KiB' if self._tagged else '2 GiB'}")
+        if self._closed:
+            raise ValueError("the client is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError("the client belongs to another event loop: make one in each")
+        self._loop = loop
+        message = _Sending(data, loop.create_future())
+        self._waiting.append(message)
+        self._go_on()
+        return await message.future
+
+    def _go_on(self) -> None:
+        import asyncio
+
+        if self._going is None or self._going.done():
+            self._going = asyncio.get_running_loop().create_task(self._go())
+
+    async def _go(self) -> None:
+        """Sends what waits."""
+        import asyncio
+
+        while self._waiting and not self._again and not self._closed:
+            if self._link is None:
+                if self._delay > 0:
+                    await asyncio.sleep(self._delay)
+                    self._delay = 0.0
+                try:
+                    await asyncio.wait_for(self._connect(), self._connect_timeout)
+                except asyncio.TimeoutError:
+                    self._lost(None, _Silence(f"{self._url}: no connection within {self._connect_timeout} s"))
+                except OSError as e:
+                    self._lost(None, e)
+            elif not self._pending and not self._tagged:
+                # What has come by now is a reply too many, or the end: it is read within
+                # two turns of the loop.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            if self._link is not None and not self._again:
+                self._write(self._link)
+
+    def _write(self, link: _Link) -> None:
+        while self._waiting:
+            message = self._waiting.popleft()
+            if message.future.done():
+                continue  # cancelled
+            self._last_tag += 1
+            self._pending[self._last_tag] = message
+            size = len(message.data)
+            link.write(_tagged.pack(size + 8, self._last_tag) if self._tagged else _header.pack(size), message.data)
+        self._listen()
+
+    async def _connect(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        link: Any = lambda: _Link(self)
+        if isinstance(self._address, str):
+            name = None if self._tls is None else ""
+            await loop.create_unix_connection(link, self._address, ssl=self._tls, server_hostname=name)
+        else:
+            host, port = self._address
+            await loop.create_connection(link, host, port, ssl=self._tls)
+
+    def _connected(self, link: _Link) -> None:
+        if self._closed:
+            link.close()
+            return
+        self._link = link
+        self._known = True
+        if self._tagged:
+            link.write(_control(b'{"hello":1}'), b"")
+
+    def _listen(self) -> None:
+        """Starts the time of a silent pool."""
+        import asyncio
+
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        if self._pending and self._timeout is not None:
+            self._silence = asyncio.get_running_loop().call_later(self._timeout, self._silent)
+
+    def _silent(self) -> None:
+        silent, self._pending = list(self._pending.values()), {}
+        error = _Silence(
+            f"{self._url}: nothing was heard within {self._timeout} s "
+            "(only a pool with reply=always or tagged=true in its URL answers every message)"
+        )
+        self._lost(self._link, error)  # the other messages are sent again
+        _reject(silent, error)
+
+    def _heard(self, link: _Link, frames: List[_Received]) -> None:
+        for tag, _, body, failed in frames:
+            if link is not self._link:
+                return
+            if self._tagged and (tag == 0 or not link.greeted):
+                self._heed(link, tag, body, failed)
+            else:
+                self._answered(link, tag, body, failed)
+        if link is not self._link:
+            return
+        self._listen()
+        if not self._pending and self._again:
+            failure = self._again[0].failure
+            assert failure is not None
+            self._lost(link, failure)
+
+    def _heed(self, link: _Link, tag: int, body: bytes, failed: bool) -> None:
+        if tag == 0 and not failed:
+            link.greeted = True  # by the hello; nothing else is for a client
+            return
+        self._broken(link, _failure_in(body) if tag == 0 else None)
+
+    def _broken(self, link: _Link, error: Optional[Exception] = None) -> None:
+        """The server does not follow the protocol, and would not if the messages were sent
+        again."""
+        refused, self._pending = list(self._pending.values()), {}
+        error = error or _Garbage("what the server sends is no reply of a pool")
+        self._lost(link, error)
+        _reject(refused, error)
+
+    def _answered(self, link: _Link, tag: int, body: bytes, failed: bool) -> None:
+        if not self._tagged:
+            tag = next(iter(self._pending), 0)
+        message = self._pending.pop(tag, None)
+        if message is None:
+            if self._tagged:
+                self._broken(link)
+            else:
+                self._lost(link, _Garbage("the server has sent a reply too many"))
+            return
+        if failed:
+            failure = _failure_in(body)
+            if failure.code == Failure.STOPPING:
+                message.failure = failure
+                self._again.append(message)
+                return
+            _reject([message], failure)
+        elif not message.future.done():
+            message.future.set_result(body)
+        self._since = self._pause = 0.0
+
+    def _lost(self, link: Optional[_Link], error: Exception) -> None:
+        """The connection has ended, or could not be made: messages without a reply are sent
+        again by another one."""
+        if link is not self._link:
+            return
+        self._drop()
+        left = [*self._again, *self._pending.values(), *self._waiting]
+        self._waiting = deque(message for message in left if not message.future.done())
+        self._again, self._pending = [], {}
+        if not self._waiting:
+            return
+        now = time.monotonic()
+        self._since = self._since or now
+        if not self._known or now - self._since >= self._connect_timeout:
+            self._since = self._pause = 0.0
+            self._fail(error)
+            return
+        self._delay = self._pause
+        self._pause = min(max(2 * self._pause, 0.02), 1.0)
+        self._go_on()
+
+    def _fail(self, error: Exception) -> None:
+        left = [*self._again, *self._pending.values(), *self._waiting]
+        self._again, self._pending, self._waiting = [], {}, deque()
+        _reject(left, error)
+
+    def _drop(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+def _reject(messages: List[_Sending], error: Exception) -> None:
+    for message in messages:
+        if not message.future.done():
+            message.future.set_exception(error)
+
+
+class _Link:
+    """A connection of an AsyncClient. It is an asyncio.Protocol, without importing that."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._transport: Optional[asyncio.Transport] = None
+        self._frames = _TaggedFrames(_MAX_REPLY + _MAX_META) if client._tagged else _Frames(_MAX_REPLY)
+        self.greeted = not client._tagged  # the server's hello has come
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._client._connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._frames.feed(data)
+        except _Garbage as e:
+            plain = not self.greeted and data[4:16] == b"not-tagged: "
+            self._client._broken(self, _failure_in(data[4:]) if plain else e)
+            return
+        self._client._heard(self, frames)
+
+    def eof_received(self) -> None:
+        pass  # the transport closes itself
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        self._client._lost(self, error or ConnectionError("the pool closed the connection without a reply"))
+
+    def pause_writing(self) -> None:
+        pass  # the caller decides how many messages are on the way
+
+    def resume_writing(self) -> None:
+        pass
+
+    def write(self, header: bytes, data: bytes) -> None:
+        assert self._transport is not None
+        if len(data) < _CHUNK:
+            self._transport.write(header + data)
+        else:
+            self._transport.write(header)
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
