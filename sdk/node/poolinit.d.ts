@@ -13,9 +13,28 @@ export type Option = string | number | boolean | null | undefined | readonly (st
 export interface PoolOptions {
   /** When a worker counts as ready: notify is when workerStart has resolved, the default with messages. */
   ready?: 'started' | 'notify' | null;
-  /** How many messages one worker handles at a time; their replies still go in order. Default 1. */
+  /** How many messages one worker handles at the same time. Default 1. */
   concurrency?: number;
   [flag: string]: Option;
+}
+
+/** What is known of a message beside its body. What is not known is empty, 0 or null. */
+export class Meta {
+  private constructor();
+  /** The same at each delivery. */
+  readonly id: string;
+  /** 1 at the first delivery. */
+  readonly attempt: number;
+  /** The URL that the message came by. */
+  readonly source: string;
+  readonly key: string;
+  /** When the message arrived. */
+  readonly time: Date | null;
+  /** When --message-timeout is over, unless touch() has moved it. */
+  readonly deadline: Date | null;
+  readonly headers: Readonly<Record<string, string>>;
+  /** Begins --message-timeout anew, for this message. False: nothing was sent. */
+  touch(): boolean;
 }
 
 export interface Handlers {
@@ -25,8 +44,11 @@ export interface Handlers {
   workerStart: (this: Pool, workerId: number) => unknown;
   /** When a worker ends by itself or is asked to stop: after its last message. */
   workerStop: (this: Pool, workerId: number) => unknown;
-  /** Handles a message. If it throws or rejects, the message is delivered again, except with Refuse. */
-  message: (this: Pool, message: Buffer) => Reply | PromiseLike<Reply>;
+  /**
+   * Handles a message. It gets the meta if it declares two parameters. If it throws or rejects, the message is
+   * delivered again, except with Refuse.
+   */
+  message: (this: Pool, message: Buffer, meta: Meta) => Reply | PromiseLike<Reply>;
   /** Once, in a process of its own, when no worker is left. */
   shutdown: (this: Pool) => unknown;
 }
@@ -48,9 +70,13 @@ export class Pool {
   readonly workers: number;
   /** 1, and one more with each reload. 0 outside a worker. */
   readonly generation: number;
+  /** The number of messages that this worker may have in hand. */
+  readonly concurrency: number;
 
   /** Adds to the reply of the message in hand. The handler's return value follows. */
   write(data: Body): void;
+  /** Begins --message-timeout anew, for the message in hand. With concurrency above 1 meta.touch() does this. */
+  touch(): boolean;
   /** Ends this worker when it has answered its messages; another takes its place. */
   stop(): void;
   /** Stops the pool, as SIGTERM to poolinit does. */
@@ -67,9 +93,25 @@ export class Pool {
 /** A message handler throws it: the message is not delivered again, and the text goes to its client. */
 export class Refuse extends Error {}
 
+/** A message handler throws it to get the message again after a time: a duration such as '30s', or seconds. */
+export class Retry extends Error {
+  readonly after: string;
+  constructor(after: string | number, text?: string);
+}
+
 /** Client.send rejects with it if the pool has not handled the message. */
 export class Failure extends Error {
-  /** stopping, spooled, interrupted, given-up, refused, too-big, not-a-line. */
+  static readonly STOPPING: 'stopping';
+  static readonly SPOOLED: 'spooled';
+  static readonly INTERRUPTED: 'interrupted';
+  static readonly GIVEN_UP: 'given-up';
+  static readonly REFUSED: 'refused';
+  static readonly TOO_BIG: 'too-big';
+  static readonly NOT_A_LINE: 'not-a-line';
+  static readonly EXPIRED: 'expired';
+  static readonly RETRY: 'retry';
+  static readonly NOT_TAGGED: 'not-tagged';
+  /** One of the constants, or a newer one, which means the same as GIVEN_UP. */
   readonly code: string;
   readonly text: string;
   constructor(code: string, text: string);
@@ -84,7 +126,7 @@ export interface ClientOptions {
   tls?: ConnectionOptions;
 }
 
-/** A client of a pool that listens with reply=always. It sends unanswered messages again. */
+/** A client of a pool that listens with reply=always or tagged=true. It sends unanswered messages again. */
 export class Client {
   constructor(url: string, options?: ClientOptions);
   send(body: Body): Promise<Buffer>;

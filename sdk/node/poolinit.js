@@ -27,9 +27,43 @@ class Refuse extends Error {
   get name() { return 'Refuse'; }
 }
 
+// A message handler throws it to get the message again after a time, as one more
+// attempt: new Retry('30s', 'the database is locked'). The time is a duration as
+// poolinit's flags have it, or a number of seconds.
+class Retry extends Error {
+  constructor(after, text = '') {
+    super(String(text));
+    this.after = durationOf(after);
+  }
+
+  get name() { return 'Retry'; }
+}
+
+function durationOf(after) {
+  if (typeof after === 'string') {
+    if (/^(0|(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+)$/.test(after)) return after;
+    throw new RangeError(`'${after}' is no duration, such as 30s, 500ms or 1m30s`);
+  }
+  if (typeof after !== 'number') throw new TypeError(`a time is a number of seconds or a string, not ${typeof after}`);
+  if (!(after >= 0 && after <= 1e9)) throw new RangeError(`a time is from 0 to 1e9 seconds, not ${after}`);
+  return Number.isInteger(after) ? `${after}s` : `${Math.round(after * 1000)}ms`;
+}
+
 // Client.send rejects with it when the pool has not handled the message. A program
-// may rely on the code (see docs/protocol.md), never on the text.
+// may rely on the code (see docs/protocol.md), never on the text. An unknown code means
+// the same as GIVEN_UP.
 class Failure extends Error {
+  static STOPPING = 'stopping'; // no worker has had it; the client sends it again by itself
+  static SPOOLED = 'spooled'; // the pool has stopped, and handles it after its next start
+  static INTERRUPTED = 'interrupted'; // the pool stopped while a worker had it
+  static GIVEN_UP = 'given-up'; // every attempt failed
+  static REFUSED = 'refused'; // the worker refused it
+  static TOO_BIG = 'too-big'; // it is longer than --max-message
+  static NOT_A_LINE = 'not-a-line'; // --deliver lines, and it has an end of line
+  static EXPIRED = 'expired'; // it waited for longer than expires=
+  static RETRY = 'retry'; // send it again after the time that the text begins with
+  static NOT_TAGGED = 'not-tagged'; // the URL has tagged=true at one end only
+
   constructor(code, text) {
     super(`${code}: ${text}`);
     this.code = code;
@@ -39,7 +73,32 @@ class Failure extends Error {
   get name() { return 'Failure'; }
 }
 
+// What is known of a message beside its body. What is not known is empty, 0 or null;
+// with --deliver frames and lines that is all of it.
+class Meta {
+  #touch;
+
+  constructor(json, touch) {
+    const known = json === null ? {} : JSON.parse(json.toString());
+    this.id = known.id ?? ''; // the same at each delivery
+    this.attempt = known.attempt ?? 0; // 1 at the first delivery
+    this.source = known.source ?? ''; // the URL that the message came by
+    this.key = known.key ?? '';
+    this.time = known.time === undefined ? null : new Date(known.time); // when it arrived
+    this.deadline = known.deadline === undefined ? null : new Date(known.deadline); // when --message-timeout is over
+    this.headers = known.headers ?? {};
+    this.#touch = touch;
+  }
+
+  // Begins --message-timeout anew, for this message. False: nothing was sent, since
+  // messages are not tagged or poolinit is gone.
+  touch() { return this.#touch(); }
+}
+
 const FAILED = 0x80000000;
+const META = 0x40000000; // of a tagged frame: there is meta
+const MAX_META = 64 << 10;
+const MAX_TAGGED = (1 << 30) - (128 << 10); // the longest body of a tagged frame
 const MAX_REPLY = 64 << 20; // poolinit's limit
 const MAX_TEXT = 4096; // the longest text of a failure
 
@@ -52,10 +111,24 @@ function toBuffer(what, name) {
   throw new TypeError(`${name} is a string, a Buffer or a Uint8Array, not ${what === null ? 'null' : typeof what}`);
 }
 
-function header(size, failed) {
+function header(size) {
   const head = Buffer.allocUnsafe(4);
-  head.writeUInt32BE((failed ? size | FAILED : size) >>> 0);
+  head.writeUInt32BE(size);
   return head;
+}
+
+function taggedHeader(size, tag) {
+  const head = Buffer.allocUnsafe(12);
+  head.writeUInt32BE(size + 8);
+  head.writeUInt32BE(Math.floor(tag / 2 ** 32), 4);
+  head.writeUInt32BE(tag >>> 0, 8);
+  return head;
+}
+
+function failureIn(body) {
+  const text = body.toString();
+  const at = text.indexOf(': ');
+  return at < 0 ? new Failure(text, '') : new Failure(text.slice(0, at), text.slice(at + 2));
 }
 
 // The start of a text, without a partial character at its end.
@@ -98,7 +171,7 @@ class Frames {
     this.#limit = limit;
   }
 
-  // Calls each(body, failed) for every complete frame.
+  // Calls each(body, failed, tag, meta) for every complete frame.
   take(chunk, each) {
     if (this.#have > 0) {
       this.#chunks.push(chunk);
@@ -110,10 +183,10 @@ class Frames {
     let size = 4;
     while (chunk.length - at >= 4) {
       const word = chunk.readUInt32BE(at);
-      size = 4 + (word & 0x7fffffff);
+      size = 4 + this.size(word);
       if (size - 4 > this.#limit) throw new Error('the server sent something that is not a reply');
       if (chunk.length - at < size) break;
-      each(chunk.subarray(at + 4, at + size), word >= FAILED);
+      this.cut(chunk, at + 4, at + size, word, each);
       at += size;
       size = 4;
     }
@@ -122,7 +195,28 @@ class Frames {
     this.#want = size;
   }
 
+  size(word) { return word & 0x7fffffff; }
+
+  cut(chunk, at, end, word, each) { each(chunk.subarray(at, end), word >= FAILED, 0, null); }
+
   get partial() { return this.#have > 0; }
+}
+
+class TaggedFrames extends Frames {
+  size(word) { return word & 0x3fffffff; }
+
+  cut(chunk, at, end, word, each) {
+    let start = at + 8;
+    let meta = null;
+    if ((word & META) !== 0 && start + 4 <= end) {
+      meta = chunk.subarray(start + 4, start + 4 + chunk.readUInt32BE(start));
+      start += 4 + chunk.readUInt32BE(start);
+    }
+    if (start > end || ((word & META) !== 0 && meta === null)) throw new Error('what came is no tagged frame');
+    const tag = chunk.readUInt32BE(at) * 2 ** 32 + chunk.readUInt32BE(at + 4);
+    if (tag > Number.MAX_SAFE_INTEGER) throw new Error('what came is no tagged frame');
+    each(chunk.subarray(start, end), word >= FAILED, tag, meta);
+  }
 }
 
 // The same for --deliver lines.
@@ -131,7 +225,7 @@ class Lines {
 
   take(chunk, each) {
     let data = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
-    for (let end; (end = data.indexOf(10)) >= 0; data = data.subarray(end + 1)) each(data.subarray(0, end), false);
+    for (let end; (end = data.indexOf(10)) >= 0; data = data.subarray(end + 1)) each(data.subarray(0, end), false, 0, null);
     this.#rest = data;
   }
 
@@ -224,16 +318,28 @@ class Replies {
   }
 
   add(body, failed) {
-    const size = body.length;
     if (this.#end + 4 > Replies.SIZE) this.flush();
+    this.#word(failed ? body.length + FAILED : body.length);
+    this.#put(body);
+  }
+
+  // A tag of 0 is control.
+  addTagged(tag, body, failed) {
+    if (this.#end + 12 > Replies.SIZE) this.flush();
+    this.#word(failed ? body.length + 8 + FAILED : body.length + 8);
+    this.#word(tag / 2 ** 32);
+    this.#word(tag);
+    this.#put(body);
+  }
+
+  #word(word) {
     const bytes = this.#bytes;
     const at = this.#end;
-    bytes[at] = (size >>> 24) | (failed ? 0x80 : 0);
-    bytes[at + 1] = size >>> 16;
-    bytes[at + 2] = size >>> 8;
-    bytes[at + 3] = size;
+    bytes[at] = word >>> 24;
+    bytes[at + 1] = word >>> 16;
+    bytes[at + 2] = word >>> 8;
+    bytes[at + 3] = word;
     this.#end = at + 4;
-    this.#put(body);
   }
 
   addLine(body) {
@@ -309,7 +415,7 @@ class Replies {
 }
 
 const TOLD = ['POOLINIT_EVENT', 'POOLINIT_WORKER_ID', 'POOLINIT_WORKERS', 'POOLINIT_GENERATION', 'POOLINIT_DELIVER',
-  'POOLINIT_FD', 'NOTIFY_SOCKET'];
+  'POOLINIT_CONCURRENCY', 'POOLINIT_FD', 'NOTIFY_SOCKET'];
 
 // The variables that poolinit has set for this process. They are removed from the
 // environment, because the process's children are not workers.
@@ -337,6 +443,7 @@ function myRole() {
     workers: number('POOLINIT_WORKERS', 0),
     generation: number('POOLINIT_GENERATION', 0),
     deliver: told.POOLINIT_DELIVER ?? '',
+    concurrency: Math.max(1, number('POOLINIT_CONCURRENCY', 1)),
     fd: number('POOLINIT_FD', -1),
     notify: told.NOTIFY_SOCKET ?? '',
     parent: process.ppid,
@@ -362,6 +469,10 @@ class Pool {
   #socket = null; // null: no messages
   #input = null;
   #replies = null;
+  #tagged = false; // replies go in any order
+  #takesMeta = false;
+  #drains = false; // poolinit has said that no more messages come
+  #tag = 0; // of the only message in hand
   #queue = []; // messages that have not been begun
   #next = 0; // of the queue
   #slots = []; // messages begun, in order, from the oldest without a reply on
@@ -385,7 +496,7 @@ class Pool {
   // workers is the number of workers, or 'auto'. Options are flags of `poolinit run`:
   // maxMessages: 1000 is --max-messages 1000, and a list repeats the flag. The
   // environment overrides them all. concurrency is the number of messages that one
-  // worker handles at a time.
+  // worker handles at the same time.
   constructor(workers, options = {}) {
     if (typeof workers === 'object' && workers !== null) [workers, options] = [undefined, workers];
     const { concurrency = 1, ...flags } = options;
@@ -405,7 +516,8 @@ class Pool {
   //   start()              once, before poolinit runs. Not if poolinit started the script
   //   workerStart(id)      in each worker, before its first message. Without messages it is the worker
   //   workerStop(id)       when a worker ends by itself, or is asked to stop
-  //   message(message)     its return value is the reply; undefined is an empty one
+  //   message(message)     its return value is the reply; undefined is an empty one.
+  //                        It gets the Meta too if it is declared as message(message, meta)
   //   shutdown()           once, in a process of its own, when no worker is left
   // All may be async.
   on(event, handler) {
@@ -457,6 +569,30 @@ class Pool {
   // 1, and one more with each reload. 0 outside a worker.
   get generation() { return this.#role.generation; }
 
+  // The number of messages that this worker may have in hand.
+  get concurrency() { return this.#concurrency; }
+
+  // Begins --message-timeout anew, for the message in hand. False: nothing was sent,
+  // since messages are not tagged or poolinit is gone. With concurrency above 1 it is
+  // the meta that has this method.
+  touch() {
+    this.#one('touch()');
+    if (this.#inHand === 0) throw new Error('touch() without a message in hand');
+    return this.#touch(this.#tag);
+  }
+
+  #touch(tag) {
+    if (tag === 0 || this.#left || this.#ending) return false;
+    try {
+      this.#replies.addTagged(0, Buffer.from(`{"touch":${tag}}`), false);
+      this.#replies.flush();
+    } catch (e) {
+      this.#broke(e);
+      return false;
+    }
+    return true;
+  }
+
   // Adds to the reply of the message in hand. The handler's return value follows.
   write(data) {
     this.#one('write()');
@@ -474,6 +610,7 @@ class Pool {
     }
     if (this.#stopping) return;
     this.#stopping = true;
+    if (this.#drains) return;
     // On STOPPING=1 poolinit ends the input when everything is answered.
     this.#tell('STOPPING=1').then((problem) => {
       if (problem) this.#awaitLull();
@@ -508,7 +645,7 @@ class Pool {
     if (this.#inHand > 0) {
       const last = Buffer.concat([...this.#written, toBuffer(reply, 'a reply')]);
       this.#check(last);
-      this.#answer(last);
+      this.#answer(this.#tag, last);
     } else {
       process.once('beforeExit', () => this.#end());
     }
@@ -575,8 +712,8 @@ class Pool {
   #work() {
     const { deliver, fd } = this.#role;
     const { message } = this.#handlers;
-    if (deliver !== '' && deliver !== 'frames' && deliver !== 'lines') {
-      throw new Error(`--deliver ${deliver}: this script gets its messages by frames, or by lines`);
+    if (!['', 'tagged', 'frames', 'lines'].includes(deliver)) {
+      throw new Error(`--deliver ${deliver}: this script gets its messages by tagged, frames, or lines`);
     }
     if (deliver === '' && message) {
       throw new Error('poolinit gives this script no messages: run it by itself, or as in: '
@@ -615,11 +752,22 @@ class Pool {
       throw new Error(`POOLINIT_FD ${fd} is no socket: ${e.message}`);
     }
     this.#replies = new Replies(fd, this.#socket);
-    this.#input = deliver === 'lines' ? new Lines() : new Frames();
-    const enqueue = (body) => this.#queue.push(body);
+    this.#tagged = deliver === 'tagged';
+    if (this.#tagged) this.#concurrency = this.#role.concurrency;
+    this.#takesMeta = this.#handlers.message.length > 1;
+    this.#input = this.#tagged ? new TaggedFrames() : deliver === 'lines' ? new Lines() : new Frames();
+    const enqueue = (body, failed, tag, meta) => {
+      if (this.#tagged && tag === 0) this.#control(body);
+      else this.#queue.push({ body, tag, meta });
+    };
     this.#socket.on('data', (chunk) => {
       if (this.#left) return;
-      this.#input.take(chunk, enqueue);
+      try {
+        this.#input.take(chunk, enqueue);
+      } catch (e) {
+        this.#broke(e);
+        return;
+      }
       this.#pump();
     });
     this.#socket.on('end', () => {
@@ -632,6 +780,15 @@ class Pool {
       this.#pump();
     });
     this.#socket.on('error', (e) => this.#broke(e));
+  }
+
+  // What is not known of it is ignored.
+  #control(body) {
+    try {
+      if (JSON.parse(body.toString()).drain === true) this.#drains = true;
+    } catch {
+      // not an object
+    }
   }
 
   #broke(e) {
@@ -741,34 +898,38 @@ class Pool {
     else if (this.#lull) setImmediate(() => setImmediate(leave)); // read what has arrived first
   }
 
-  #begin(message) {
+  #begin({ body, tag, meta }) {
     this.#replies.hold();
     this.#inHand++;
+    this.#tag = tag;
     let reply;
     let later;
     try {
-      reply = this.#handlers.message.call(this, message);
+      reply = this.#takesMeta
+        ? this.#handlers.message.call(this, body, new Meta(meta, () => this.#touch(tag)))
+        : this.#handlers.message.call(this, body);
       later = typeof reply?.then === 'function';
     } catch (e) {
-      this.#done(this.#slot(), undefined, e, true);
+      this.#done(this.#slot(tag, false), undefined, e, true);
       return;
     }
     if (!later) {
-      this.#done(this.#slot(), reply, undefined, false);
+      this.#done(this.#slot(tag, false), reply, undefined, false);
       return;
     }
-    const slot = { reply: null, failed: false };
-    this.#slots.push(slot);
-    reply.then(
+    const slot = this.#slot(tag, true);
+    Promise.resolve(reply).then( // not reply.then(): it may call more than one, or more than once
       (value) => this.#later(slot, value, undefined, false),
       (e) => this.#later(slot, undefined, e, true),
     );
   }
 
-  // A slot among the messages in hand; null for the only message.
-  #slot() {
-    if (this.#slots.length === 0) return null;
-    const slot = { reply: null, failed: false };
+  // The place of a reply. Without tags replies go in the order of their messages, and
+  // null is the only message.
+  #slot(tag, later) {
+    if (this.#tagged) return { tag, reply: null, failed: false };
+    if (this.#slots.length === 0 && !later) return null;
+    const slot = { tag: 0, reply: null, failed: false };
     this.#slots.push(slot);
     return slot;
   }
@@ -783,7 +944,7 @@ class Pool {
     this.#pump();
   }
 
-  // A handler has ended. Its reply goes out after those before it.
+  // A handler has ended. Without tags its reply goes out after those before it.
   #done(slot, value, error, threw) {
     this.#inHand--;
     let reply;
@@ -799,15 +960,15 @@ class Pool {
     }
     this.#written.length = 0;
     if (this.#left) return;
-    if (slot === null) {
-      this.#answer(reply, failed);
+    if (slot === null || this.#tagged) {
+      this.#answer(slot === null ? 0 : slot.tag, reply, failed);
       return;
     }
     slot.reply = reply;
     slot.failed = failed;
     while (this.#slots.length > 0 && this.#slots[0].reply !== null) {
       const first = this.#slots.shift();
-      this.#answer(first.reply, first.failed);
+      this.#answer(0, first.reply, first.failed);
     }
   }
 
@@ -821,18 +982,20 @@ class Pool {
 
   // The body of a failure frame.
   #failure(e) {
-    const refused = e instanceof Refuse;
-    if (!refused) complain(`${stackOf(e)}\n`);
-    const text = refused ? e.message : textOf(e);
+    const expected = e instanceof Refuse || e instanceof Retry;
+    if (!expected) complain(`${stackOf(e)}\n`);
+    const text = !expected ? textOf(e) : e instanceof Retry ? `${e.after}: ${e.message}` : e.message;
     if (this.#role.deliver === 'lines' && !this.#left) {
       complain(`poolinit: the message failed, which --deliver lines cannot tell: ${text}\n`);
       process.exit(1);
     }
-    return Buffer.concat([Buffer.from(refused ? 'refused: ' : 'error: '), cut(text, MAX_TEXT)]);
+    const code = !expected ? 'error' : e instanceof Retry ? Failure.RETRY : Failure.REFUSED;
+    return Buffer.concat([Buffer.from(`${code}: `), cut(text, MAX_TEXT)]);
   }
 
-  #answer(reply, failed = false) {
-    if (this.#role.deliver === 'lines') this.#replies.addLine(reply);
+  #answer(tag, reply, failed = false) {
+    if (this.#tagged) this.#replies.addTagged(tag, reply, failed);
+    else if (this.#role.deliver === 'lines') this.#replies.addLine(reply);
     else this.#replies.add(reply, failed);
   }
 
@@ -863,7 +1026,9 @@ class Pool {
   #flags() {
     const options = { ...this.#options };
     if (this.#handlers.message) options.ready ??= 'notify'; // workers report it when workerStart has resolved
-    if (this.#concurrency > 1) options.window ??= this.#concurrency;
+    const deliver = process.env.POOLINIT_DELIVER || options.deliver;
+    if (this.#concurrency > 1 && deliver === 'tagged') options.concurrency ??= this.#concurrency;
+    else if (this.#concurrency > 1) options.window ??= this.#concurrency;
     if (this.#handlers.shutdown) options.runAtExit ??= true;
     options.listen = [...[options.listen ?? []].flat(), ...this.#urls];
     const words = [];
@@ -1002,7 +1167,8 @@ function inForeground() {
   return group !== undefined && group === foreground;
 }
 
-// A client of a pool that listens with reply=always.
+// A client of a pool that listens with reply=always or tagged=true. With tagged=true
+// in the URL, as in the pool's, an answer does not wait for those of earlier messages.
 //
 //     const client = new Client('tcp://127.0.0.1:8089');
 //     const reply = await client.send('hello');
@@ -1013,6 +1179,7 @@ function inForeground() {
 class Client {
   #url;
   #address;
+  #tagged;
   #timeout;
   #connectTimeout;
   #tls;
@@ -1021,8 +1188,11 @@ class Client {
   #known = false; // a connection has been made before
   #frames = null;
   #waiting = []; // to be sent
-  #pending = []; // sent on this connection, without a reply
+  #pending = new Map(); // sent on this connection, without a reply, by tag
+  #lastTag = 0;
+  #greeted = false; // by the hello of a server of tagged frames
   #again = []; // answered "stopping" on this connection
+  #checking = false; // whether something has come that no message waits for
   #silence = null; // the timer of a silent pool
   #retry = null; // the timer of the next connection
   #since = 0; // when the first of the consecutive problems was
@@ -1034,7 +1204,7 @@ class Client {
   // cert= in its URL.
   constructor(url, { timeout = 60000, connectTimeout = 10000, tls: options } = {}) {
     this.#url = String(url);
-    this.#address = addressOf(this.#url);
+    [this.#address, this.#tagged] = addressOf(this.#url);
     this.#timeout = timeout;
     this.#connectTimeout = connectTimeout;
     this.#tls = options;
@@ -1047,6 +1217,7 @@ class Client {
   async send(body) {
     const data = toBuffer(body, 'a message');
     if (data.length >= FAILED) throw new RangeError('a message is shorter than 2 GiB');
+    if (this.#tagged && data.length > MAX_TAGGED) throw new RangeError('a tagged message is not longer than 1 GiB - 128 KiB');
     if (this.#closed) throw new Error('the client is closed');
     return new Promise((resolve, reject) => {
       this.#waiting.push({ data, resolve, reject });
@@ -1064,43 +1235,72 @@ class Client {
   }
 
   #fail(error) {
-    const all = [...this.#again, ...this.#pending, ...this.#waiting];
+    const all = [...this.#again, ...this.#takePending(), ...this.#waiting];
     this.#again = [];
-    this.#pending = [];
     this.#waiting = [];
     this.#reject(all, error);
+  }
+
+  #takePending() {
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    return pending;
   }
 
   #reject(messages, error) {
     for (const { reject } of messages) reject(error);
   }
 
-  #go() {
+  // fresh: nothing can have come that no message waits for.
+  #go(fresh = false) {
     if (this.#retry !== null || this.#waiting.length === 0 || this.#again.length > 0) return;
     if (this.#socket === null) this.#connect();
-    if (!this.#connected) return;
+    if (!this.#connected || this.#checking) return;
+    if (this.#pending.size === 0 && !fresh && !this.#tagged) {
+      this.#check();
+      return;
+    }
     this.#socket.ref();
     this.#socket.cork();
     for (const message of this.#waiting) {
-      this.#socket.write(header(message.data.length, false));
+      const tag = ++this.#lastTag;
+      this.#socket.write(this.#tagged ? taggedHeader(message.data.length, tag) : header(message.data.length));
       this.#socket.write(message.data);
-      this.#pending.push(message);
+      this.#pending.set(tag, message);
     }
     this.#socket.uncork();
     this.#waiting = [];
     this.#listen(this.#timeout);
   }
 
+  // What has come by now is a reply too many, which is not the next message's, or the
+  // end. It is read within two turns of the event loop, and then there is no connection.
+  #check() {
+    const socket = this.#socket;
+    this.#checking = true;
+    socket.ref();
+    setImmediate(() => setImmediate(() => {
+      this.#checking = false;
+      this.#go(socket === this.#socket);
+    }));
+  }
+
   #connect() {
     const socket = this.#tls === undefined ? net.connect(this.#address)
       : tls.connect({ servername: net.isIP(this.#address.host ?? '') ? '' : this.#address.host, ...this.#address, ...this.#tls });
     this.#socket = socket;
-    this.#frames = new Frames(MAX_REPLY);
+    this.#frames = this.#tagged ? new TaggedFrames(MAX_REPLY + MAX_META) : new Frames(MAX_REPLY);
+    this.#greeted = false;
     socket.setNoDelay?.(true);
     socket.once(this.#tls === undefined ? 'connect' : 'secureConnect', () => {
       if (socket !== this.#socket) return;
       this.#connected = this.#known = true;
-      this.#go();
+      if (this.#tagged) {
+        const hello = '{"hello":1}';
+        socket.write(taggedHeader(hello.length, 0));
+        socket.write(hello);
+      }
+      this.#go(true);
     });
     socket.on('data', (chunk) => {
       if (socket === this.#socket) this.#heard(chunk);
@@ -1116,15 +1316,14 @@ class Client {
     if (limit <= 0) return;
     this.#silence = setTimeout(() => {
       const error = new Error(this.#connected
-        ? `${this.#url}: nothing was heard within ${limit / 1000} s (only a pool with reply=always in its URL answers every message)`
+        ? `${this.#url}: nothing was heard within ${limit / 1000} s (only a pool with reply=always or tagged=true in its URL answers every message)`
         : `${this.#url}: no connection within ${limit / 1000} s`);
       error.code = 'ETIMEDOUT';
       if (!this.#connected) {
         this.#lost(this.#socket, error);
         return;
       }
-      const silent = this.#pending;
-      this.#pending = [];
+      const silent = this.#takePending();
       this.#lost(this.#socket, error); // the other messages are sent again
       this.#reject(silent, error);
     }, limit);
@@ -1132,24 +1331,40 @@ class Client {
 
   #heard(chunk) {
     this.#listen(this.#timeout);
+    const socket = this.#socket;
     try {
-      this.#frames.take(chunk, (body, failed) => this.#took(body, failed));
+      this.#frames.take(chunk, (body, failed, tag) => {
+        if (socket !== this.#socket) return;
+        if (this.#tagged && (tag === 0 || !this.#greeted)) this.#heed(body, failed, tag);
+        else this.#took(body, failed, tag);
+      });
     } catch (e) {
-      this.#reject(this.#pending, e); // sending them again would only repeat the error
-      this.#pending = [];
-      this.#lost(this.#socket, e);
+      const plain = this.#tagged && !this.#greeted && chunk.toString('latin1', 4, 16) === 'not-tagged: ';
+      const error = plain ? failureIn(chunk.subarray(4)) : e;
+      this.#reject(this.#takePending(), error); // sending them again would only repeat the error
+      this.#lost(socket, error);
       return;
     }
     if (this.#socket === null) return;
-    if (this.#pending.length > 0) return;
+    if (this.#pending.size > 0) return;
     clearTimeout(this.#silence);
     if (this.#again.length > 0) this.#lost(this.#socket, this.#again[0].failure);
     else this.#socket.unref(); // no reply is awaited
   }
 
-  #took(body, failed) {
-    const message = this.#pending.shift();
+  // Control: the hello. Nothing else is for a client.
+  #heed(body, failed, tag) {
+    if (tag !== 0) throw new Error('the server sent something that is not a reply');
+    if (failed) throw failureIn(body);
+    this.#greeted = true;
+  }
+
+  #took(body, failed, tag) {
+    if (!this.#tagged) tag = this.#pending.keys().next().value; // the oldest
+    const message = this.#pending.get(tag);
+    this.#pending.delete(tag);
     if (message === undefined) {
+      if (this.#tagged) throw new Error('the server sent something that is not a reply');
       this.#drop();
       return;
     }
@@ -1158,10 +1373,8 @@ class Client {
       message.resolve(Buffer.from(body));
       return;
     }
-    const text = body.toString();
-    const at = text.indexOf(': ');
-    const failure = at < 0 ? new Failure(text, '') : new Failure(text.slice(0, at), text.slice(at + 2));
-    if (failure.code === 'stopping') {
+    const failure = failureIn(body);
+    if (failure.code === Failure.STOPPING) {
       message.failure = failure;
       this.#again.push(message);
       return;
@@ -1175,9 +1388,8 @@ class Client {
     if (socket !== this.#socket || socket === null) return;
     const known = this.#known;
     this.#drop();
-    this.#waiting = [...this.#again, ...this.#pending, ...this.#waiting];
+    this.#waiting = [...this.#again, ...this.#takePending(), ...this.#waiting];
     this.#again = [];
-    this.#pending = [];
     if (this.#waiting.length === 0) return;
     this.#since = this.#since || Date.now();
     if (!known || (this.#connectTimeout > 0 && Date.now() - this.#since >= this.#connectTimeout)) {
@@ -1201,7 +1413,7 @@ class Client {
   }
 }
 
-// The options of net.connect().
+// The options of net.connect(), and whether messages are tagged.
 function addressOf(url) {
   const wrong = () => new TypeError(`'${url}' is no address of a pool, such as tcp://127.0.0.1:8089 or unix:///run/pool.sock`);
   let parts;
@@ -1215,13 +1427,14 @@ function addressOf(url) {
   if (!['false', '0', null].includes(query.get('once'))) {
     throw new TypeError(`'${url}': once=true is one message a connection, and this client sends many`);
   }
+  const tagged = !['false', '0', null].includes(query.get('tagged'));
   if (parts.protocol === 'unix:' && parts.host === '' && parts.pathname.length > 1) {
-    return { path: decodeURIComponent(parts.pathname) };
+    return [{ path: decodeURIComponent(parts.pathname) }, tagged];
   }
   if (parts.protocol === 'tcp:' && parts.hostname && parts.port && ['', '/'].includes(parts.pathname)) {
-    return { host: parts.hostname.replace(/^\[|\]$/g, ''), port: Number(parts.port) };
+    return [{ host: parts.hostname.replace(/^\[|\]$/g, ''), port: Number(parts.port) }, tagged];
   }
   throw wrong();
 }
 
-module.exports = { Client, Failure, Pool, Refuse };
+module.exports = { Client, Failure, Meta, Pool, Refuse, Retry };
