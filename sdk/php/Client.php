@@ -22,9 +22,29 @@ use function substr;
  */
 final class Failure extends \RuntimeException
 {
+    /** No worker has had it; the client sends it again by itself. */
+    public const STOPPING = 'stopping';
+    /** The pool has stopped, and handles it after its next start. */
+    public const SPOOLED = 'spooled';
+    /** The pool stopped while a worker had it. */
+    public const INTERRUPTED = 'interrupted';
+    /** Every attempt failed. An unknown code means the same. */
+    public const GIVEN_UP = 'given-up';
+    /** The worker refused it. */
+    public const REFUSED = 'refused';
+    /** It is longer than --max-message. */
+    public const TOO_BIG = 'too-big';
+    /** --deliver lines, and it has an end of line. */
+    public const NOT_A_LINE = 'not-a-line';
+    /** It waited for longer than expires=. */
+    public const EXPIRED = 'expired';
+    /** Send it again after the time that the text begins with. */
+    public const RETRY = 'retry';
+    /** The pool's URL has tagged=true, which this client does not speak. */
+    public const NOT_TAGGED = 'not-tagged';
+
     /**
-     * @param string $failure the value of getCode(): one of the codes in docs/protocol.md, such as refused or
-     *     given-up. A program may rely on it, never on the text.
+     * @param string $failure the value of getCode(): one of the constants, or a newer code. A program may rely on it, never on the text.
      */
     public function __construct(string $failure, public readonly string $text)
     {
@@ -118,7 +138,8 @@ final class Client
             $whole = true;
             return $reply;
         } catch (Failure $e) {
-            $whole = !in_array($e->getCode(), ['stopping', 'too-big'], true); // after these the connection ends
+            // After these the connection ends.
+            $whole = !in_array($e->getCode(), [Failure::STOPPING, Failure::TOO_BIG, Failure::NOT_TAGGED], true);
             throw $e;
         } finally {
             $this->busy = false;
@@ -144,7 +165,7 @@ final class Client
             try {
                 return $this->exchange($body);
             } catch (Failure $e) {
-                if ($e->getCode() !== 'stopping') {
+                if ($e->getCode() !== Failure::STOPPING) {
                     throw $e;
                 }
                 $problem ??= $e;
@@ -192,6 +213,9 @@ final class Client
      */
     private function roundTrip(string $body): array
     {
+        if ($this->socket !== null && $this->isStale()) {
+            $this->drop();
+        }
         if ($this->socket === null) {
             $this->connect();
         }
@@ -212,6 +236,18 @@ final class Client
         } catch (Broken $e) {
             throw $broken ?? $e;
         }
+    }
+
+    /**
+     * Whether something has come that no message waits for: the end, or a reply too many, which is not the next
+     * message's.
+     */
+    private function isStale(): bool
+    {
+        stream_set_blocking($this->socket, false);
+        $more = fread($this->socket, 1);
+        stream_set_blocking($this->socket, true);
+        return ($more !== '' && $more !== false) || feof($this->socket);
     }
 
     private function write(string $body): void
@@ -305,6 +341,9 @@ final class Client
         parse_str($parameters, $query);
         if (($query['reply'] ?? '') === 'never') {
             throw new \InvalidArgumentException("\"$url\": a pool with reply=never has no replies");
+        }
+        if (!in_array($query['tagged'] ?? 'false', ['false', '0'], true)) {
+            throw new \InvalidArgumentException("\"$url\": this client does not speak tagged frames");
         }
         if (!in_array($query['once'] ?? 'false', ['false', '0'], true)) {
             throw new \InvalidArgumentException("\"$url\": once=true is one message a connection, "

@@ -35,6 +35,87 @@ final class Refuse extends \RuntimeException
 }
 
 /**
+ * A message handler throws it to get the message again after a time, as one more attempt:
+ * throw new Retry('30s', 'the database is locked').
+ */
+final class Retry extends \RuntimeException
+{
+    /** A duration as poolinit's flags have it. */
+    public readonly string $after;
+
+    /**
+     * @param string|int|float $after a duration such as '30s', '500ms' or '1m30s', or a number of seconds
+     */
+    public function __construct(string|int|float $after, string $text = '')
+    {
+        parent::__construct($text);
+        if (is_string($after)) {
+            if (preg_match('/^(0|(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+)$/D', $after) !== 1) {
+                throw new \InvalidArgumentException("\"$after\" is no duration, such as 30s, 500ms or 1m30s");
+            }
+            $this->after = $after;
+            return;
+        }
+        if (!($after >= 0 && $after <= 1e9)) {
+            throw new \InvalidArgumentException("a time is from 0 to 1e9 seconds, not $after");
+        }
+        $this->after = $after == (int) $after ? (int) $after . 's' : (int) round($after * 1000) . 'ms';
+    }
+}
+
+/**
+ * What is known of a message beside its body. What is not known is empty, 0 or null; with --deliver frames that is
+ * all of it.
+ */
+final class Meta
+{
+    /** The same at each delivery. */
+    public readonly string $id;
+
+    /** 1 at the first delivery. */
+    public readonly int $attempt;
+
+    /** The URL that the message came by. */
+    public readonly string $source;
+
+    public readonly string $key;
+
+    /** When the message arrived. */
+    public readonly ?\DateTimeImmutable $time;
+
+    /** When --message-timeout is over, unless touch() has moved it. */
+    public readonly ?\DateTimeImmutable $deadline;
+
+    /** @var array<string, string> */
+    public readonly array $headers;
+
+    /**
+     * @internal
+     */
+    public function __construct(string $json, private readonly Pool $pool, private readonly string $tag)
+    {
+        $known = $json === '' ? [] : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
+        $time = static fn (string $name): ?\DateTimeImmutable => isset($known[$name]) ? new \DateTimeImmutable($known[$name]) : null;
+        $this->id = $known['id'] ?? '';
+        $this->attempt = $known['attempt'] ?? 0;
+        $this->source = $known['source'] ?? '';
+        $this->key = $known['key'] ?? '';
+        $this->time = $time('time');
+        $this->deadline = $time('deadline');
+        $this->headers = $known['headers'] ?? [];
+    }
+
+    /**
+     * Begins --message-timeout anew, for this message. False: nothing was sent, since messages are not tagged, or the
+     * message has been answered.
+     */
+    public function touch(): bool
+    {
+        return $this->pool->touches($this->tag);
+    }
+}
+
+/**
  * The pool for its script: before start() its configuration, after it the worker
  * that this process is.
  *
@@ -62,7 +143,10 @@ final class Pool
 
     /** The variables that poolinit sets for a worker. The worker's children must not get them. */
     private const TOLD = ['POOLINIT_WORKER_ID', 'POOLINIT_WORKERS', 'POOLINIT_GENERATION', 'POOLINIT_DELIVER',
-        'POOLINIT_FD', 'POOLINIT_EVENT', 'NOTIFY_SOCKET', 'WATCHDOG_USEC'];
+        'POOLINIT_CONCURRENCY', 'POOLINIT_FD', 'POOLINIT_EVENT', 'NOTIFY_SOCKET', 'WATCHDOG_USEC'];
+
+    /** The tag of control frames. */
+    private const CONTROL = "\0\0\0\0\0\0\0\0";
 
     private const EVENTS = ['start', 'workerstart', 'message', 'workerstop', 'shutdown'];
 
@@ -104,6 +188,9 @@ final class Pool
     /** The data of write() for the message in hand; null: no message is in hand. */
     private ?string $written = null;
 
+    private bool $tagged = false;
+    private string $tag = ''; // of the message in hand, 8 bytes, or '' with --deliver frames
+    private bool $drains = false; // poolinit has said that no more messages come
     private bool $begun = false; // workerStart has returned, or it is the worker's own loop
     private bool $asked = false; // poolinit was asked for no more messages
     private bool $over = false;
@@ -178,8 +265,9 @@ final class Pool
      * Sets the handler of an event. Event names are not case-sensitive.
      *
      * start: in the process that is about to become poolinit, with ($pool). workerStart, workerStop: in a worker, with
-     * ($pool, $workerId). message: in a worker, with ($pool, $message); its return value is the reply, null an
-     * empty one; an exception is a failure. shutdown: once, in a process of its own, when no worker is left, with
+     * ($pool, $workerId). message: in a worker, with ($pool, $message), or with ($pool, $message, $meta) if it has a
+     * third parameter without a default, or one of the type Meta; its return value is the reply, null an empty one;
+     * an exception is a failure. shutdown: once, in a process of its own, when no worker is left, with
      * ($pool).
      */
     public function on(string $event, callable $handler): self
@@ -190,6 +278,9 @@ final class Pool
                 . 'workerStop and shutdown');
         }
         $this->handlers[$name] = $handler;
+        if ($name === 'message') {
+            self::takesMeta($handler); // or it throws
+        }
         return $this;
     }
 
@@ -229,6 +320,31 @@ final class Pool
             throw new \LogicException('write() is for a message handler: there is no message in hand to reply to');
         }
         $this->written .= $data;
+    }
+
+    /**
+     * Begins --message-timeout anew, for the message in hand. False: nothing was sent, since messages are not tagged.
+     */
+    public function touch(): bool
+    {
+        if ($this->written === null) {
+            throw new \LogicException('touch() is for a message handler: there is no message in hand');
+        }
+        return $this->touches($this->tag);
+    }
+
+    /**
+     * @internal
+     */
+    public function touches(string $tag): bool
+    {
+        if ($tag === '' || $tag !== $this->tag || $this->written === null || $this->in === null) {
+            return false;
+        }
+        $this->flush();
+        $control = '{"touch":' . unpack('J', $tag)[1] . '}';
+        $this->put(pack('N', strlen($control) + 8) . self::CONTROL . $control);
+        return true;
     }
 
     /**
@@ -521,8 +637,8 @@ final class Pool
             self::fail(1, 'PHP has no pcntl_signal(), without which a worker cannot end gracefully. '
                 . 'Install the pcntl extension (docker-php-ext-install pcntl)');
         }
-        if ($fd !== '' && $this->told['POOLINIT_DELIVER'] !== 'frames') {
-            self::fail(1, "poolinit runs with --deliver {$this->told['POOLINIT_DELIVER']}; this needs frames");
+        if ($fd !== '' && !in_array($this->told['POOLINIT_DELIVER'], ['tagged', 'frames'], true)) {
+            self::fail(1, "poolinit runs with --deliver {$this->told['POOLINIT_DELIVER']}; this needs tagged or frames");
         }
         if (($fd !== '') !== ($handler !== null)) {
             self::fail(1, $handler === null
@@ -535,6 +651,7 @@ final class Pool
         $this->forget();
         if ($fd !== '') {
             $this->open((int) $fd);
+            $this->tagged = $this->told['POOLINIT_DELIVER'] === 'tagged';
         }
         pcntl_async_signals(true);
         pcntl_signal(SIGTERM, $this->terminated(...));
@@ -588,9 +705,13 @@ final class Pool
         $buffer = '';
         $at = 0;
         $first = $last = hrtime(true);
+        $tagged = $this->tagged;
+        $bits = $tagged ? 0x3fffffff : 0x7fffffff;
+        $takesMeta = self::takesMeta($handler);
         for (;;) {
             $rest = strlen($buffer) - $at;
-            $size = $rest < 4 ? 0 : 4 + (unpack('N', $buffer, $at)[1] & 0x7fffffff);
+            $word = $rest < 4 ? 0 : unpack('N', $buffer, $at)[1];
+            $size = $rest < 4 ? 0 : 4 + ($word & $bits);
             if ($size === 0 || $size > $rest) {
                 $this->flush();
                 $buffer = $at === 0 ? $buffer : substr($buffer, $at);
@@ -603,21 +724,32 @@ final class Pool
                 $first = $last = hrtime(true);
                 continue;
             }
-            $body = substr($buffer, $at + 4, $size - 4);
+            $meta = '';
+            if ($tagged) {
+                [$start, $meta] = self::before($buffer, $at, $size, $word);
+                $this->tag = substr($buffer, $at + 4, 8);
+                $body = substr($buffer, $start, $at + $size - $start);
+            } else {
+                $body = substr($buffer, $at + 4, $size - 4);
+            }
             $at += $size;
             if ($size === $rest) {
                 $buffer = ''; // do not keep two copies of a long message
                 $at = 0;
             }
+            if ($this->tag === self::CONTROL) {
+                $this->control($body);
+                continue;
+            }
             $this->written = '';
             $failed = false;
             try {
-                $reply = self::text($handler($this, $body));
+                $reply = self::text($takesMeta ? $handler($this, $body, new Meta($meta, $this, $this->tag)) : $handler($this, $body));
                 $reply = self::limited($this->written === '' ? $reply : $this->written . $reply);
             } catch (\Throwable $e) {
                 $failed = true;
                 $reply = self::failure($e);
-                $e instanceof Refuse || self::say("a message failed: $e");
+                $e instanceof Refuse || $e instanceof Retry || self::say("a message failed: $e");
             }
             $now = hrtime(true);
             $slow = $now - $last > self::FAST;
@@ -629,7 +761,7 @@ final class Pool
                 return;
             }
             $this->answer($reply, $failed);
-            unset($body, $reply, $e);
+            unset($body, $reply, $e, $meta);
             if ($slow || $now - $first > self::HOLD || strlen($this->replies) > self::BATCH) {
                 $this->flush();
                 $first = $now;
@@ -642,6 +774,59 @@ final class Pool
         if ($buffer !== '') {
             self::fail(1, 'the messages ended in the middle of one');
         }
+    }
+
+    /**
+     * Where the body of the tagged frame at $at begins, and the frame's meta.
+     *
+     * @return array{int, string}
+     */
+    private static function before(string $buffer, int $at, int $size, int $word): array
+    {
+        $start = $at + 12;
+        $meta = '';
+        if (($word & 0x40000000) !== 0 && $size >= 16) {
+            $length = unpack('N', $buffer, $start)[1];
+            $meta = substr($buffer, $start + 4, $length);
+            $start += 4 + $length;
+        }
+        if ($start > $at + $size || (($word & 0x40000000) !== 0 && $size < 16)) {
+            self::fail(1, 'what came is no tagged frame');
+        }
+        return [$start, $meta];
+    }
+
+    /**
+     * A control frame of poolinit. What is not known of it is ignored.
+     */
+    private function control(string $body): void
+    {
+        $known = json_decode($body, true);
+        if (is_array($known) && ($known['drain'] ?? null) === true) {
+            $this->drains = true;
+            $this->goesOn = false;
+        }
+    }
+
+    /**
+     * Whether a message handler wants the meta. A third parameter with a default is the handler's own, unless it has
+     * the type Meta.
+     */
+    private static function takesMeta(callable $handler): bool
+    {
+        $parameters = (new \ReflectionFunction(\Closure::fromCallable($handler)))->getParameters();
+        foreach (array_slice($parameters, 3) as $parameter) {
+            if (!$parameter->isOptional()) {
+                throw new \LogicException('a message handler gets the pool, the message, and its meta if it wants that: '
+                    . "there is nothing for \${$parameter->getName()}");
+            }
+        }
+        $third = $parameters[2] ?? null;
+        if ($third === null || $third->isVariadic()) {
+            return false;
+        }
+        $type = $third->getType();
+        return !$third->isOptional() || ($type instanceof \ReflectionNamedType && $type->getName() === Meta::class);
     }
 
     /**
@@ -683,7 +868,8 @@ final class Pool
     private function answer(string $reply, bool $failed = false): void
     {
         $length = strlen($reply);
-        $header = pack('N', $failed ? $length | 0x80000000 : $length);
+        $counted = $length + strlen($this->tag);
+        $header = pack('N', $failed ? $counted | 0x80000000 : $counted) . $this->tag;
         if ($length < self::LARGE) {
             $this->replies .= $header . $reply;
             return;
@@ -742,6 +928,9 @@ final class Pool
      */
     private static function failure(\Throwable $e): string
     {
+        if ($e instanceof Retry) {
+            return 'retry: ' . self::utf8("$e->after: {$e->getMessage()}", self::MAX_TEXT);
+        }
         $text = $e->getMessage() !== '' ? $e->getMessage() : $e::class;
         return ($e instanceof Refuse ? 'refused: ' : 'error: ') . self::utf8($text, self::MAX_TEXT);
     }
@@ -768,6 +957,9 @@ final class Pool
     {
         if ($this->in === null || $this->asked) {
             return;
+        }
+        if ($this->drains) {
+            return; // no more come
         }
         $this->asked = true;
         if (!$this->notify('STOPPING=1')) {
