@@ -51,7 +51,11 @@ func eachScriptSDK(t *testing.T, test func(t *testing.T, s scriptSDK)) {
 func (s scriptSDK) dir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, source := range []string{s.file, "testdata/pool" + s.ext, "testdata/client" + s.ext} {
+	programs, err := filepath.Glob("testdata/*" + s.ext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range append(programs, s.file) {
 		text, err := os.ReadFile(source)
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, filepath.Base(source)), text, 0o600)

@@ -26,6 +26,11 @@ type workerEnd struct {
 
 func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
 	t.Helper()
+	return s.workerOf(t, "pool", append([]string{"POOLINIT_DELIVER=frames"}, env...)...)
+}
+
+func (s scriptSDK) workerOf(t testing.TB, program string, env ...string) workerEnd {
+	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +55,8 @@ func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
 		notify.Close()
 		os.RemoveAll(dir)
 	})
-	p := harness.Start(t, harness.Program{Args: []string{s.needs, filepath.Join(s.dir(t), "pool"+s.ext)}, Files: []*os.File{theirs},
-		Env: append([]string{"POOLINIT_FD=3", "POOLINIT_DELIVER=frames", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
+	p := harness.Start(t, harness.Program{Args: []string{s.needs, filepath.Join(s.dir(t), program+s.ext)}, Files: []*os.File{theirs},
+		Env: append([]string{"POOLINIT_FD=3", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
 			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "POOLINIT=" + harness.Binary(t), "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
 	if err := conn.SetDeadline(time.Now().Add(2 * testkit.Patience)); err != nil {
 		t.Fatal(err)

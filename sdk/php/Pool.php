@@ -92,7 +92,7 @@ final class Meta
     /**
      * @internal
      */
-    public function __construct(string $json, private readonly Pool $pool, private readonly string $tag)
+    public function __construct(string $json, private readonly \Closure $touch)
     {
         $known = $json === '' ? [] : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
         $time = static fn (string $name): ?\DateTimeImmutable => isset($known[$name]) ? new \DateTimeImmutable($known[$name]) : null;
@@ -111,7 +111,7 @@ final class Meta
      */
     public function touch(): bool
     {
-        return $this->pool->touches($this->tag);
+        return ($this->touch)();
     }
 }
 
@@ -333,10 +333,7 @@ final class Pool
         return $this->touches($this->tag);
     }
 
-    /**
-     * @internal
-     */
-    public function touches(string $tag): bool
+    private function touches(string $tag): bool
     {
         if ($tag === '' || $tag !== $this->tag || $this->written === null || $this->in === null) {
             return false;
@@ -638,7 +635,7 @@ final class Pool
                 . 'Install the pcntl extension (docker-php-ext-install pcntl)');
         }
         if ($fd !== '' && !in_array($this->told['POOLINIT_DELIVER'], ['tagged', 'frames'], true)) {
-            self::fail(1, "poolinit runs with --deliver {$this->told['POOLINIT_DELIVER']}; this needs tagged or frames");
+            self::fail(1, "poolinit runs with --deliver {$this->told['POOLINIT_DELIVER']}; this needs frames or tagged");
         }
         if (($fd !== '') !== ($handler !== null)) {
             self::fail(1, $handler === null
@@ -744,7 +741,7 @@ final class Pool
             $this->written = '';
             $failed = false;
             try {
-                $reply = self::text($takesMeta ? $handler($this, $body, new Meta($meta, $this, $this->tag)) : $handler($this, $body));
+                $reply = self::text($takesMeta ? $handler($this, $body, $this->meta($meta)) : $handler($this, $body));
                 $reply = self::limited($this->written === '' ? $reply : $this->written . $reply);
             } catch (\Throwable $e) {
                 $failed = true;
@@ -794,6 +791,15 @@ final class Pool
             self::fail(1, 'what came is no tagged frame');
         }
         return [$start, $meta];
+    }
+
+    /**
+     * The meta of the message in hand.
+     */
+    private function meta(string $json): Meta
+    {
+        $tag = $this->tag;
+        return new Meta($json, fn (): bool => $this->touches($tag));
     }
 
     /**

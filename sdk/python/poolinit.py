@@ -288,28 +288,30 @@ class _TaggedFrames(_Frames):
     def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
         frames: List[_Received] = []
         unpack = _tagged.unpack_from
-        at, end, stop = 0, len(data), 12
+        at, end = 0, len(data)
         while end - at >= 12:
             word, tag = unpack(data, at)
             start = at + 12
             stop = at + 4 + (word & 0x3FFFFFFF)
-            meta = None
-            if stop < start or tag > _MAX_TAG:
-                raise _Garbage("what came is no tagged frame")
-            if stop > end:
-                self._check(stop - start)
+            if stop > end or stop < start:
                 break
+            meta = None
             if word & _META:
                 start += 4
-                after = start + _header.unpack_from(data, start - 4)[0] if start <= stop else start
-                if after > stop:
-                    raise _Garbage("what came is no tagged frame")
+                after = start + _header.unpack_from(data, start - 4)[0] if start <= stop else stop + 1
                 meta = data[start:after]
                 start = after
+            if start > stop or tag > _MAX_TAG:
+                raise _Garbage("what came is no tagged frame")
             frames.append((tag, meta, data[start:stop], word >= _FAILED))
             at = stop
-            stop += 12
-        self.want = stop - at
+        self.want = 4
+        if end - at >= 4:
+            size = _header.unpack_from(data, at)[0] & 0x3FFFFFFF
+            if size < 8:
+                raise _Garbage("what came is no tagged frame")
+            self._check(size - 8)
+            self.want += size
         return frames, data[at:]
 
 
@@ -1065,6 +1067,8 @@ class Pool:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as e:  # CancelledError, too: the message has to be answered
+            if self._ending:
+                raise
             return self._failed(tag, e)
         finally:
             self._in_hand -= 1
