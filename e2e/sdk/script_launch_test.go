@@ -176,12 +176,13 @@ func TestSDKScriptFlags(t *testing.T) {
 			slices.Sort(list)
 			return list
 		}
-		want := []string{"--healthy-after=0s", "--listen=unix:///x?reply=always", "--max-message=9MiB", "--ready=notify",
+		want := []string{"--deliver=tagged", "--healthy-after=0s", "--listen=unix:///x?reply=always", "--max-message=9MiB", "--ready=notify",
 			"--run-at-exit=true", "--workers=2", "run", "start"}
 		if got := flags("MAX_MESSAGE=9MiB"); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		got := flags("POOLINIT_WORKERS=3", "POOLINIT_LISTEN=unix:///y", "POOLINIT_READY=started", "POOLINIT_HEALTHY_AFTER=1s", "POOLINIT_RUN_AT_EXIT=false")
+		got := flags("POOLINIT_WORKERS=3", "POOLINIT_LISTEN=unix:///y", "POOLINIT_READY=started", "POOLINIT_HEALTHY_AFTER=1s", "POOLINIT_RUN_AT_EXIT=false",
+			"POOLINIT_DELIVER=frames")
 		if want := []string{"run", "start"}; !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}

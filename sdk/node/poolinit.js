@@ -1025,7 +1025,10 @@ class Pool {
 
   #flags() {
     const options = { ...this.#options };
-    if (this.#handlers.message) options.ready ??= 'notify'; // workers report it when workerStart has resolved
+    if (this.#handlers.message) {
+      options.deliver ??= 'tagged';
+      options.ready ??= 'notify'; // workers report it when workerStart has resolved
+    }
     const deliver = process.env.POOLINIT_DELIVER || options.deliver;
     if (this.#concurrency > 1 && deliver === 'tagged') options.concurrency ??= this.#concurrency;
     else if (this.#concurrency > 1) options.window ??= this.#concurrency;

@@ -465,7 +465,7 @@ final class Pool
     {
         $options = $this->options;
         if (isset($this->handlers['message'])) {
-            $options += ['ready' => 'notify']; // workers report it when workerStart has returned
+            $options += ['deliver' => 'tagged', 'ready' => 'notify']; // workers report it when workerStart has returned
         }
         if (isset($this->handlers['shutdown'])) {
             $options += ['run-at-exit' => true];

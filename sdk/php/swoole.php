@@ -587,6 +587,7 @@ namespace Swoole\Process {
                     $this->pool->listen(\sprintf('sysv://0x%x?mode=%s', $this->msgqueue_key & 0xffffffff, $mode));
                 }
                 $this->pool->on('message', $this->onMessage(...));
+                $this->pool->set(['deliver' => 'frames']); // Swoole's callbacks have no use for more
             }
 
             /**

@@ -1163,6 +1163,7 @@ class Pool:
     def _flags(self) -> List[str]:
         options = dict(self._options)
         if self._message is not None:
+            options.setdefault("deliver", "tagged")
             options.setdefault("ready", "notify")  # start() reports it when on_worker_start has returned
         if self._shutdown is not None:
             options.setdefault("run_at_exit", True)
