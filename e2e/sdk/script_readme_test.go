@@ -121,3 +121,23 @@ func TestSDKScriptREADMELoop(t *testing.T) {
 		}
 	})
 }
+
+// The asyncio worker is one of ten lines, and handles a hundred messages of the
+// asyncio client at the same time.
+func TestSDKPythonREADMEAsync(t *testing.T) {
+	harness.Need(t, "python3")
+	i := newIsland(t)
+	worker, client := pythonSDK.example(t, 4), pythonSDK.example(t, 5)
+	text, err := os.ReadFile(worker)
+	if lines := strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' }); err != nil || len(lines) > 10 ||
+		!strings.Contains(string(text), "async def") {
+		t.Errorf("%v: %d lines\n%s", err, len(lines), text)
+	}
+	p := pythonSDK.startExample(i, worker)
+	p.Stderr.Expect(t, "taking messages")
+	if got := i.run("python3", client); got != "100 MESSAGE 99\n" {
+		t.Errorf("%q\n%s", got, p.Stderr.String())
+	}
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+}

@@ -77,6 +77,14 @@ pool.on('message', (body, meta) => {
       return awaitFile(rest).then(() => body);
     case 'sleep':
       return setTimeout(Number(rest) * 1000).then(() => body);
+    case 'touching':
+      return (async () => {
+        for (let i = 0; i < 5; i++) {
+          await setTimeout(Number(rest) * 1000);
+          meta.touch();
+        }
+        return body;
+      })();
     case 'never':
       console.log('waiting');
       return new Promise(() => {});

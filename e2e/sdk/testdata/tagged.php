@@ -58,6 +58,7 @@ $pool->on('message', function (Pool $pool, string $body, Meta $meta) use (&$kept
         'detach' => $pool->detach('detached') ?? $body,
         'running' => var_export($pool->running, true),
         'wait', 'never' => await_file($rest) ?? $body,
+        'touching' => array_map(fn (): bool => usleep((int) ((float) $rest * 1e6)) ?? $meta->touch(), range(1, 5)) ? $body : '',
         'sleep' => usleep((int) ((float) $rest * 1e6)) ?? $body,
         default => $body,
     };

@@ -10,7 +10,6 @@ import poolinit
 pool = poolinit.Pool(1, healthy_after="0s", concurrency=os.environ.get("CONCURRENCY"))
 if os.environ.get("POOL_URL"):
     pool.listen(os.environ["POOL_URL"])
-kept = []
 
 
 @pool.on_worker_start
@@ -86,6 +85,10 @@ if os.environ.get("MODE") == "async":
                 await asyncio.sleep(0.005)
         if word == "sleep":
             await asyncio.sleep(float(rest))
+        if word == "touching":
+            for _ in range(5):
+                await asyncio.sleep(float(rest))
+                meta.touch()
         if word == "never":
             print("waiting")
             await asyncio.get_running_loop().create_future()
@@ -102,6 +105,10 @@ else:
                 time.sleep(0.005)
         if word == "sleep":
             time.sleep(float(rest))
+        if word == "touching":
+            for _ in range(5):
+                time.sleep(float(rest))
+                meta.touch()
         if word == "never":
             print("waiting")
             time.sleep(1e6)
