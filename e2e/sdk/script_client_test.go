@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -19,7 +20,7 @@ import (
 // clientOf returns the SDK's client, which sends lines to the URL.
 func (s scriptSDK) clientOf(t testing.TB, url string, env ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(s.needs, filepath.Join(s.dir(t), "client"+s.ext), url)
+	cmd := exec.Command(s.needs, filepath.Join(s.dir(t), cmp.Or(s.client, "client")+s.ext), url)
 	cmd.Env = append(os.Environ(), env...)
 	return cmd
 }
@@ -35,7 +36,7 @@ func (s scriptSDK) clientSends(t testing.TB, url, lines string, env ...string) s
 
 // The client gets replies and failures, by TCP and unix sockets.
 func TestSDKScriptClient(t *testing.T) {
-	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+	eachScriptClient(t, func(t *testing.T, s scriptSDK) {
 		for _, url := range []string{"tcp://" + harness.FreePort(t), harness.UnixURL(t, "")} {
 			p := s.startAt(t, url+"?reply=always", "MAX_MESSAGE=1MiB")
 			lines := "hello\n\nrefuse not mine\nfail now\nhellö\n" + strings.Repeat("b", 1<<20) + "\n" + strings.Repeat("b", 1<<20+1) + "\nafter\n"
@@ -51,7 +52,7 @@ func TestSDKScriptClient(t *testing.T) {
 }
 
 func TestSDKScriptClientTLS(t *testing.T) {
-	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+	eachScriptClient(t, func(t *testing.T, s scriptSDK) {
 		p, dir := harness.StartTLS(t, "&reply=always")
 		if got := s.clientSends(t, "tcp://"+p.Addr, "one\ntwo\n", "CA="+dir+"/server.crt"); got != "one\ntwo\n" {
 			t.Error(got)
@@ -66,7 +67,7 @@ func TestSDKScriptClientTLS(t *testing.T) {
 
 // A pool is replaced by another one: its clients do not notice.
 func TestSDKScriptClientDeploy(t *testing.T) {
-	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+	eachScriptClient(t, func(t *testing.T, s scriptSDK) {
 		first := s.start(t)
 		cmd := s.clientOf(t, first.url, "CONNECT_TIMEOUT=120", "TIMEOUT=120")
 		stdin, err := cmd.StdinPipe()
@@ -187,7 +188,7 @@ func failure(text string) string {
 
 // What becomes of a message is the client's to find out.
 func TestSDKScriptClientSendsAgain(t *testing.T) {
-	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+	eachScriptClient(t, func(t *testing.T, s scriptSDK) {
 		ends := func(c scriptClient) { c.want("EOF") } // the client closes
 		url := serve(t,
 			both(takes("one", frames("1")), takes("two", failure("stopping: not now")), ends),
@@ -209,7 +210,7 @@ var errorsName = regexp.MustCompile(`error \w* `)
 
 // What it cannot do it says, and waits for no longer than it should.
 func TestSDKScriptClientFails(t *testing.T) {
-	eachScriptSDK(t, func(t *testing.T, s scriptSDK) {
+	eachScriptClient(t, func(t *testing.T, s scriptSDK) {
 		silent := func(c scriptClient) { c.want("one", "EOF") }
 		url := serve(t, silent, takes("two", frames("2")))
 		if got := s.clientSends(t, url, "one\ntwo\n", "TIMEOUT=3"); !strings.Contains(got, "nothing was heard within 3") ||

@@ -25,6 +25,7 @@ type scriptSDK struct {
 	whoAmI      []string // arguments that make it print its own path
 	file, ext   string
 	fails       string // what "fail now" fails with
+	client      string // the program of testdata that is a client; "" is client
 }
 
 var (
@@ -34,11 +35,24 @@ var (
 		file: "../../sdk/node/poolinit.js", ext: ".js", fails: "RangeError: now"}
 )
 
+// asyncioSDK is Python's, with its client for asyncio.
+var asyncioSDK = scriptSDK{name: "python, asyncio", needs: pythonSDK.needs, whoAmI: pythonSDK.whoAmI,
+	file: pythonSDK.file, ext: pythonSDK.ext, fails: pythonSDK.fails, client: "asyncclient"}
+
 // eachScriptSDK runs a test for each language that is installed, beside other
 // tests: most of the time it waits.
 func eachScriptSDK(t *testing.T, test func(t *testing.T, s scriptSDK)) {
+	eachSDK(t, []scriptSDK{pythonSDK, nodeSDK}, test)
+}
+
+// eachScriptClient runs a test for each client of these languages.
+func eachScriptClient(t *testing.T, test func(t *testing.T, s scriptSDK)) {
+	eachSDK(t, []scriptSDK{pythonSDK, asyncioSDK, nodeSDK}, test)
+}
+
+func eachSDK(t *testing.T, sdks []scriptSDK, test func(t *testing.T, s scriptSDK)) {
 	t.Parallel()
-	for _, s := range []scriptSDK{pythonSDK, nodeSDK} {
+	for _, s := range sdks {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			harness.Need(t, s.needs)

@@ -79,7 +79,7 @@ func TestSDKTaggedPoolConcurrency(t *testing.T) {
 			d.want(body)
 		}
 		p.Signal(syscall.SIGUSR1)
-		p.ExpectLog("reloading", nil)
+		p.ExpectLog("reload begins", nil)
 		touch(t, file)
 		c.want("wait "+file, "wait "+file, "wait "+file)
 		p.ExpectLog("reload done", nil)
