@@ -29,7 +29,13 @@ func (s scriptSDK) worker(t testing.TB, env ...string) workerEnd {
 	return s.workerOf(t, "pool", append([]string{"POOLINIT_DELIVER=frames"}, env...)...)
 }
 
+// workerOf runs one of the programs in testdata.
 func (s scriptSDK) workerOf(t testing.TB, program string, env ...string) workerEnd {
+	t.Helper()
+	return s.workerAt(t, filepath.Join(s.dir(t), program+s.ext), env...)
+}
+
+func (s scriptSDK) workerAt(t testing.TB, path string, env ...string) workerEnd {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -55,7 +61,7 @@ func (s scriptSDK) workerOf(t testing.TB, program string, env ...string) workerE
 		notify.Close()
 		os.RemoveAll(dir)
 	})
-	p := harness.Start(t, harness.Program{Args: []string{s.needs, filepath.Join(s.dir(t), program+s.ext)}, Files: []*os.File{theirs},
+	p := harness.Start(t, harness.Program{Args: []string{s.needs, path}, Files: []*os.File{theirs},
 		Env: append([]string{"POOLINIT_FD=3", "POOLINIT_WORKER_ID=5", "POOLINIT_WORKERS=8",
 			"POOLINIT_GENERATION=2", "PYTHONUNBUFFERED=", "POOLINIT=" + harness.Binary(t), "NOTIFY_SOCKET=" + dir + "/sock"}, env...)})
 	if err := conn.SetDeadline(time.Now().Add(2 * testkit.Patience)); err != nil {
