@@ -848,7 +848,7 @@ class Pool:
         self._many = is_async or self._role.concurrency > 1
         try:
             if is_async:
-                self._event_loop().run_until_complete(self._serve_tasks(channel))
+                self._event_loop().run_until_complete(_Tasks(self, channel).run())
             elif self._many:
                 self._watch()
                 self._serve_threads(channel)
@@ -912,6 +912,8 @@ class Pool:
 
     @staticmethod
     def _joined(written: List[bytes], reply: Any) -> bytes:
+        if not written and type(reply) is bytes:
+            return reply
         return b"".join([*written, b"" if reply is None else _bytes(reply, "a reply")])
 
     def _serve_threads(self, channel: _Channel) -> None:
@@ -978,111 +980,6 @@ class Pool:
             raise
         except BaseException as e:
             return self._failed(hand.tag, e)
-
-    async def _serve_tasks(self, channel: _Channel) -> None:
-        """Several messages at a time, each a task."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        waiting: Deque[_Received] = deque()
-        tasks: Set[asyncio.Task[None]] = set()
-        state = {"open": True, "flushing": False}
-
-        def fail(e: BaseException) -> None:
-            loop.remove_reader(channel.sock)
-            if not ended.done():
-                ended.set_exception(e)
-
-        def readable() -> None:
-            try:
-                messages = channel.receive(socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except (OSError, EOFError) as e:
-                fail(e)
-                return
-            if not messages:
-                state["open"] = False
-                loop.remove_reader(channel.sock)
-            waiting.extend(messages)
-            begin()
-
-        def begin() -> None:
-            while waiting and len(tasks) < self._role.concurrency and not channel.left:
-                task = loop.create_task(handle(waiting.popleft()))
-                tasks.add(task)
-                task.add_done_callback(over)
-            if not tasks and (channel.left or not waiting and not state["open"]) and not ended.done():
-                ended.set_result(None)
-
-        def over(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            begin()
-
-        async def handle(message: _Received) -> None:
-            channel.hold()
-            try:
-                frame = await self._handle_task(message)
-            except (SystemExit, KeyboardInterrupt) as e:
-                if self._copied:
-                    self._end_copy(e.code if isinstance(e, SystemExit) else 1)
-                fail(e)
-                return
-            if self._copied:
-                self._end_copy(0)
-            if not channel.left:
-                channel.answer(frame)
-                if not state["flushing"]:
-                    state["flushing"] = True
-                    loop.call_soon(flush)  # together with those that end now
-
-        def flush() -> None:
-            state["flushing"] = False
-            try:
-                if not channel.left:
-                    channel.flush()
-            except OSError as e:
-                fail(e)
-
-        def beat() -> None:
-            self.notify("WATCHDOG=1")  # the loop turns
-            loop.call_later(self._role.watchdog / 2, beat)
-
-        if self._role.watchdog > 0:
-            loop.call_later(self._role.watchdog / 2, beat)
-        loop.add_reader(channel.sock, readable)
-        try:
-            await ended
-        finally:
-            loop.remove_reader(channel.sock)
-
-    async def _handle_task(self, message: _Received) -> bytes:
-        tag = message[0]
-        hand = _Hand(tag)
-        _hand.set(hand)
-        self._in_hand += 1
-        try:
-            return self._frame(tag, self._joined(hand.written, await self._call(message)))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as e:  # CancelledError, too: the message has to be answered
-            if self._ending:
-                raise
-            return self._failed(tag, e)
-        finally:
-            self._in_hand -= 1
-
-    @staticmethod
-    def _end_copy(code: object) -> NoReturn:
-        """Ends a forked child that has returned from its handler. It shares the event loop's
-        epoll descriptor with the worker, so the loop must not go on here."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # closed, or not there
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
     def _frame(self, tag: int, reply: bytes) -> bytes:
         if self._role.deliver == "lines":
@@ -1170,6 +1067,125 @@ class Pool:
         options["listen"] = [*_words(options.pop("listen", None)), *self._urls]
         flags = [(name.replace("_", "-"), value) for name, value in options.items()]
         return [f"--{flag}={word}" for flag, value in flags if not _from_environment(flag) for word in _words(value)]
+
+
+class _Tasks:
+    """A worker with an async handler: each message is a task of the event loop."""
+
+    def __init__(self, pool: Pool, channel: _Channel) -> None:
+        from asyncio import current_task
+
+        self._pool = pool
+        self._channel = channel
+        self._current_task = current_task
+        self._loop = pool._event_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._waiting: Deque[_Received] = deque()
+        self._tasks: Set[asyncio.Task[None]] = set()
+        self._open = True  # there may be more messages
+        self._flushing = False
+
+    async def run(self) -> None:
+        """Returns when all messages are answered and no more come."""
+        self._loop.add_reader(self._channel.sock, self._readable)
+        if self._pool._role.watchdog > 0:
+            self._beat()
+        try:
+            await self._ended
+            if not self._channel.left:
+                self._channel.flush()
+        finally:
+            self._loop.remove_reader(self._channel.sock)
+
+    def _beat(self) -> None:
+        """Sends WATCHDOG=1 while the loop turns."""
+        self._pool.notify("WATCHDOG=1")
+        self._loop.call_later(self._pool._role.watchdog / 2, self._beat)
+
+    def _readable(self) -> None:
+        try:
+            messages = self._channel.receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except (OSError, EOFError) as e:
+            self._fail(e)
+            return
+        if not messages:
+            self._open = False
+            self._loop.remove_reader(self._channel.sock)
+        self._waiting.extend(messages)
+        self._begin()
+
+    def _begin(self) -> None:
+        waiting, left = self._waiting, self._channel.left
+        while waiting and len(self._tasks) < self._pool._role.concurrency and not left:
+            message = waiting.popleft()
+            task = self._loop.create_task(self._handle(message))
+            self._tasks.add(task)
+        if not self._tasks and (left or not waiting and not self._open) and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _handle(self, message: _Received) -> None:
+        pool = self._pool
+        hand = _Hand(message[0])
+        _hand.set(hand)
+        pool._in_hand += 1
+        try:
+            frame = pool._frame(hand.tag, pool._joined(hand.written, await pool._call(message)))
+        except (SystemExit, KeyboardInterrupt) as e:
+            if pool._copied:
+                _end_copy(e.code if isinstance(e, SystemExit) else 1)
+            self._fail(e)
+            return
+        except BaseException as e:  # CancelledError, too: the message has to be answered
+            if pool._ending:
+                raise
+            frame = pool._failed(hand.tag, e)
+        finally:
+            pool._in_hand -= 1
+        if pool._copied:
+            _end_copy(0)
+        self._answer(frame)
+        task = self._current_task()
+        if task is not None:
+            self._tasks.discard(task)
+        self._begin()
+
+    def _answer(self, frame: bytes) -> None:
+        """Writes a reply together with those of this turn of the loop."""
+        if self._channel.left:
+            return
+        try:
+            self._channel.answer(frame)
+        except OSError as e:
+            self._fail(e)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        try:
+            if not self._channel.left:
+                self._channel.flush()
+        except OSError as e:
+            self._fail(e)
+
+    def _fail(self, e: BaseException) -> None:
+        self._loop.remove_reader(self._channel.sock)
+        if not self._ended.done():
+            self._ended.set_exception(e)
+
+
+def _end_copy(code: object) -> NoReturn:
+    """Ends a forked child that has returned from an async handler. It shares the event
+    loop's epoll descriptor with the worker, so the loop must not go on here."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, or not there
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _takes_meta(handler: Callable[..., object]) -> str:
