@@ -1084,6 +1084,7 @@ class _Tasks:
         self._tasks: Set[asyncio.Task[None]] = set()
         self._open = True  # there may be more messages
         self._flushing = False
+        self._error: Optional[BaseException] = None
 
     async def run(self) -> None:
         """Returns when all messages are answered and no more come."""
@@ -1092,8 +1093,8 @@ class _Tasks:
             self._beat()
         try:
             await self._ended
-            if not self._channel.left:
-                self._channel.flush()
+            if self._error is not None:
+                raise self._error  # the last reply could not be written
         finally:
             self._loop.remove_reader(self._channel.sock)
 
@@ -1173,8 +1174,9 @@ class _Tasks:
 
     def _fail(self, e: BaseException) -> None:
         self._loop.remove_reader(self._channel.sock)
+        self._error = self._error or e
         if not self._ended.done():
-            self._ended.set_exception(e)
+            self._ended.set_result(None)
 
 
 def _end_copy(code: object) -> NoReturn:
