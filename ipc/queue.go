@@ -411,7 +411,8 @@ func (q *Queue) Depth() (waiting, bytes, inFlight int) {
 }
 
 // Empty returns a channel that is closed when nothing waits and nothing is in
-// flight, now or later.
+// flight, now or later. What waits does not count in a queue that is paused and
+// knows its end (Until).
 func (q *Queue) Empty() <-chan struct{} {
 	empty := make(chan struct{})
 	go func() { // ends when the queue is empty, which the end of the pool brings about
@@ -428,7 +429,8 @@ func (q *Queue) Empty() <-chan struct{} {
 func (q *Queue) nextChange() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.backlog.n == 0 && q.inFlight == 0 {
+	stuck := q.paused && q.retries.until > 0 // nothing is handed out before the end
+	if q.inFlight == 0 && (q.backlog.n == 0 || stuck) {
 		return nil
 	}
 	change := make(chan struct{})

@@ -346,6 +346,26 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// A stop does not wait for what a pause keeps.
+func TestPausedQueueEnds(t *testing.T) {
+	w := ipctest.NewWorld(t, nil)
+	w.Worker(ipctest.Answering(ipctest.Echo))
+	w.Q.Pause()
+	desk := w.NewDesk(nil)
+	desk.Send("a")
+	if empty := w.Q.Empty(); ipctest.IsClosed(empty) {
+		t.Error("it is empty before its end is known")
+	}
+	w.Q.Until(time.Now().Add(time.Hour))
+	select {
+	case <-w.Q.Empty():
+	case <-time.After(ipctest.Patience):
+		t.Fatal("it waits")
+	}
+	w.Q.Close()
+	desk.Want("a", "!stopping: poolinit stopped before a worker was free; send it again")
+}
+
 func TestListAndDrop(t *testing.T) {
 	w := ipctest.NewWorld(t, func(c *ipc.Config) { c.Window = 1 })
 	a := w.NewDesk(nil)
