@@ -134,7 +134,7 @@ func TestSDKPythonREADMEAsync(t *testing.T) {
 		t.Errorf("%v: %d lines\n%s", err, len(lines), text)
 	}
 	p := pythonSDK.startExample(i, worker)
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	if got := i.run("python3", client); got != "100 MESSAGE 99\n" {
 		t.Errorf("%q\n%s", got, p.Stderr.String())
 	}

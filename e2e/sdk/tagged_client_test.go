@@ -134,8 +134,8 @@ func TestSDKTaggedClientFaults(t *testing.T) {
 		for says, server := range map[string]oneConn{
 			"failure not-tagged tags are not spoken here":       both(any(), plain(failure("not-tagged: tags are not spoken here")), ends),
 			"failure not-tagged the tag 1 is open":              both(any(), taggedSays(hello, frame.Tagged{Failed: true, Body: []byte("not-tagged: the tag 1 is open")}), ends),
-			"what the server sends is no reply of a pool":       both(any(), taggedSays(hello, frame.Tagged{Tag: 99}), ends),
-			"what came is no tagged frame":                      both(any(), plain(frames("hi")), ends),
+			"the server sent something that is not a reply":     both(any(), taggedSays(hello, frame.Tagged{Tag: 99}), ends),
+			"received something that is not a tagged frame":     both(any(), plain(frames("hi")), ends),
 			"nothing was heard within 2 s (only a pool with re": both(any(), taggedSays(hello), ends),
 		} {
 			got := strings.ReplaceAll(s.clientSends(t, serve(t, server)+"?tagged=true", "one\n", "TIMEOUT=2"), "2.0 s", "2 s")

@@ -19,7 +19,7 @@ func (k taggedKind) pool(t testing.TB, env ...string) scriptPool {
 		Env: append([]string{"POOLINIT=" + harness.Binary(t), "POOL_URL=" + url, "PYTHONUNBUFFERED=", k.env,
 			fmt.Sprint("CONCURRENCY=", k.concurrency)}, env...)}
 	p := scriptPool{harness.PoolOf(harness.Start(t, prog)), k.s, url}
-	p.Stderr.Expect(t, "taking messages")
+	p.Stderr.Expect(t, "accepting messages")
 	p.Stdout.Expect(t, "up worker=0")
 	return p
 }
@@ -53,7 +53,7 @@ func TestSDKTaggedPoolMessage(t *testing.T) {
 		if got := c.ask("fail now"); !strings.HasPrefix(got, "!given-up: after 2 attempts: error: ") {
 			t.Errorf("%q", got)
 		}
-		if n := p.Count("worker ended"); n > 0 {
+		if n := p.Count("worker exited"); n > 0 {
 			t.Errorf("%d workers ended\n%s", n, p.Stderr.String())
 		}
 		c.Close()
@@ -79,7 +79,7 @@ func TestSDKTaggedPoolConcurrency(t *testing.T) {
 			d.want(body)
 		}
 		p.Signal(syscall.SIGUSR1)
-		p.ExpectLog("reload begins", nil)
+		p.ExpectLog("reload started", nil)
 		touch(t, file)
 		c.want("wait "+file, "wait "+file, "wait "+file)
 		p.ExpectLog("reload done", nil)

@@ -212,9 +212,9 @@ class TaggedFrames extends Frames {
       meta = chunk.subarray(start + 4, start + 4 + chunk.readUInt32BE(start));
       start += 4 + chunk.readUInt32BE(start);
     }
-    if (start > end || ((word & META) !== 0 && meta === null)) throw new Error('what came is no tagged frame');
+    if (start > end || ((word & META) !== 0 && meta === null)) throw new Error('received something that is not a tagged frame');
     const tag = chunk.readUInt32BE(at) * 2 ** 32 + chunk.readUInt32BE(at + 4);
-    if (tag > Number.MAX_SAFE_INTEGER) throw new Error('what came is no tagged frame');
+    if (tag > Number.MAX_SAFE_INTEGER) throw new Error('received something that is not a tagged frame');
     each(chunk.subarray(start, end), word >= FAILED, tag, meta);
   }
 }

@@ -788,7 +788,7 @@ final class Pool
             $start += 4 + $length;
         }
         if ($start > $at + $size || (($word & 0x40000000) !== 0 && $size < 16)) {
-            self::fail(1, 'what came is no tagged frame');
+            self::fail(1, 'received something that is not a tagged frame');
         }
         return [$start, $meta];
     }

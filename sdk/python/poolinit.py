@@ -281,7 +281,7 @@ class _Frames:
 
     def _check(self, size: int) -> None:
         if size > self._limit:
-            raise _Garbage("what the server sends is no reply of a pool")
+            raise _Garbage("the server sent something that is not a reply")
 
 
 class _TaggedFrames(_Frames):
@@ -302,14 +302,14 @@ class _TaggedFrames(_Frames):
                 meta = data[start:after]
                 start = after
             if start > stop or tag > _MAX_TAG:
-                raise _Garbage("what came is no tagged frame")
+                raise _Garbage("received something that is not a tagged frame")
             frames.append((tag, meta, data[start:stop], word >= _FAILED))
             at = stop
         self.want = 4
         if end - at >= 4:
             size = _header.unpack_from(data, at)[0] & 0x3FFFFFFF
             if size < 8:
-                raise _Garbage("what came is no tagged frame")
+                raise _Garbage("received something that is not a tagged frame")
             self._check(size - 8)
             self.want += size
         return frames, data[at:]
@@ -1682,7 +1682,7 @@ class AsyncClient:
         """The server does not follow the protocol, and would not if the messages were sent
         again."""
         refused, self._pending = list(self._pending.values()), {}
-        error = error or _Garbage("what the server sends is no reply of a pool")
+        error = error or _Garbage("the server sent something that is not a reply")
         self._lost(link, error)
         _reject(refused, error)
 
