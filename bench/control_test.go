@@ -11,7 +11,7 @@ import (
 // table does: each from fork to exit, for a pool of four workers.
 func BenchmarkHealth(b *testing.B) {
 	p, yes := built(b), lookPath(b, "true")
-	pool := exec.Command(p.poolinit, "run", "-n", "4", "--log-level", "error", "--", p.peer, "up")
+	pool := exec.Command(p.poolinit, "run", "-n", "4", "--ready", "started", "--log-level", "error", "--", p.peer, "up")
 	if err := pool.Start(); err != nil {
 		b.Fatal(err)
 	}

@@ -76,7 +76,6 @@ func (p *Pool) scale(n int) error {
 	if n == from {
 		return nil
 	}
-	p.log.Info().Int("from", from).Int("workers", n).Msg("scaling the pool")
 	stats := p.Stats()
 	var added []*slot
 	for id := len(all); id < n; id++ {
