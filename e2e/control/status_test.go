@@ -143,7 +143,7 @@ func TestStatusOfAHangingPool(t *testing.T) {
 
 // A stop that takes its time can be looked at.
 func TestStatusWhileStopping(t *testing.T) {
-	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "10m", "--", "ignore")
+	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "10m", "--ready", "started", "--", "ignore")
 	p.Stdout.Expect(t, "deaf")
 	p.Inside("health", "--ready").Says(t, 0, "ok\n")
 	p.Signal(syscall.SIGTERM)
@@ -185,7 +185,7 @@ func TestStatusOfAnotherUser(t *testing.T) {
 // Root may ask the pool of anybody.
 func TestStatusOfAnotherUsersPool(t *testing.T) {
 	harness.Need(t, "setpriv")
-	args := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", harness.Binary(t), "--", "sleep", "1000"}
+	args := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", harness.Binary(t), "--ready", "started", "--", "sleep", "1000"}
 	p := harness.Start(t, harness.Program{Args: args})
 	p.Stderr.Expect(t, "worker started")
 	p.AwaitPool()

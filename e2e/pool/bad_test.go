@@ -32,7 +32,7 @@ func TestRunBadInput(t *testing.T) {
 		{"stop-timeout", flag("--stop-timeout", "never"), "", []string{"--stop-timeout", `"never"`}},
 		{"drain-delay", flag("--drain-delay", "-1ms"), "", []string{"--drain-delay", `"-1ms"`}},
 		{"drain over stop", flag("--stop-timeout", "2s", "--drain-delay", "3s"), "", []string{"--stop-timeout 2s", "--drain-delay 3s"}},
-		{"ready", flag("--ready", "yes"), "", []string{"--ready", `"yes"`, "started or notify"}},
+		{"ready", flag("--ready", "yes"), "", []string{"--ready", `"yes"`, "auto, notify or started"}},
 		{"min-ready", flag("--min-ready", "x"), "", []string{"--min-ready", `"x"`}},
 		{"ready-timeout", flag("--ready-timeout", "0"), "", []string{"--ready-timeout", `"0"`}},
 		{"ready over min", flag("--ready-timeout", "1s", "--min-ready", "2s"), "", []string{"--ready-timeout 1s", "--min-ready 2s"}},
