@@ -21,16 +21,6 @@ const keepBody = 64 << 10
 // messages are those that are handled at the same time. Each has bytes of its own.
 var messages = sync.Pool{New: func() any { return new(Message) }}
 
-// serveMany is serve for messages that are handled at the same time. It returns
-// when all of them are answered.
-func (w *Worker) serveMany(ctx context.Context) error {
-	c := &crew{Worker: w, ctx: ctx, next: make(chan *Message)}
-	err := c.read()
-	close(c.next)
-	c.group.Wait()
-	return w.ended(err)
-}
-
 // read hands out messages until the end of the input.
 func (c *crew) read() error {
 	for {

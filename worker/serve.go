@@ -35,6 +35,16 @@ func (w *Worker) serve(ctx context.Context) error {
 	}
 }
 
+// serveMany is serve for messages that are handled at the same time. It returns
+// when all of them are answered.
+func (w *Worker) serveMany(ctx context.Context) error {
+	c := &crew{Worker: w, ctx: ctx, next: make(chan *Message)}
+	err := c.read()
+	close(c.next)
+	c.group.Wait()
+	return w.ended(err)
+}
+
 // ended returns what Run returns after this error: nil if the end is as it should
 // be.
 func (w *Worker) ended(err error) error {

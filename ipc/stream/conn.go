@@ -68,7 +68,7 @@ type conn struct {
 func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved *atomic.Bool) *conn {
 	c := &conn{listener: l, flow: ipc.NewFlow(&l.lane), nc: nc, control: control}
 	if l.url.tagged {
-		c.tags = new(tags)
+		c.tags = &tags{conn: c}
 	}
 	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Slow: l.slow, Exact: true})
 	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnIdle: c.allWritten})
@@ -85,7 +85,7 @@ func (c *conn) serve() {
 		}
 	}
 	if fault, ok := errors.AsType[*tagFault](err); ok {
-		c.endTags(fault)
+		c.tags.endWith(fault)
 	} else if errors.Is(err, frame.ErrTooLong) {
 		c.tooLong()
 	}
@@ -241,7 +241,7 @@ func (c *conn) tooLate(inFrame bool) error {
 // takeFrames takes the whole frames that are there to the queue.
 func (c *conn) takeFrames() error {
 	if c.tags != nil {
-		return c.takeTagged()
+		return c.tags.take()
 	}
 	var batch [batchSize]*ipc.Delivery
 	for {

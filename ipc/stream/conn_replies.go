@@ -67,7 +67,7 @@ func (c *conn) Settled(d *ipc.Delivery, reply []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tags != nil {
-		c.answerTagged(d, reply)
+		c.tags.answer(d, reply)
 		return
 	}
 	if !c.replies.Settle(d, reply) {

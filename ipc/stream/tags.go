@@ -1,12 +1,8 @@
 package stream
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
-	"math/rand/v2"
-	"sync"
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
@@ -19,17 +15,17 @@ const protocolVersion = 1
 // with a longer one is no hello, but HTTP, say.
 const maxHello = 1 << 10
 
-// tags are the messages of a connection with tagged=true: which of them are not
-// answered. A connection without any holds no memory for that.
+// tags are what a connection with tagged=true does and knows besides: which of its
+// messages are not answered. A connection without any holds no memory for that.
 type tags struct {
+	*conn
 	greeted bool // the reader's own: the hello has come
 
-	// With the connection's mutex held, as all methods.
-	open *tagSet // nil: none is
-	last []byte  // what is said after all answers; nil: nothing
+	open *tagSet // mu; nil: none is
+	last []byte  // mu: what is said after all answers; nil: nothing
 }
 
-// add opens a tag, unless it is open.
+// add opens a tag, unless it is open. With mu held, as isOpen, remove and due.
 func (t *tags) add(tag uint64) (ok bool) {
 	if t.open == nil {
 		t.open = tagSets.Get().(*tagSet)
@@ -64,79 +60,6 @@ func (t *tags) due() int {
 	return n
 }
 
-// tagSets has empty sets, with tables of up to maxTagsKept places.
-var tagSets = sync.Pool{New: func() any { return newTagSet(minTags) }}
-
-const (
-	minTags     = 64
-	maxTagsKept = 8192
-)
-
-// A tagSet is a set of tags, which are not 0. A client cannot know which of them
-// meet in its table.
-type tagSet struct {
-	table []uint64 // a power of two of places, half of them free at least: 0
-	shift uint     // of a tag's product, so that a place is left
-	n     int
-}
-
-func newTagSet(places int) *tagSet {
-	return &tagSet{table: make([]uint64, places), shift: uint(64 - bits.TrailingZeros(uint(places)))}
-}
-
-// secret is what a tag is multiplied with.
-var secret = rand.Uint64() | 1
-
-// place is where a tag should be.
-func (s *tagSet) place(tag uint64) int { return int(tag * secret >> s.shift) }
-
-// find returns where a tag is, or the free place that it would get.
-func (s *tagSet) find(tag uint64) int {
-	i := s.place(tag)
-	for s.table[i] != 0 && s.table[i] != tag {
-		i = (i + 1) & (len(s.table) - 1)
-	}
-	return i
-}
-
-func (s *tagSet) has(tag uint64) bool { return s.table[s.find(tag)] == tag }
-
-// add adds a tag, unless it is there.
-func (s *tagSet) add(tag uint64) (ok bool) {
-	i := s.find(tag)
-	if s.table[i] == tag {
-		return false
-	}
-	s.table[i] = tag
-	if s.n++; 2*s.n > len(s.table) {
-		s.grow()
-	}
-	return true
-}
-
-func (s *tagSet) grow() {
-	to := newTagSet(2 * len(s.table))
-	for _, tag := range s.table {
-		if tag != 0 {
-			to.table[to.find(tag)] = tag
-		}
-	}
-	s.table, s.shift = to.table, to.shift
-}
-
-// remove removes a tag that is there. Those behind it move up, so that find never
-// passes a gap.
-func (s *tagSet) remove(tag uint64) {
-	gap, mask := s.find(tag), len(s.table)-1
-	s.n--
-	for i := (gap + 1) & mask; s.table[i] != 0; i = (i + 1) & mask {
-		if (i-s.place(s.table[i]))&mask >= (i-gap)&mask {
-			s.table[gap], gap = s.table[i], i
-		}
-	}
-	s.table[gap] = 0
-}
-
 // A tagFault is why the client of a connection with tagged=true is not served any
 // more. It is answered with a failure.
 type tagFault struct {
@@ -159,19 +82,19 @@ func (f *tagFault) frame() []byte {
 	return frame.AppendTaggedFailure(nil, f.tag, f.code, f.text)
 }
 
-// takeTagged is takeFrames with tags.
-func (c *conn) takeTagged() error {
+// take is takeFrames with tags.
+func (t *tags) take() error {
 	var batch [batchSize]*ipc.Delivery
 	for {
-		n, err := c.collectTagged(batch[:])
+		n, err := t.collectTagged(batch[:])
 		if n > 0 {
-			c.submitExpected(batch[:n])
+			t.submitExpected(batch[:n])
 		}
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			c.awaitReader() // of what was answered at once
+			t.awaitReader() // of what was answered at once
 			return nil
 		}
 	}
@@ -179,28 +102,28 @@ func (c *conn) takeTagged() error {
 
 // collectTagged makes messages of whole tagged frames. What can be answered at
 // once is.
-func (c *conn) collectTagged(batch []*ipc.Delivery) (n int, err error) {
+func (t *tags) collectTagged(batch []*ipc.Delivery) (n int, err error) {
 	hasAnswered := false
 	defer func() {
 		if hasAnswered {
-			c.Flush()
+			t.Flush()
 		}
 	}()
 	for n < len(batch) {
-		t, size, ok, err := frame.CutTagged(c.in.Unread(), c.longest())
+		f, size, ok, err := frame.CutTagged(t.in.Unread(), t.longest())
 		if err != nil {
-			return n, c.faultOf(err)
+			return n, t.faultOf(err)
 		}
 		if !ok {
-			c.in.Need(size)
+			t.in.Need(size)
 			return n, nil
 		}
-		c.alarm = max(c.alarm, 0) // the frame that the deadline was for is there
+		t.alarm = max(t.alarm, 0) // the frame that the deadline was for is there
 		var d *ipc.Delivery
-		if t.Tag == 0 || !c.tags.greeted {
-			err = c.takeControl(t, size)
+		if f.Tag == 0 || !t.greeted {
+			err = t.takeControl(f, size)
 		} else {
-			d, err = c.taggedMessage(t, size)
+			d, err = t.message(f, size)
 		}
 		switch {
 		case err != nil:
@@ -216,37 +139,37 @@ func (c *conn) collectTagged(batch []*ipc.Delivery) (n int, err error) {
 }
 
 // longest is how long the body of the next frame may be.
-func (c *conn) longest() int {
-	if !c.tags.greeted {
+func (t *tags) longest() int {
+	if !t.greeted {
 		return maxHello
 	}
-	return min(c.listener.queue.MaxMessage(), frame.MaxTaggedBody)
+	return min(t.listener.queue.MaxMessage(), frame.MaxTaggedBody)
 }
 
 // faultOf returns the fault of a frame that cannot be cut, or nil if its tag, which
 // the answer needs, has not arrived yet.
-func (c *conn) faultOf(err error) error {
-	const header = frame.HeaderSize + frame.TagSize
+func (t *tags) faultOf(err error) error {
 	switch {
-	case !c.tags.greeted:
+	case !t.greeted:
 		return notHello()
 	case !errors.Is(err, frame.ErrTooLong):
 		return &tagFault{code: frame.NotTagged, text: err.Error()}
-	case c.in.Buffered() < header:
-		c.in.Need(header)
+	}
+	tag, ok := frame.TagOf(t.in.Unread())
+	if !ok {
+		t.in.Need(frame.HeaderSize + frame.TagSize)
 		return nil
 	}
-	tag := binary.BigEndian.Uint64(c.in.Unread()[frame.HeaderSize:])
 	if tag > frame.MaxTag {
 		return &tagFault{code: frame.NotTagged, text: frame.ErrBadTag.Error()}
 	}
-	c.mu.Lock()
-	isOpen := c.tags.isOpen(tag)
-	c.mu.Unlock()
+	t.mu.Lock()
+	isOpen := t.isOpen(tag)
+	t.mu.Unlock()
 	if isOpen {
 		return stillOpen(tag)
 	}
-	return &tagFault{code: frame.TooBig, tag: tag, text: c.tooLongText(), cause: err}
+	return &tagFault{code: frame.TooBig, tag: tag, text: t.tooLongText(), cause: err}
 }
 
 func notHello() error {
@@ -259,42 +182,42 @@ func stillOpen(tag uint64) error {
 }
 
 // takeControl takes a control frame, and the first frame, which must be the hello.
-func (c *conn) takeControl(t frame.Tagged, size int) error {
-	control, err := frame.ParseControl(t.Body)
-	c.in.Advance(size)
-	if c.draining {
-		c.isInTime(size)
+func (t *tags) takeControl(f frame.Tagged, size int) error {
+	control, err := frame.ParseControl(f.Body)
+	t.in.Advance(size)
+	if t.draining {
+		t.isInTime(size)
 	}
-	if c.tags.greeted { // there is none that a client would send
+	if t.greeted { // there is none that a client would send
 		return nil
 	}
-	if t.Tag != 0 || err != nil || control.Hello != protocolVersion {
+	if f.Tag != 0 || err != nil || control.Hello != protocolVersion {
 		return notHello()
 	}
-	c.tags.greeted = true
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.out.Add(frame.AppendControl(nil, frame.Control{Hello: protocolVersion}))
+	t.greeted = true
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.out.Add(frame.AppendControl(nil, frame.Control{Hello: protocolVersion}))
 	return nil
 }
 
-// taggedMessage consumes a frame. It returns nil if that is answered already.
-func (c *conn) taggedMessage(t frame.Tagged, size int) (*ipc.Delivery, error) {
-	c.mu.Lock()
-	ok := c.tags.add(t.Tag)
-	c.mu.Unlock()
+// message consumes a frame. It returns nil if that is answered already.
+func (t *tags) message(f frame.Tagged, size int) (*ipc.Delivery, error) {
+	t.mu.Lock()
+	ok := t.add(f.Tag)
+	t.mu.Unlock()
 	if !ok {
-		return nil, stillOpen(t.Tag)
+		return nil, stillOpen(f.Tag)
 	}
-	if c.draining && !c.isInTime(size) {
-		c.in.Advance(size)
-		c.refuseTagged(t.Tag, frame.Stopping, stoppingText)
+	if t.draining && !t.isInTime(size) {
+		t.in.Advance(size)
+		t.refuseAtOnce(f.Tag, frame.Stopping, stoppingText)
 		return nil, nil
 	}
-	d, err := c.untag(t, size)
+	d, err := t.untag(f, size)
 	if err != nil {
 		d.Release()
-		c.refuseTagged(t.Tag, frame.NotTagged, err.Error())
+		t.refuseAtOnce(f.Tag, frame.NotTagged, err.Error())
 		return nil, nil
 	}
 	return d, nil
@@ -302,60 +225,60 @@ func (c *conn) taggedMessage(t frame.Tagged, size int) (*ipc.Delivery, error) {
 
 // untag consumes a frame, and makes a message of it. The error is that of its
 // meta. A large one is moved in its buffer, and not copied.
-func (c *conn) untag(t frame.Tagged, size int) (d *ipc.Delivery, err error) {
-	if buf := c.in.Take(size); buf != nil {
-		d = ipc.AdoptFrame(c, &c.flow, buf[:frame.HeaderSize+len(t.Body)])
-		d.SetTag(t.Tag)
-		err = d.SetMeta(t.Meta) // before the body takes its place
-		copy(buf[frame.HeaderSize:], t.Body)
-		frame.PutHeader(buf, len(t.Body))
+func (t *tags) untag(f frame.Tagged, size int) (d *ipc.Delivery, err error) {
+	if buf := t.in.Take(size); buf != nil {
+		d = ipc.AdoptFrame(t.conn, &t.flow, buf[:frame.HeaderSize+len(f.Body)])
+		d.SetTag(f.Tag)
+		err = d.SetMeta(f.Meta) // before the body takes its place
+		copy(buf[frame.HeaderSize:], f.Body)
+		frame.PutHeader(buf, len(f.Body))
 		return d, err
 	}
 	// What stands before the body, which has been read, makes room for a header.
-	whole := c.in.Unread()[size-len(t.Body)-frame.HeaderSize : size]
-	c.in.Advance(size)
+	whole := t.in.Unread()[size-len(f.Body)-frame.HeaderSize : size]
+	t.in.Advance(size)
 	kept := [frame.HeaderSize]byte(whole)
-	frame.PutHeader(whole, len(t.Body))
-	d = ipc.FromFrame(c, &c.flow, whole)
+	frame.PutHeader(whole, len(f.Body))
+	d = ipc.FromFrame(t.conn, &t.flow, whole)
 	copy(whole, kept[:])
-	d.SetTag(t.Tag)
-	return d, d.SetMeta(t.Meta)
+	d.SetTag(f.Tag)
+	return d, d.SetMeta(f.Meta)
 }
 
-// answerTagged is Settled with tags.
-func (c *conn) answerTagged(d *ipc.Delivery, reply []byte) {
+// answer is Settled with tags.
+func (t *tags) answer(d *ipc.Delivery, reply []byte) {
 	var head [frame.MaxTaggedHeader + 256]byte // of a reply without a long meta: nothing is allocated
 	body := frame.Body(reply)
-	c.out.Add(frame.AppendTaggedHeader(head[:0], d.Tag(), frame.IsFailure(reply), d.ReplyMeta(), len(body)))
-	c.out.Add(body)
-	c.closeTag(d.Tag())
+	t.out.Add(frame.AppendTaggedHeader(head[:0], d.Tag(), frame.IsFailure(reply), d.ReplyMeta(), len(body)))
+	t.out.Add(body)
+	t.closeTag(d.Tag())
 	d.Release()
 }
 
-// refuseTagged answers a message that the queue does not get.
-func (c *conn) refuseTagged(tag uint64, code frame.Code, text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.out.Add(frame.AppendTaggedFailure(nil, tag, code, text))
-	c.closeTag(tag)
+// refuseAtOnce answers a message that the queue does not get.
+func (t *tags) refuseAtOnce(tag uint64, code frame.Code, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.out.Add(frame.AppendTaggedFailure(nil, tag, code, text))
+	t.closeTag(tag)
 }
 
 // closeTag notes that a message is answered. With mu held.
-func (c *conn) closeTag(tag uint64) {
-	if last := c.tags.remove(tag); last != nil {
-		c.out.Add(last)
+func (t *tags) closeTag(tag uint64) {
+	if last := t.remove(tag); last != nil {
+		t.out.Add(last)
 	}
 }
 
-// endTags answers a fault after all messages, and lets the client finish.
-func (c *conn) endTags(f *tagFault) {
-	c.mu.Lock()
-	if c.tags.due() == 0 {
-		c.out.Add(f.frame())
+// endWith answers a fault after all messages, and lets the client finish.
+func (t *tags) endWith(fault *tagFault) {
+	t.mu.Lock()
+	if t.due() == 0 {
+		t.out.Add(fault.frame())
 	} else {
-		c.tags.last = f.frame()
+		t.last = fault.frame()
 	}
-	c.mu.Unlock()
-	c.Flush()
-	c.discard()
+	t.mu.Unlock()
+	t.Flush()
+	t.discard()
 }

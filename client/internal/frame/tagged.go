@@ -141,6 +141,15 @@ func CutTagged(b []byte, limit int) (t Tagged, size int, ok bool, err error) {
 	return t, size, true, nil
 }
 
+// TagOf returns the tag of the frame at the start of b, unless it is not there yet.
+// It is for a frame that CutTagged refuses.
+func TagOf(b []byte) (tag uint64, ok bool) {
+	if len(b) < HeaderSize+TagSize {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(b[HeaderSize:]), true
+}
+
 func tooLong(size, limit int) error {
 	return fmt.Errorf("%w: %d bytes, and the limit is %d", ErrTooLong, size, limit)
 }
