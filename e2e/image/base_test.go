@@ -85,6 +85,8 @@ func goBase(t testing.TB) *standIn {
 		}
 		made = append(made, string(text))
 	}
+	standard := standardPackages(t)
+	made = append(made, standard...)
 	return &standIn{
 		name: "golang",
 		real: []string{"golang:1.26"},
@@ -96,7 +98,7 @@ func goBase(t testing.TB) *standIn {
 		pack: func(w *harness.ImageWriter) error {
 			w.Programs("sh", "dirname", "realpath", "cat")
 			w.Tree("/usr/local/go", goroot, notForBuilding)
-			packages(w, t, goroot)
+			packages(w, goroot, standard)
 			cache, err := compiled(t)
 			if err != nil {
 				return err
@@ -129,8 +131,9 @@ func notForBuilding(name string, d fs.DirEntry) bool {
 	return false
 }
 
-// packages adds those of the standard library that are needed.
-func packages(w *harness.ImageWriter, t testing.TB, goroot string) {
+// standardPackages returns the directories of the packages of the standard library
+// that are needed.
+func standardPackages(t testing.TB) []string {
 	t.Helper()
 	dirs := map[string]bool{}
 	for _, module := range []string{"../..", "../../deploy/docker/go"} {
@@ -139,14 +142,18 @@ func packages(w *harness.ImageWriter, t testing.TB, goroot string) {
 		list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 		out, err := list.Output()
 		if err != nil {
-			w.Fail(fmt.Errorf("go list: %w", err))
-			return
+			t.Fatalf("go list: %v", err)
 		}
 		for dir := range strings.FieldsSeq(string(out)) {
 			dirs[dir] = true
 		}
 	}
-	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+	return slices.Sorted(maps.Keys(dirs))
+}
+
+// packages adds packages of the standard library.
+func packages(w *harness.ImageWriter, goroot string, dirs []string) {
+	for _, dir := range dirs {
 		w.Tree(filepath.Join("/usr/local/go", strings.TrimPrefix(dir, goroot)), dir, func(name string, d fs.DirEntry) bool {
 			return d.IsDir() && name != dir || strings.HasSuffix(name, "_test.go")
 		})
