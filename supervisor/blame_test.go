@@ -162,6 +162,37 @@ func TestAnswerForgetsFailures(t *testing.T) {
 	})
 }
 
+// A worker that lives for HealthyAfter is healthy, whether or not it was ready by
+// then; but one that has to say that it is ready has to have said so.
+func TestHealthyBeforeReady(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ready    Readiness
+		healthy  time.Duration // HealthyAfter
+		failures int
+	}{
+		"auto, any life is healthy": {ReadyAuto, 0, 0},
+		"auto, lives long enough":   {ReadyAuto, 10 * time.Millisecond, 0},
+		"auto, does not":            {ReadyAuto, time.Second, 3},
+		"started":                   {ReadyStarted, 0, 0},
+		"notify":                    {ReadyNotify, 0, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, auto(func(c *Config) { c.Workers, c.Ready, c.HealthyAfter = 1, tt.ready, tt.healthy }), func(w *world) {
+				w.run()
+				for n := range 3 {
+					w.pass(20 * time.Millisecond)
+					w.last(0).crash(1)
+					if tt.failures == 0 {
+						w.want("starts", w.count(0), n+2) // at once
+					}
+					w.pass(500 * time.Millisecond)
+				}
+				w.want("failures", w.pool.Stats().Workers[0].Failures, tt.failures)
+			})
+		})
+	}
+}
+
 // A new worker that dies of a message, after it got ready and before it has
 // answered any, stops a reload. One that has answered does not.
 func TestReloadAndPoison(t *testing.T) {

@@ -68,7 +68,7 @@ type ending struct {
 	generation int
 	reloaded   bool // a reload had started it
 	killed     bool // it took SIGKILL to end it
-	healthy    bool // it has answered a message, or was ready and lived for HealthyAfter
+	healthy    bool // it has answered a message, or lived for HealthyAfter
 	wasReady   bool
 	life       Life
 	used       time.Duration // CPU

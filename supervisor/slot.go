@@ -342,7 +342,7 @@ func (s *slot) noteSkip() {
 // ready has proved nothing yet.
 func (s *slot) proveHealthy() {
 	s.at.healthy = nil
-	if !s.cur.hasBeenReady() {
+	if !s.cur.isStarted() {
 		s.at.healthy = time.After(max(s.pool.cfg.HealthyAfter, time.Second)) // 0 would spin until it is ready
 		return
 	}

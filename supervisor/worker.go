@@ -406,7 +406,7 @@ func (w *worker) noteEnd(info ProcessInfo) {
 	w.end.life = w.proc.Release("the worker "+w.end.String(), w.end.byPool(w.cfg.StopSignal))
 	w.noteLateAnswer()
 	w.end.wasReady = w.wasReady
-	w.end.healthy = w.end.life.Answered || w.wasReady && w.end.uptime >= w.cfg.HealthyAfter
+	w.end.healthy = w.end.life.Answered || w.isStarted() && w.end.uptime >= w.cfg.HealthyAfter
 }
 
 // noteLateAnswer: a worker that ends right after its first answer has been ready,
@@ -473,6 +473,10 @@ func (w *worker) hasBeenReady() bool {
 	defer w.mu.Unlock()
 	return w.wasReady
 }
+
+// isStarted reports whether the worker's life counts for HealthyAfter: one that
+// has to say that it is ready has shown nothing before it has.
+func (w *worker) isStarted() bool { return w.cfg.Ready != ReadyNotify || w.hasBeenReady() }
 
 // shows returns the worker's state, when it began, and its STATUS=.
 func (w *worker) shows() (State, time.Time, string) {

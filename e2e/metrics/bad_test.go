@@ -62,7 +62,7 @@ func TestMetricsCheck(t *testing.T) {
 		"odd sources": {"--listen", "tcp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0", "--listen", harness.UnixURL(t, "") + "\xff\"\\"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := harness.Start(t, harness.Program{Args: append(append([]string{harness.Binary(t), "-n", "2", "--http", "127.0.0.1:0"}, flags...),
+			p := harness.Start(t, harness.Program{Args: append(append([]string{harness.Binary(t), "-n", "2", "--ready", "started", "--http", "127.0.0.1:0"}, flags...),
 				"--", harness.SDKWorker(t), "/nonexistent")})
 			base := harness.HTTPAddress(p)
 			harness.AwaitMetric(t, base, "poolinit_ready", 1)
@@ -174,7 +174,7 @@ func TestMetricsBadRequests(t *testing.T) {
 // ready while the worker's next start waits.
 func TestMetricsDockerOOM(t *testing.T) {
 	t.Parallel()
-	c := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--restart-delay", "1m", "--restart-delay-max", "1m"}, harness.EatsDeed)
+	c := harness.DockerPool(t, []string{"--memory", "64m"}, []string{"--http", "127.0.0.1:9090", "--ready", "started", "--restart-delay", "1m", "--restart-delay-max", "1m"}, harness.EatsDeed)
 	c.ExpectLog(`"why":"oom"`, 1)
 	fetch := func(path string) string {
 		return harness.Docker(t, "exec", "-e", "TEST_CHILD="+harness.FetchChild, c.Name, "/e2e.test", "http://127.0.0.1:9090"+path)
