@@ -120,7 +120,6 @@ func TestSysVLosesNothing(t *testing.T) {
 	needPHP(t)
 	q, notes, spool := harness.NewSysVQueue(t), notebook(t.TempDir()), t.TempDir()
 	args := []string{"-n", "2", "--listen", q.URL(), "--spool", spool, "--attempts", "1000", "--healthy-after", "0s",
-		"--restart-delay-max", "100ms", // a worker is killed before its first message, too
 		"--stop-timeout", "3s", "--", noteDeed, string(notes)}
 	p := harness.StartRun(t, harness.Program{}, args...)
 	p.ExpectLog("accepting messages", nil)
