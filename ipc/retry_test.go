@@ -243,7 +243,7 @@ func TestNewborn(t *testing.T) {
 	if s.Workers[0].InHand != 4 || s.Workers[1].InHand != 1 || s.Messages != 2 || !s.Workers[1].Newborn || s.Workers[0].Newborn {
 		t.Errorf("%+v", s.Workers)
 	}
-	body, _, _ := ipctest.ReadFrame(sock)
+	_, _, _ = ipctest.ReadFrame(sock)
 	if _, err := sock.Write(failure("error: not this one")); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,8 @@ func TestNewborn(t *testing.T) {
 	if ipctest.IsClosed(newborn.Answered()) || !w.Q.Stats(2).Workers[1].Newborn {
 		t.Error("a failure makes it ready")
 	}
-	if body, _, _ = ipctest.ReadFrame(sock); len(body) == 0 {
+	body, _, _ := ipctest.ReadFrame(sock)
+	if len(body) == 0 {
 		t.Error("it got nothing more")
 	}
 	_, _ = sock.Write(ipctest.Echo(body))
