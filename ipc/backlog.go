@@ -318,9 +318,15 @@ func (b *backlog) firstInLine() *turn {
 	return nil
 }
 
-// grant tells flows that there is room, and keeps it for them.
+// grant tells flows that there is room, and keeps it for them. A flow that has none
+// here is told at once. One that has some is told when there is an eighth of all the
+// room, so that it is not woken for each place.
 func (b *backlog) grant() {
+	roomy := b.maxMessages-b.n-b.granted >= max(1, b.maxMessages/8) && (b.n == 0 || b.maxBytes-b.bytes-b.grantedBytes >= b.maxBytes/8)
 	for t := b.firstInLine(); t != nil && !b.isFull(t.wants); t = b.firstInLine() {
+		if t.list.n > 0 && !roomy {
+			return
+		}
 		t.granted = true
 		b.granted++
 		b.grantedBytes += t.wants

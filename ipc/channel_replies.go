@@ -217,10 +217,29 @@ func (c *Channel) settle(batch []*Delivery, replies [][]byte) {
 		}
 		origin := d.origin
 		c.q.settle(d, replies[i])
-		if i+1 == len(batch) || batch[i+1] == nil || batch[i+1].origin != origin || frame.IsFailure(replies[i+1]) {
+		if !comesAgain(origin, batch[i+1:], replies[i+1:]) {
 			origin.Flush()
 		}
 	}
+}
+
+// lookAhead is how far comesAgain looks: flows take turns, so that the next message
+// of an origin is seldom the next one.
+const lookAhead = 16
+
+// comesAgain reports whether an origin gets another reply soon, and so need not be
+// flushed before.
+func comesAgain(origin Origin, batch []*Delivery, replies [][]byte) bool {
+	for i, d := range batch[:min(len(batch), lookAhead)] {
+		switch {
+		case d == nil:
+		case frame.IsFailure(replies[i]):
+			return false // it may take long: the spool is on a disk
+		case d.origin == origin:
+			return true
+		}
+	}
+	return false
 }
 
 // deathGrace is how long a channel that has ended waits to hear how its worker
