@@ -372,7 +372,7 @@ func TestThousandWorkers(t *testing.T) {
 				all[i]["failures_in_a_row"] = 1
 			}
 		}
-		doc["workers"] = all
+		doc["workers"], doc["workers_wanted"] = all, n
 	})
 	tb := open(t, f.url, desktop)
 	tb.says("#wanted", "of 1,000 ready")
