@@ -21,9 +21,10 @@ const complaintEvery = time.Minute
 // endpoints are where a person or a program asks about the pool: by HTTP, and over
 // the control socket.
 type endpoints struct {
-	http    *metrics.Server // nil: not asked for
-	control *control.Server // nil: it cannot be had
-	log     zerolog.Logger
+	http      *metrics.Server // nil: not asked for
+	control   *control.Server // nil: it cannot be had
+	noControl error           // why not
+	log       zerolog.Logger
 }
 
 // newEndpoints returns the endpoints of a pool. ln may be nil.
@@ -38,10 +39,7 @@ func newEndpoints(ln net.Listener, revision string, view *status.View, pool cont
 	}
 	denied := sometimes(log)
 	refused := func(err error) { denied.Warn().Err(err).Msg("control socket: access denied") }
-	var err error
-	if e.control, err = control.Listen(view, pool, refused); err != nil {
-		log.Warn().Err(err).Msg("no control socket: status, reload, stop and health cannot find this pool")
-	}
+	e.control, e.noControl = control.Listen(view, pool, refused)
 	return e
 }
 
@@ -52,7 +50,9 @@ func sometimes(log zerolog.Logger) zerolog.Logger {
 
 // serve begins to answer. The pool need not run yet.
 func (e *endpoints) serve() {
-	if e.control != nil {
+	if e.noControl != nil {
+		e.log.Warn().Err(e.noControl).Msg("no control socket: status, reload, stop and health cannot find this pool")
+	} else {
 		e.control.Serve()
 	}
 	if e.http != nil {
