@@ -62,8 +62,12 @@ func TestMetricsCheck(t *testing.T) {
 		"odd sources": {"--listen", "tcp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0", "--listen", harness.UnixURL(t, "") + "\xff\"\\"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := harness.Start(t, harness.Program{Args: append(append([]string{harness.Binary(t), "-n", "2", "--ready", "started", "--http", "127.0.0.1:0"}, flags...),
-				"--", harness.SDKWorker(t), "/nonexistent")})
+			worker := []string{"--", harness.SDKWorker(t), "/nonexistent"}
+			if flags == nil { // that one exits without messages
+				worker = []string{"--", "sleep", "1000"}
+			}
+			args := append([]string{harness.Binary(t), "-n", "2", "--ready", "started", "--http", "127.0.0.1:0"}, flags...)
+			p := harness.Start(t, harness.Program{Args: append(args, worker...)})
 			base := harness.HTTPAddress(p)
 			harness.AwaitMetric(t, base, "poolinit_ready", 1)
 			checkMetrics(t, base)

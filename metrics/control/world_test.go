@@ -293,7 +293,7 @@ func newWorld(t *testing.T) *world {
 	if w.server, err = Listen(w.pool.view(), w.pool, w.pool.refuse); err != nil {
 		t.Fatal(err)
 	}
-	w.server.times = times{request: requestTime / 20, close: closeTime / 10, tick: progressTick / 10}
+	w.server.times = times{request: requestTime / 4, close: closeTime / 10, tick: progressTick / 10}
 	w.server.Serve()
 	t.Cleanup(w.close)
 	return w
