@@ -11,8 +11,8 @@ import (
 func BenchmarkConcurrent(b *testing.B) {
 	const least = 90
 	for name, worker := range map[string][]string{
-		"node":   {"node", "testdata/concurrent.js"},
-		"python": {"python3", "testdata/concurrent.py"},
+		"node":   {"node", "testdata/ten_ms.js"},
+		"python": {"python3", "testdata/ten_ms.py"},
 	} {
 		b.Run(name, func(b *testing.B) {
 			if _, err := exec.LookPath(worker[0]); err != nil {
@@ -28,6 +28,7 @@ func BenchmarkConcurrent(b *testing.B) {
 				return addr
 			}
 			one, hundred := start(1), start(100)
+			quiet(b)
 			var alone, together float64
 			for b.Loop() {
 				alone += load{4, 1, 100, false}.rate(b, one)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../sdk/python"))
 
 import poolinit
