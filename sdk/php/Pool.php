@@ -705,10 +705,10 @@ final class Pool
         $tagged = $this->tagged;
         $bits = $tagged ? 0x3fffffff : 0x7fffffff;
         $takesMeta = self::takesMeta($handler);
+        $meta = '';
         for (;;) {
             $rest = strlen($buffer) - $at;
-            $word = $rest < 4 ? 0 : unpack('N', $buffer, $at)[1];
-            $size = $rest < 4 ? 0 : 4 + ($word & $bits);
+            $size = $rest < 4 ? 0 : 4 + (unpack('N', $buffer, $at)[1] & $bits);
             if ($size === 0 || $size > $rest) {
                 $this->flush();
                 $buffer = $at === 0 ? $buffer : substr($buffer, $at);
@@ -721,20 +721,27 @@ final class Pool
                 $first = $last = hrtime(true);
                 continue;
             }
-            $meta = '';
+            $start = $at + 4;
             if ($tagged) {
-                [$start, $meta] = self::before($buffer, $at, $size, $word);
+                $start += 8;
                 $this->tag = substr($buffer, $at + 4, 8);
-                $body = substr($buffer, $start, $at + $size - $start);
-            } else {
-                $body = substr($buffer, $at + 4, $size - 4);
+                $meta = '';
+                if ((ord($buffer[$at]) & 0x40) !== 0) {
+                    $length = $size < 16 ? $size : unpack('N', $buffer, $start)[1];
+                    $meta = $takesMeta ? substr($buffer, $start + 4, $length) : '';
+                    $start += 4 + $length;
+                }
+                if ($start > $at + $size) {
+                    self::fail(1, 'received something that is not a tagged frame');
+                }
             }
+            $body = substr($buffer, $start, $at + $size - $start);
             $at += $size;
             if ($size === $rest) {
                 $buffer = ''; // do not keep two copies of a long message
                 $at = 0;
             }
-            if ($this->tag === self::CONTROL) {
+            if ($tagged && $this->tag === self::CONTROL) {
                 $this->control($body);
                 continue;
             }
@@ -758,7 +765,7 @@ final class Pool
                 return;
             }
             $this->answer($reply, $failed);
-            unset($body, $reply, $e, $meta);
+            unset($body, $reply, $e);
             if ($slow || $now - $first > self::HOLD || strlen($this->replies) > self::BATCH) {
                 $this->flush();
                 $first = $now;
@@ -771,26 +778,6 @@ final class Pool
         if ($buffer !== '') {
             self::fail(1, 'the messages ended in the middle of one');
         }
-    }
-
-    /**
-     * Where the body of the tagged frame at $at begins, and the frame's meta.
-     *
-     * @return array{int, string}
-     */
-    private static function before(string $buffer, int $at, int $size, int $word): array
-    {
-        $start = $at + 12;
-        $meta = '';
-        if (($word & 0x40000000) !== 0 && $size >= 16) {
-            $length = unpack('N', $buffer, $start)[1];
-            $meta = substr($buffer, $start + 4, $length);
-            $start += 4 + $length;
-        }
-        if ($start > $at + $size || (($word & 0x40000000) !== 0 && $size < 16)) {
-            self::fail(1, 'received something that is not a tagged frame');
-        }
-        return [$start, $meta];
     }
 
     /**
@@ -874,8 +861,8 @@ final class Pool
     private function answer(string $reply, bool $failed = false): void
     {
         $length = strlen($reply);
-        $counted = $length + strlen($this->tag);
-        $header = pack('N', $failed ? $counted | 0x80000000 : $counted) . $this->tag;
+        $bit = $failed ? 0x80000000 : 0;
+        $header = $this->tagged ? pack('N', $length + 8 | $bit) . $this->tag : pack('N', $length | $bit);
         if ($length < self::LARGE) {
             $this->replies .= $header . $reply;
             return;

@@ -21,12 +21,9 @@ is delivered again, up to --attempts times.
 
 from __future__ import annotations
 
-import inspect
 import io
-import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -38,7 +35,6 @@ import traceback
 import weakref
 from collections import deque
 from contextvars import ContextVar
-from datetime import datetime, timedelta, timezone
 from types import FrameType
 from typing import (
     TYPE_CHECKING,
@@ -58,8 +54,10 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    import asyncio  # imported where it is needed: a worker without async functions does without it
+    # What not every worker needs is imported where it is needed, so that workers start fast.
+    import asyncio
     import ssl
+    from datetime import datetime, timedelta
 
 __all__ = ["AsyncClient", "Client", "Failure", "Meta", "Pool", "Refuse", "Retry"]
 
@@ -101,7 +99,7 @@ def _duration(after: Union[float, str, timedelta]) -> str:
         if _DURATION.fullmatch(after):
             return after
         raise ValueError(f"{after!r} is no duration, such as 30s, 500ms or 1m30s")
-    if isinstance(after, timedelta):
+    if hasattr(after, "total_seconds"):
         after = after.total_seconds()
     if isinstance(after, bool) or not isinstance(after, (int, float)):
         raise TypeError(f"a time is a number of seconds, a timedelta or a string, not {type(after).__name__}")
@@ -139,6 +137,8 @@ class Meta:
     __slots__ = ("id", "attempt", "source", "key", "headers", "_time", "_deadline", "_touch")
 
     def __init__(self, json_object: bytes = b"{}", touch: Callable[[], bool] = lambda: False) -> None:
+        import json
+
         known = json.loads(json_object)
         self.id: str = known.get("id", "")  # the same at each delivery
         self.attempt: int = known.get("attempt", 0)  # 1 at the first delivery
@@ -173,6 +173,8 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([
 
 def _time(text: Optional[str]) -> Optional[datetime]:
     """RFC 3339. datetime.fromisoformat() takes all of it only from Python 3.11 on."""
+    from datetime import datetime, timedelta, timezone
+
     found = _TIME.fullmatch(text or "")
     if found is None:
         return None
@@ -248,6 +250,7 @@ class _Frames:
         self._chunks: List[bytes] = []
         self.have = 0  # bytes that have come and are in no whole frame
         self.want = 1  # how many of them a frame needs at least
+        self.control = False  # one of the frames has the tag 0
 
     def feed(self, chunk: bytes) -> List[_Received]:
         self.have += len(chunk)
@@ -264,7 +267,7 @@ class _Frames:
     def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
         """The whole frames, and the rest. It sets what the rest lacks."""
         frames: List[_Received] = []
-        unpack = _header.unpack_from
+        unpack, failed = _header.unpack_from, _FAILED
         at, end, stop = 0, len(data), 4
         while end - at >= 4:
             word = unpack(data, at)[0]
@@ -273,7 +276,7 @@ class _Frames:
             if stop > end:
                 self._check(size)
                 break
-            frames.append((0, None, data[at + 4 : stop], word >= _FAILED))
+            frames.append((0, None, data[at + 4 : stop], word >= failed))
             at = stop
             stop += 4
         self.want = stop - at
@@ -287,7 +290,7 @@ class _Frames:
 class _TaggedFrames(_Frames):
     def _cut(self, data: bytes) -> Tuple[List[_Received], bytes]:
         frames: List[_Received] = []
-        unpack = _tagged.unpack_from
+        unpack, failed = _tagged.unpack_from, _FAILED
         at, end = 0, len(data)
         while end - at >= 12:
             word, tag = unpack(data, at)
@@ -303,7 +306,9 @@ class _TaggedFrames(_Frames):
                 start = after
             if start > stop or tag > _MAX_TAG:
                 raise _Garbage("received something that is not a tagged frame")
-            frames.append((tag, meta, data[start:stop], word >= _FAILED))
+            if not tag:
+                self.control = True
+            frames.append((tag, meta, data[start:stop], word >= failed))
             at = stop
         self.want = 4
         if end - at >= 4:
@@ -338,7 +343,6 @@ class _Channel:
         self.left = False  # no more replies are written
         self.drains = False  # poolinit has said that no more messages come
         self._in = {"lines": _Lines, "tagged": _TaggedFrames}.get(deliver, _Frames)()
-        self._tagged = deliver == "tagged"
         # The waiting replies. Any thread appends, without the lock; a thread that has it writes.
         self._out: List[bytes] = []
         self._bytes = 0  # about how many are in _out
@@ -357,13 +361,16 @@ class _Channel:
                     raise EOFError("the input ended in the middle of a message")
                 return []
             messages = self._in.feed(chunk)
-            if self._tagged and messages:
+            if self._in.control:
+                self._in.control = False
                 messages = [message for message in messages if message[0] or self._heed(message[2])]
             if messages:
                 return messages
 
     def _heed(self, control: bytes) -> bool:
         """Control is no message. What is not known of it is ignored."""
+        import json
+
         try:
             self.drains = self.drains or json.loads(control).get("drain") is True
         except (ValueError, AttributeError):
@@ -557,10 +564,11 @@ class Pool:
         self._begun = False
         self._channel: Optional[_Channel] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._step = 0  # of the worker's work: it changes when a message begins or ends
-        self._in_hand = 0
         self._many = False  # several messages may be in hand: _hand has the one that is meant
+        self._step = 0  # it changes when a message begins or ends; if only one may be in hand, it is odd while one is
+        self._running = 0  # if several may be in hand: how many are
         self._tag = 0  # of the only message in hand
+        self._lines = self._role.deliver == "lines"
         self._written: List[bytes] = []  # for the only message in hand
         self._ending = False
         self._no_more = False
@@ -609,7 +617,7 @@ class Pool:
             raise RuntimeError(f"{name}: there is a handler already")
         if not callable(new):
             raise TypeError(f"{name}: a handler is a function, not {type(new).__name__}")
-        if inspect.isgeneratorfunction(new) or inspect.isasyncgenfunction(new):
+        if _flags(new) & (0x20 | 0x200):  # CO_GENERATOR, CO_ASYNC_GENERATOR
             raise TypeError(f"{name}: a handler is no generator; it returns its whole reply")
         return new
 
@@ -658,7 +666,7 @@ class Pool:
         if self._many:
             self._one("write()").written.append(_bytes(data, "a reply"))
             return
-        if not self._in_hand:
+        if not self._step & 1:
             raise RuntimeError("write() without a message in hand")
         self._written.append(_bytes(data, "a reply"))
 
@@ -667,7 +675,7 @@ class Pool:
         since messages are not tagged or poolinit is gone."""
         if self._many:
             return self._touch(self._one("touch()").tag)
-        if not self._in_hand:
+        if not self._step & 1:
             raise RuntimeError("touch() without a message in hand")
         return self._touch(self._tag)
 
@@ -720,7 +728,7 @@ class Pool:
         if self._role.concurrency > 1:
             raise RuntimeError("detach() is for a worker with one message in hand, and concurrency is above 1")
         last = None
-        if self._in_hand and not self._channel.left:
+        if (self._running or self._step & 1) and not self._channel.left:
             hand = _hand.get() if self._many else None
             tag, written = (hand.tag, hand.written) if hand else (self._tag, self._written)
             last = self._frame(tag, b"".join([*written, _bytes(reply, "a reply")]))
@@ -788,7 +796,7 @@ class Pool:
 
     def _finish(self, result: object) -> None:
         """Runs what an async handler has returned."""
-        if inspect.iscoroutine(result):
+        if isinstance(result, Awaitable):
             self._event_loop().run_until_complete(result)
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
@@ -844,7 +852,7 @@ class Pool:
         if channel is None:
             return
         self.notify("READY=1")
-        is_async = inspect.iscoroutinefunction(self._message) or inspect.iscoroutinefunction(getattr(self._message, "__call__", None))
+        is_async = _flags(self._message) & 0x80  # CO_COROUTINE
         self._many = is_async or self._role.concurrency > 1
         try:
             if is_async:
@@ -884,19 +892,20 @@ class Pool:
         """One message in, its frame out."""
         tag = self._tag = message[0]
         self._step += 1
-        self._in_hand = 1
         try:
-            reply = self._call(message)
+            reply = self._call(message) if self._meta else self._message(message[2])  # type: ignore[misc]
             if self._written or type(reply) is not bytes:
                 reply = self._joined(self._written, reply)
-            return self._frame(tag, reply)
+            size = len(reply)
+            if size > _MAX_REPLY or self._lines:
+                return self._frame(tag, reply)
+            return (_tagged.pack(size + 8, tag) if tag else _header.pack(size)) + reply
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as e:
             return self._failed(tag, e)
         finally:
             self._step += 1
-            self._in_hand = 0
             if self._written:
                 self._written = []
 
@@ -937,7 +946,7 @@ class Pool:
                         return  # a forked child has no other thread, and ends
                     with lock:
                         self._step += 1
-                        self._in_hand -= 1
+                        self._running -= 1
                     if not channel.left:
                         channel.answer(frame)
                         channel.flush()
@@ -957,9 +966,9 @@ class Pool:
             for message in messages:
                 with lock:
                     self._step += 1
-                    self._in_hand += 1
+                    self._running += 1
                 queue.put(message)
-                if len(threads) < min(self._in_hand, self._role.concurrency):
+                if len(threads) < min(self._running, self._role.concurrency):
                     threads.append(threading.Thread(target=run, name=f"poolinit-{len(threads)}", daemon=True))
                     threads[-1].start()
         for _ in threads:
@@ -982,13 +991,13 @@ class Pool:
             return self._failed(hand.tag, e)
 
     def _frame(self, tag: int, reply: bytes) -> bytes:
-        if self._role.deliver == "lines":
+        if self._lines:
             if b"\n" in reply:
                 raise ValueError("the reply has an end of line in it, and --deliver lines is on")
             return reply + b"\n"
         if len(reply) > _MAX_REPLY:
             raise ValueError(f"the reply has {len(reply)} bytes, and poolinit takes {_MAX_REPLY}")
-        return _frame(tag, reply)
+        return _frame(tag, reply) if tag else _header.pack(len(reply)) + reply
 
     def _failed(self, tag: int, e: BaseException) -> bytes:
         """The frame for an exception of a handler."""
@@ -1002,7 +1011,7 @@ class Pool:
                 place = place.tb_next  # without the functions here
             _complain("".join(traceback.format_exception(type(e), e, place)))
             code, text = "error", f"{type(e).__name__}: {_text(e)}"
-        if self._role.deliver == "lines" and self._channel is not None and not self._channel.left:
+        if self._lines and self._channel is not None and not self._channel.left:
             _complain(f"poolinit: the message failed, which --deliver lines cannot tell: {text}\n")
             sys.exit(1)
         return _failure(tag, code, text)
@@ -1020,7 +1029,7 @@ class Pool:
             while True:
                 time.sleep(every)
                 step = self._step
-                if not self._in_hand or step != last:
+                if not (self._running or step & 1 and not self._many) or step != last:
                     last = step
                     self.notify("WATCHDOG=1")
 
@@ -1130,7 +1139,7 @@ class _Tasks:
         pool = self._pool
         hand = _Hand(message[0])
         _hand.set(hand)
-        pool._in_hand += 1
+        pool._running += 1
         try:
             frame = pool._frame(hand.tag, pool._joined(hand.written, await pool._call(message)))
         except (SystemExit, KeyboardInterrupt) as e:
@@ -1143,7 +1152,7 @@ class _Tasks:
                 raise
             frame = pool._failed(hand.tag, e)
         finally:
-            pool._in_hand -= 1
+            pool._running -= 1
         if pool._copied:
             _end_copy(0)
         self._answer(frame)
@@ -1190,9 +1199,25 @@ def _end_copy(code: object) -> NoReturn:
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
+def _flags(handler: Any) -> int:
+    """The flags of a handler's code, as the module inspect has them."""
+    while not hasattr(handler, "__code__") and hasattr(handler, "func"):
+        handler = handler.func  # functools.partial
+    if not hasattr(handler, "__code__"):
+        handler = getattr(handler, "__call__", None)
+    flags: int = getattr(getattr(handler, "__code__", None), "co_flags", 0)
+    return flags
+
+
 def _takes_meta(handler: Callable[..., object]) -> str:
     """How a message handler takes the meta: as its "second" argument, by "name", or not at
     all. A second parameter with a default is the handler's own, unless its name is meta."""
+    code = getattr(handler, "__code__", None)
+    if type(handler) is type(_takes_meta) and not hasattr(handler, "__wrapped__"):
+        if code.co_argcount == 1 and not code.co_kwonlyargcount:
+            return ""  # the usual case, without the import
+    import inspect
+
     try:
         parameters = list(inspect.signature(handler).parameters.values())
     except (ValueError, TypeError):
@@ -1390,11 +1415,12 @@ class Client:
             sock.settimeout(0)
             sock.recv(1)
             return True
-        except (BlockingIOError, _WantRead):  # not even in TLS's own records
+        except OSError as e:
+            # TLS's own records are not for a message. ssl is imported by those who use it.
+            if not isinstance(e, BlockingIOError) and type(e).__name__ != "SSLWantReadError":
+                return True
             sock.settimeout(self._timeout)
             return False
-        except OSError:
-            return True
 
     @staticmethod
     def _read(sock: socket.socket, n: int) -> bytes:
@@ -1452,14 +1478,6 @@ class _Silence(TimeoutError):
 
 class _Garbage(ConnectionError):
     """The peer is not a pool: sending the message again does not help."""
-
-
-try:
-    from ssl import SSLWantReadError as _WantRead
-except ImportError:  # a Python without TLS
-
-    class _WantRead(Exception):  # type: ignore[no-redef]
-        pass
 
 
 def _failure_in(body: bytes) -> Failure:
