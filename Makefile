@@ -113,9 +113,9 @@ cross:
 	GOOS=darwin $(GO) -C client vet ./...
 	GOOS=windows $(GO) -C client vet ./...
 
-# The long run of e2e's chaos: ten minutes of kills and reloads for each case.
+# The long run of e2e's chaos: ten minutes of kills, poison and reloads for each of its cases.
 chaos:
-	CHAOS=10m $(GO) test -count=1 -timeout 40m -run TestChaos -v ./e2e/messages
+	CHAOS=10m $(GO) test -count=1 -timeout 100m -run TestChaos -v ./e2e/messages
 
 # K8S_KIT brings the cluster up; e2e/kubernetes/cluster_kit_test.go says what has to be in it.
 e2e-k8s:

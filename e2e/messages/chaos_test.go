@@ -35,7 +35,7 @@ func chaosTime(t *testing.T) time.Duration {
 }
 
 // chaosWorker notes each message in a file before it answers with the same
-// body. Some messages make it hang, some make it refuse or fail.
+// body. Some messages make it fail, hang or crash.
 var chaosWorker = harness.Child("chaosWorker", func(args []string) int {
 	book, err := os.OpenFile(args[0], os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -51,10 +51,12 @@ var chaosWorker = harness.Child("chaosWorker", func(args []string) int {
 		}
 		fmt.Fprintf(book, "%s\n", body)
 		answer := uint32(len(body))
-		switch {
-		case strings.HasSuffix(string(body), "hang"):
+		switch moodOf(string(body)) {
+		case "hang":
 			select {}
-		case strings.HasSuffix(string(body), "fail"):
+		case "crash":
+			os.Exit(3)
+		case "fail":
 			body = []byte("broken: on purpose")
 			answer = uint32(len(body)) | 1<<31
 		}
@@ -66,11 +68,14 @@ var chaosWorker = harness.Child("chaosWorker", func(args []string) int {
 
 // A tally is what the clients of the chaos have seen.
 type tally struct {
+	chaosCase
 	sent, replied, failed, stopping, unanswered, late atomic.Int64
-	stop                                              atomic.Bool // the pool was told to stop
+	poisons                                           atomic.Int64 // of those that failed: messages that crash their worker
+	stop                                              atomic.Bool  // the pool was told to stop
 
 	mu    sync.Mutex
 	good  map[string]bool // bodies that were answered with a reply
+	bad   map[string]bool // poisons that were given up
 	wrong []string
 }
 
@@ -97,7 +102,7 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 		defer close(flight)
 		last := time.Now()
 		for n := 0; !stopped.Load(); n++ {
-			body := fmt.Sprintf("%d-%d %s", id, n, mood())
+			body := fmt.Sprintf("%s %d-%d", y.mix.mood(), id, n)
 			flight <- body
 			y.sent.Add(1)
 			// A client that is silent for 300 ms during a stop is not waited for: where the
@@ -133,24 +138,17 @@ func (y *tally) client(t *testing.T, addr string, id int) {
 	}
 }
 
-// mood is what a message asks of its worker.
-func mood() string {
-	switch n := rand.IntN(2000); {
-	case n == 0:
-		return "hang"
-	case n < 20:
-		return "fail"
-	}
-	return "ok"
-}
-
 func (y *tally) answered(want, got string, failed bool, stopped *atomic.Bool) {
 	switch {
 	case failed && strings.HasPrefix(got, "stopping: "):
 		y.stopping.Add(1)
 		stopped.Store(true)
+		if !y.stop.Load() {
+			y.complain("%q was answered %q before the stop", want, got)
+		}
 	case failed:
 		y.failed.Add(1)
+		y.blamed(want, got)
 	case got != want:
 		y.complain("%q was answered %q", want, got)
 	default:
@@ -164,64 +162,103 @@ func (y *tally) answered(want, got string, failed bool, stopped *atomic.Bool) {
 // Clients that are owed an answer for every message get exactly one, while
 // workers are killed and hang, the pool is reloaded, and at last stopped.
 func TestChaos(t *testing.T) {
-	for _, attempts := range []int{1, 3} {
-		t.Run(fmt.Sprintf("attempts=%d", attempts), func(t *testing.T) { chaos(t, attempts) })
+	for _, c := range chaosCases {
+		t.Run(c.name, func(t *testing.T) { chaos(t, c) })
 	}
 }
 
-func chaos(t *testing.T, attempts int) {
+func chaos(t *testing.T, c chaosCase) {
 	addr, book := harness.FreePort(t), filepath.Join(t.TempDir(), "book")
-	p := harness.Start(t, harness.Program{Child: chaosWorker, Args: []string{
-		harness.Binary(t), "-n", "4", "--listen", "tcp://" + addr + "?reply=always&idle=0s", "--attempts", fmt.Sprint(attempts),
-		"--message-timeout", "200ms", "--restart-delay", "1ms", "--restart-delay-max", "20ms", "--give-up", "0", "--", harness.Self(t), book,
-	}})
-	testkit.Eventually(t, "the port is open", func() (any, bool) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-		}
-		return p.Stderr.String(), err == nil
-	})
-	y := &tally{good: make(map[string]bool)}
+	url := "tcp://" + addr + "?idle=0s&reply=always"
+	if c.tagged {
+		url = "tcp://" + addr + "?idle=0s&tagged=true"
+	}
+	prog, command := harness.Program{Child: c.child}, harness.SDKWorker
+	if c.child != "" {
+		command = harness.Self
+	}
+	p := harness.StartSource(t, prog, url, append(c.flags, "-n", "4", "--attempts", fmt.Sprint(c.attempts),
+		"--restart-delay", "1ms", "--restart-delay-max", "20ms", "--", command(t), book)...)
+	y := &tally{chaosCase: c, good: make(map[string]bool), bad: make(map[string]bool)}
+	client := y.client
+	if c.tagged {
+		client = y.taggedClient
+	}
 	var clients sync.WaitGroup
 	for id := range 8 {
-		clients.Go(func() { y.client(t, addr, id) })
+		clients.Go(func() { client(t, addr, id) })
 	}
-	torment(t, p, chaosTime(t))
-	testkit.Eventually(t, "a hundred replies", func() (any, bool) { return y.replied.Load(), y.replied.Load() >= 100 })
+	c.torment(t, p, chaosTime(t))
+	testkit.Eventually(t, "a hundred replies, and poison", func() (any, bool) {
+		replied, poisons := y.replied.Load(), y.poisons.Load()
+		return fmt.Sprint(replied, poisons), replied >= 100 && (poisons > 0 || c.mix.crash == 0)
+	})
 	y.stop.Store(true)
 	p.Signal(syscall.SIGTERM)
 	clients.Wait()
 	code := p.Wait()
-	y.judge(t, p, code, readBook(t, book), attempts)
+	y.judge(t, p, code, readBook(t, book))
 }
 
-// torment kills a worker every now and then, and reloads the pool.
-func torment(t *testing.T, p *harness.Process, long time.Duration) {
-	self := p.Self()
+// torment kills a worker every now and then, reloads the pool, and does what an
+// operator may do.
+func (c chaosCase) torment(t *testing.T, p *harness.Process, long time.Duration) {
 	end := time.After(long)
-	kill, reload := time.NewTicker(15*time.Millisecond), time.NewTicker(400*time.Millisecond)
+	kill, reload, live := time.NewTicker(15*time.Millisecond), time.NewTicker(400*time.Millisecond), time.NewTicker(70*time.Millisecond)
 	defer kill.Stop()
 	defer reload.Stop()
-	for {
+	defer live.Stop()
+	if !c.kills {
+		kill.Stop()
+	}
+	if !c.operated {
+		live.Stop()
+	}
+	for n := 0; ; {
 		select {
 		case <-end:
+			if c.operated {
+				p.Inside("resume").Says(t, 0)
+			}
 			return
 		case <-reload.C:
-			_ = syscall.Kill(self, syscall.SIGUSR1)
+			_ = syscall.Kill(p.Self(), syscall.SIGUSR1)
 		case <-kill.C:
-			if workers := p.List(); len(workers) > 0 {
-				if w := workers[rand.IntN(len(workers))]; w.PID != self {
-					_ = syscall.Kill(w.PID, syscall.SIGKILL) // gone already: the next one
-				}
+			killOne(p)
+		case <-live.C:
+			if operate(t, p, operations[n%len(operations)]) {
+				n++
 			}
 		}
 	}
 }
 
-// readBook returns how often each message was begun.
+// operate does what an operator may do, and reports whether the pool did it: no pool
+// is scaled during a reload.
+func operate(t *testing.T, p *harness.Process, command []string) bool {
+	got := p.Inside(command...)
+	if command[0] == "scale" && strings.Contains(got.Stderr, "a reload is running") {
+		return false
+	}
+	got.Says(t, 0)
+	return true
+}
+
+// killOne kills a worker. It may be gone already: the next one, then.
+func killOne(p *harness.Process) {
+	if workers := p.List(); len(workers) > 0 {
+		if w := workers[rand.IntN(len(workers))]; w.PID != p.Self() {
+			_ = syscall.Kill(w.PID, syscall.SIGKILL)
+		}
+	}
+}
+
+// readBook returns how often each message was begun; nil if the worker keeps no book.
 func readBook(t *testing.T, path string) map[string]int {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,9 +269,9 @@ func readBook(t *testing.T, path string) map[string]int {
 	return book
 }
 
-func (y *tally) judge(t *testing.T, p *harness.Process, code int, book map[string]int, attempts int) {
-	t.Logf("sent %d: replied %d, failed %d, stopping %d, unanswered %d, late %d; exit code %d",
-		y.sent.Load(), y.replied.Load(), y.failed.Load(), y.stopping.Load(), y.unanswered.Load(), y.late.Load(), code)
+func (y *tally) judge(t *testing.T, p *harness.Process, code int, book map[string]int) {
+	t.Logf("sent %d: replied %d, failed %d (%d poisons), stopping %d, unanswered %d, late %d; exit code %d", y.sent.Load(), y.replied.Load(),
+		y.failed.Load(), y.poisons.Load(), y.stopping.Load(), y.unanswered.Load(), y.late.Load(), code)
 	for i, wrong := range y.wrong {
 		if i == 10 {
 			break
@@ -244,19 +281,8 @@ func (y *tally) judge(t *testing.T, p *harness.Process, code int, book map[strin
 	if sum := y.replied.Load() + y.failed.Load() + y.stopping.Load() + y.late.Load(); sum != y.sent.Load() {
 		t.Errorf("%d answers to %d messages", sum, y.sent.Load())
 	}
-	for body := range y.good {
-		if book[body] == 0 {
-			t.Errorf("%q was answered, but no worker had it", body)
-		}
-	}
-	most := attempts
-	if attempts > 1 { // a reload, or the stop, that ends a worker is no attempt
-		most += strings.Count(p.Stderr.String(), `"message":"reload started"`) + 1
-	}
-	for body, n := range book {
-		if n > most {
-			t.Errorf("%q was delivered %d times, and with --attempts %d it may be %d times at most", body, n, attempts, most)
-		}
+	if y.child != "" {
+		y.judgeBook(t, p, book)
 	}
 	summary := regexp.MustCompile(`stopped: handled (\d+), `).FindStringSubmatch(p.Stderr.String())
 	if summary == nil || summary[1] != fmt.Sprint(y.replied.Load()) {
@@ -264,6 +290,30 @@ func (y *tally) judge(t *testing.T, p *harness.Process, code int, book map[strin
 	}
 	if code != 0 && code != 137 {
 		t.Errorf("exit code %d\n%.3000s", code, p.Stderr.String())
+	}
+}
+
+// judgeBook holds what the clients got against what the workers had.
+func (y *tally) judgeBook(t *testing.T, p *harness.Process, book map[string]int) {
+	for body := range y.good {
+		if book[body] == 0 {
+			t.Errorf("%q was answered, but no worker had it", body)
+		}
+	}
+	for body := range y.bad {
+		if book[body] < y.attempts {
+			t.Errorf("%q was given up after %d attempts, and --attempts is %d", body, book[body], y.attempts)
+		}
+	}
+	most := y.attempts + y.free
+	if y.attempts > 1 { // a worker that the pool ends is no attempt
+		pool := harness.PoolOf(p)
+		most += pool.Count("reload started") + pool.Count("number of workers set") + 1
+	}
+	for body, n := range book {
+		if n > most {
+			t.Errorf("%q was delivered %d times, and with --attempts %d it may be %d times at most", body, n, y.attempts, most)
+		}
 	}
 }
 
