@@ -3,7 +3,7 @@
 # make build   bin/poolinit, static and stripped
 # make image   the container image poolinit:latest
 # make release dist/: binaries, packages, checksums (VERSION=v1.2.3, else git describe)
-# make chaos   ten minutes of kills and reloads under load
+# make chaos   ten minutes of kills, poison and reloads under load, for each case
 # make e2e-k8s rollouts under load and more, in a real Kubernetes (K8S_KIT=directory)
 # make bench   measures it beside its peers
 # make clean

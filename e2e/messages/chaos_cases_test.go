@@ -40,7 +40,7 @@ var chaosCases = []chaosCase{
 	{name: "attempts=1", child: chaosWorker, attempts: 1, kills: true, mix: mix{hang: 2000, fail: 105},
 		flags: []string{"--message-timeout", "200ms", "--give-up", "0"}},
 	{name: "attempts=3", child: chaosWorker, attempts: 3, kills: true, mix: mix{hang: 2000, fail: 105},
-		flags: []string{"--message-timeout", "200ms", "--give-up", "0"}},
+		flags: []string{"--message-timeout", "200ms", "--give-up", "0", "--retry-delay", "1ms", "--min-ready", "200ms"}},
 	{name: "concurrent", child: chaosCrew, attempts: 50, free: 3, kills: true, operated: true, strict: true, mix: mix{fail: 300},
 		flags: []string{"--deliver", "tagged", "--concurrency", "16", "--retry-delay", "1ms", "--retry-delay-max", "2ms", "--give-up", "0"}},
 	{name: "concurrent, tagged clients", tagged: true, attempts: 50, kills: true, operated: true, strict: true, mix: mix{fail: 300},
@@ -132,23 +132,18 @@ func taggedFrame(bits uint32, tag []byte, body string) []byte {
 	return append(append(b, tag...), body...)
 }
 
-// An open is the messages of a tagged client that have no answer yet.
-type open struct {
-	mu   sync.Mutex
-	tags map[uint64]string
-	room chan struct{} // holds one for each of them: as many as may be open
-}
+// A taggedChaos is a client with tagged frames. It keeps some messages open on one
+// connection, until the pool stops.
+type taggedChaos struct {
+	*tally
+	id              int
+	nc              net.Conn
+	room            chan struct{} // holds one for each open message: as many as may be open
+	ended           chan struct{} // closed when there are no more answers
+	stopped, silent atomic.Bool
 
-// take removes a message, which must be there: another answer is one too many.
-func (o *open) take(tag uint64) (body string, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	body, ok = o.tags[tag]
-	delete(o.tags, tag)
-	if ok {
-		<-o.room
-	}
-	return body, ok
+	mu   sync.Mutex
+	open map[uint64]string
 }
 
 // taggedClient is client with tagged frames: answers come in any order.
@@ -160,51 +155,50 @@ func (y *tally) taggedClient(t *testing.T, addr string, id int) {
 	}
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(chaosTime(t) + 2*testkit.Patience))
-	o := &open{tags: make(map[uint64]string), room: make(chan struct{}, 32)}
-	var stopped, silent atomic.Bool
-	ended := make(chan struct{})
+	c := &taggedChaos{tally: y, id: id, nc: nc, room: make(chan struct{}, 32), ended: make(chan struct{}), open: make(map[uint64]string)}
 	var writer sync.WaitGroup
-	writer.Go(func() {
-		defer func() { _ = nc.(*net.TCPConn).CloseWrite() }()
-		_, _ = nc.Write(taggedFrame(0, make([]byte, 8), `{"hello":1}`))
-		last := time.Now()
-		for n := uint64(1); !stopped.Load(); n++ {
-			select {
-			case o.room <- struct{}{}:
-			case <-ended:
-				return
-			}
-			body := fmt.Sprintf("%s %d-%d", y.mix.mood(), id, n)
-			o.mu.Lock()
-			o.tags[n] = body
-			o.mu.Unlock()
-			y.sent.Add(1)
-			if y.stop.Load() && time.Since(last) > 200*time.Millisecond { // see client
-				silent.Store(true)
-			}
-			last = time.Now()
-			if _, err := nc.Write(taggedFrame(0, binary.BigEndian.AppendUint64(nil, n), body)); err != nil {
-				return
-			}
-		}
-	})
-	err = y.taggedAnswers(nc, o, &stopped)
-	close(ended)
-	stopped.Store(true)
+	writer.Go(c.send)
+	err = c.receive()
+	close(c.ended)
+	c.stopped.Store(true)
 	writer.Wait()
-	if silent.Load() {
-		y.late.Add(int64(len(o.tags)))
-		return
-	}
-	y.unanswered.Add(int64(len(o.tags)))
-	if len(o.tags) > 0 || !errors.Is(err, io.EOF) {
-		y.complain("client %d: %d are not answered: %v", id, len(o.tags), err)
+	switch n := len(c.open); {
+	case c.silent.Load():
+		y.late.Add(int64(n))
+	case n > 0 || !errors.Is(err, io.EOF):
+		y.unanswered.Add(int64(n))
+		y.complain("client %d: %d are not answered: %v", id, n, err)
 	}
 }
 
-// taggedAnswers reads answers until the connection ends.
-func (y *tally) taggedAnswers(nc net.Conn, o *open, stopped *atomic.Bool) error {
-	in := bufio.NewReader(nc)
+func (c *taggedChaos) send() {
+	defer func() { _ = c.nc.(*net.TCPConn).CloseWrite() }()
+	_, _ = c.nc.Write(taggedFrame(0, make([]byte, 8), `{"hello":1}`)) // an error is the next write's, too
+	last := time.Now()
+	for tag := uint64(1); !c.stopped.Load(); tag++ {
+		select {
+		case c.room <- struct{}{}:
+		case <-c.ended:
+			return
+		}
+		body := fmt.Sprintf("%s %d-%d", c.mix.mood(), c.id, tag)
+		c.mu.Lock()
+		c.open[tag] = body
+		c.mu.Unlock()
+		c.sent.Add(1)
+		if c.stop.Load() && time.Since(last) > 200*time.Millisecond { // as in client
+			c.silent.Store(true)
+		}
+		last = time.Now()
+		if _, err := c.nc.Write(taggedFrame(0, binary.BigEndian.AppendUint64(nil, tag), body)); err != nil {
+			return
+		}
+	}
+}
+
+// receive reads answers until the connection ends.
+func (c *taggedChaos) receive() error {
+	in := bufio.NewReader(c.nc)
 	for hello := true; ; hello = false {
 		head, err := in.Peek(4)
 		if err != nil {
@@ -219,11 +213,21 @@ func (y *tally) taggedAnswers(nc net.Conn, o *open, stopped *atomic.Bool) error 
 		if hello && tag == 0 && !failed {
 			continue
 		}
-		want, ok := o.take(tag)
-		if !ok {
-			y.complain("tag %d, which is not open, was answered %q", tag, b[8:])
-			continue
+		if want, ok := c.take(tag); ok {
+			c.answered(want, string(b[8:]), failed, &c.stopped)
+		} else {
+			c.complain("tag %d, which is not open, was answered %q", tag, b[8:])
 		}
-		y.answered(want, string(b[8:]), failed, stopped)
 	}
+}
+
+// take removes an open message. If it is not there, the answer is one too many.
+func (c *taggedChaos) take(tag uint64) (body string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if body, ok = c.open[tag]; ok {
+		delete(c.open, tag)
+		<-c.room
+	}
+	return body, ok
 }

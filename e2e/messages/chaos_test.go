@@ -193,6 +193,9 @@ func chaos(t *testing.T, c chaosCase) {
 		replied, poisons := y.replied.Load(), y.poisons.Load()
 		return fmt.Sprint(replied, poisons), replied >= 100 && (poisons > 0 || c.mix.crash == 0)
 	})
+	if c.operated {
+		operate(t, p, []string{"pause"}) // the stop ends it
+	}
 	y.stop.Store(true)
 	p.Signal(syscall.SIGTERM)
 	clients.Wait()
