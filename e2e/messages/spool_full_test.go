@@ -103,7 +103,7 @@ func TestSpoolGetsFull(t *testing.T) {
 	const bad = 20
 	d := dialogueAt(t, socket)
 	for range bad {
-		d.ask(strings.Repeat("x", 4000)+"fail", "!given-up: broken: on purpose")
+		d.ask(strings.Repeat("x", 4000)+" fail", "!given-up: broken: on purpose")
 		d.ask("good", "good")
 	}
 	full := kept()
