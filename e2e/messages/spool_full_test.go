@@ -103,7 +103,7 @@ func TestSpoolGetsFull(t *testing.T) {
 	const bad = 20
 	d := dialogueAt(t, socket)
 	for range bad {
-		d.ask(strings.Repeat("x", 4000)+" fail", "!given-up: broken: on purpose")
+		d.ask("fail "+strings.Repeat("x", 4000), "!given-up: broken: on purpose")
 		d.ask("good", "good")
 	}
 	full := kept()
@@ -116,7 +116,7 @@ func TestSpoolGetsFull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.ask("again fail", "!given-up: ")
+	d.ask("fail again", "!given-up: ")
 	if names := kept(); len(names) != 1 {
 		t.Errorf("with room again: %q", names)
 	}
