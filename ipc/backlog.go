@@ -99,8 +99,11 @@ func (b *backlog) next(c *Channel, another bool, at time.Duration) *Delivery {
 		}
 		if t := l.ring.first; t != nil {
 			d := t.list.head
-			l.ring.remove(t)
-			l.ring.push(t)
+			if t.run++; t.run >= c.turnLength() {
+				t.run = 0
+				l.ring.remove(t)
+				l.ring.push(t)
+			}
 			b.takeNew(d)
 			return d
 		}
@@ -249,8 +252,8 @@ func (b *backlog) isFull(size int) bool {
 // to use it. If not, its flow waits for so much.
 func (b *backlog) admits(d *Delivery) bool {
 	t := d.flow.turn
-	if t != nil && t.granted {
-		b.takeBack(t)
+	if t != nil && t.granted > 0 {
+		b.takeBack(t, 1)
 	} else if b.isPromised(d.flow) {
 		b.turnOf(d.flow).wants = d.Size()
 		return false
@@ -319,20 +322,32 @@ func (b *backlog) firstInLine() *turn {
 }
 
 // grant tells flows that there is room, and keeps it for them. A flow that has none
-// here is told at once. One that has some is told when there is an eighth of all the
-// room, so that it is not woken for each place.
+// here is told at once, of one place. Those that have some are told when there is
+// an eighth of all the room, of an equal share of it, so that they are not woken
+// for each place.
 func (b *backlog) grant() {
-	roomy := b.maxMessages-b.n-b.granted >= max(1, b.maxMessages/8) && (b.n == 0 || b.maxBytes-b.bytes-b.grantedBytes >= b.maxBytes/8)
+	free := b.maxMessages - b.n - b.granted
+	roomy := free >= max(1, b.maxMessages/8) && (b.n == 0 || b.maxBytes-b.bytes-b.grantedBytes >= b.maxBytes/8)
+	share := min(max(1, free/max(1, b.waiters)), maxShare)
 	for t := b.firstInLine(); t != nil && !b.isFull(t.wants); t = b.firstInLine() {
 		if t.list.n > 0 && !roomy {
 			return
 		}
-		t.granted = true
+		t.granted, t.each = 1, t.wants
 		b.granted++
-		b.grantedBytes += t.wants
+		b.grantedBytes += t.each
+		for t.list.n > 0 && t.granted < share && !b.isFull(t.each) {
+			t.granted++
+			b.granted++
+			b.grantedBytes += t.each
+		}
 		b.tell(t)
 	}
 }
+
+// maxShare is how many places a flow is told of at a time. It may leave them
+// unused only until it has submitted what it has.
+const maxShare = 32
 
 // tell ends a flow's wait for room.
 func (b *backlog) tell(t *turn) {
@@ -343,11 +358,11 @@ func (b *backlog) tell(t *turn) {
 	b.release(t)
 }
 
-// takeBack ends a grant.
-func (b *backlog) takeBack(t *turn) {
-	t.granted = false
-	b.granted--
-	b.grantedBytes -= t.wants
+// takeBack takes back places that were kept for a flow.
+func (b *backlog) takeBack(t *turn, places int) {
+	t.granted -= places
+	b.granted -= places
+	b.grantedBytes -= places * t.each
 }
 
 // leave ends a flow's wait for room, and its grant.
@@ -356,9 +371,7 @@ func (b *backlog) leave(f *Flow) {
 	if t == nil {
 		return
 	}
-	if t.granted {
-		b.takeBack(t)
-	}
+	b.takeBack(t, t.granted)
 	if t.room != nil {
 		b.tell(t)
 		return
@@ -383,7 +396,7 @@ func (b *backlog) turnOf(f *Flow) *turn {
 
 // release takes a turn back from a flow that needs none any more.
 func (b *backlog) release(t *turn) {
-	if t.list.n > 0 || t.room != nil || t.granted {
+	if t.list.n > 0 || t.room != nil || t.granted > 0 {
 		return
 	}
 	t.flow.turn = nil

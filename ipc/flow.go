@@ -42,7 +42,9 @@ type turn struct {
 	wants         int           // the bytes that it waits for
 	line          *line         // in which it waits
 	before, after *turn         // in there
-	granted       bool          // a place is kept for it, and so many bytes
+	granted       int           // places that are kept for it
+	each          int           // bytes that are kept for each of those
+	run           int           // messages that went one after the other in this turn
 }
 
 // A ring is flows in the order of their turns.

@@ -103,6 +103,11 @@ func (q *Queue) submit(batch []*Delivery) int {
 		}
 		taken++
 	}
+	if t := batch[0].flow.turn; taken == len(batch) && t != nil && t.granted > 0 { // it has no use for these
+		q.backlog.takeBack(t, t.granted)
+		q.backlog.release(t)
+		q.wake()
+	}
 	touched.flush()
 	if q.backlog.ready > 0 && q.hasPlaces() {
 		q.dispatch()

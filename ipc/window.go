@@ -70,3 +70,6 @@ func (w *window) observe(n int, took time.Duration) {
 	}
 	w.size = max(1, min(grown, int(autoAhead/max(each, 1)), w.most))
 }
+
+// turnPart is the part of a window that one flow may fill in its turn.
+const turnPart = 4
