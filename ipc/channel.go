@@ -489,14 +489,3 @@ func (t *touched) flush() {
 		c.out.Flush(false)
 	}
 }
-
-// turnLength is how many messages of one flow may go to the worker one after the
-// other: one, or for a worker that is so fast that its window has grown a part of
-// it, since replies to one connection in a row share a write. All of it is far
-// below a millisecond of work.
-func (c *Channel) turnLength() int {
-	if c == nil || c.win.fixed {
-		return 1
-	}
-	return max(1, c.win.size/turnPart)
-}
