@@ -2,11 +2,13 @@ package vm
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -127,4 +129,29 @@ func (b box) counter(t *testing.T, file, name string) string {
 	}
 	t.Fatalf("no %s in %s", name, text)
 	return ""
+}
+
+// dial connects to a pool. Everything on the connection has a deadline.
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err == nil {
+		err = nc.SetDeadline(time.Now().Add(2 * testkit.Patience))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+// ask sends a message, which has to be answered with itself.
+func ask(t *testing.T, nc net.Conn, body string) {
+	t.Helper()
+	if err := harness.WriteFrame(nc, body); err != nil {
+		t.Fatal(err)
+	}
+	if got, failed, err := harness.ReadFrame(nc); string(got) != body || failed || err != nil {
+		t.Fatalf("%q is answered %q, failed %v, %v", body, got, failed, err)
+	}
 }

@@ -56,4 +56,8 @@ var checks = []check{
 	{"OOMKillIsToldApart", testOOM},
 	{"OOMKillOfTheGroup", testOOMGroup},
 	{"ClockIsSet", testClock},
+	{"FullDisk", testFullDisk},
+	{"OOMKillOfTheMachine", testMachineOOM},
+	{"NoDescriptors", testNoDescriptors},
+	{"NoPIDs", testNoPIDs},
 }
