@@ -22,6 +22,7 @@ type backlog struct {
 	n        int    // all that wait, retries that wait for their time included
 	bytes    int    // of those
 
+	turnLength            int // of the worker that was fed last
 	waiters               int // flows that wait for room
 	granted, grantedBytes int // kept for flows that were told that there is room
 	spare                 *turn
@@ -321,22 +322,22 @@ func (b *backlog) firstInLine() *turn {
 	return nil
 }
 
-// grant tells flows that there is room, and keeps it for them. A flow that has none
-// here is told at once, of one place. Those that have some are told when there is
-// an eighth of all the room, of an equal share of it, so that they are not woken
-// for each place.
+// grant tells flows that there is room, and keeps it for them: for as many
+// messages as one turn has, so that those of a flow stay together and their
+// replies share a write. With slow workers that is one. Flows that have messages
+// here are told only when an eighth of all the room is free.
 func (b *backlog) grant() {
 	free := b.maxMessages - b.n - b.granted
 	roomy := free >= max(1, b.maxMessages/8) && (b.n == 0 || b.maxBytes-b.bytes-b.grantedBytes >= b.maxBytes/8)
-	share := min(max(1, free/max(1, b.waiters)), maxShare)
-	for t := b.firstInLine(); t != nil && !b.isFull(t.wants); t = b.firstInLine() {
-		if t.list.n > 0 && !roomy {
+	for t := b.firstInLine(); t != nil; t = b.firstInLine() {
+		places := b.share(t)
+		if t.list.n > 0 && !roomy || b.isFull(t.wants) || places > 1 && b.n+b.granted+places > b.maxMessages {
 			return
 		}
 		t.granted, t.each = 1, t.wants
 		b.granted++
 		b.grantedBytes += t.each
-		for t.list.n > 0 && t.granted < share && !b.isFull(t.each) {
+		for t.granted < places && !b.isFull(t.each) {
 			t.granted++
 			b.granted++
 			b.grantedBytes += t.each
@@ -345,9 +346,11 @@ func (b *backlog) grant() {
 	}
 }
 
-// maxShare is how many places a flow is told of at a time. It may leave them
-// unused only until it has submitted what it has.
-const maxShare = 32
+// share is how many places a flow is told of at a time: those of a turn, but not
+// more than it has messages, nor than an eighth of all.
+func (b *backlog) share(t *turn) int {
+	return max(1, min(b.turnLength, t.left, b.maxMessages/8))
+}
 
 // tell ends a flow's wait for room.
 func (b *backlog) tell(t *turn) {

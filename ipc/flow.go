@@ -40,6 +40,7 @@ type turn struct {
 
 	room          chan struct{} // closed when there is room; nil: it does not wait for that
 	wants         int           // the bytes that it waits for
+	left          int           // the messages that it waits with
 	line          *line         // in which it waits
 	before, after *turn         // in there
 	granted       int           // places that are kept for it

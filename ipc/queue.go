@@ -103,10 +103,13 @@ func (q *Queue) submit(batch []*Delivery) int {
 		}
 		taken++
 	}
-	if t := batch[0].flow.turn; taken == len(batch) && t != nil && t.granted > 0 { // it has no use for these
-		q.backlog.takeBack(t, t.granted)
-		q.backlog.release(t)
-		q.wake()
+	if t := batch[0].flow.turn; t != nil {
+		t.left = len(batch) - taken
+		if t.left == 0 && t.granted > 0 { // it has no use for these
+			q.backlog.takeBack(t, t.granted)
+			q.backlog.release(t)
+			q.wake()
+		}
 	}
 	touched.flush()
 	if q.backlog.ready > 0 && q.hasPlaces() {
@@ -206,6 +209,7 @@ func topOf(channels []*Channel, not *Channel) *Channel {
 // refill gives a channel with room what waits, after it has settled messages, and
 // lets submitters go on.
 func (q *Queue) refill(c *Channel, at time.Duration) {
+	q.backlog.turnLength = c.turnLength()
 	if q.backlog.suspects.n > 0 && c.serving && !q.paused {
 		q.refillAlone(c, at)
 		q.unreserve()

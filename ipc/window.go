@@ -13,9 +13,15 @@ const autoAhead = time.Millisecond
 // it handles: more would not fit its socket anyway.
 const windowBytes = 128 << 10
 
+// slowAnswer is what counts as slow by itself. A worker that shares its CPU with
+// others is off it for a few milliseconds at a time, and a window that fell to 1
+// each time would cost a write for each of the next messages; the mean sees it
+// where it is the rule.
+const slowAnswer = 10 * time.Millisecond
+
 // heldFor is how many messages a slow answer narrows the window for, for each
 // autoAhead that it took: a message of 200 ms that comes once in a few hundred
-// must not have others behind it, and one of 2 ms costs nobody much.
+// must not have others behind it.
 const heldFor = 10
 
 // maxHeld bounds that.
@@ -29,8 +35,7 @@ type window struct {
 
 	begun bool          // there was an answer
 	usual time.Duration // that an answer takes
-	most  int           // as long as held, because of a slow answer
-	held  int           // messages
+	held  int           // messages for which it stays at 1, because of a slow answer
 }
 
 // newWindow returns a fixed window, or for 0 one that starts at 1 and adapts.
@@ -38,7 +43,7 @@ func newWindow(fixed int) window {
 	if fixed > 0 {
 		return window{size: fixed, fixed: true}
 	}
-	return window{size: 1, most: maxAutoWindow}
+	return window{size: 1}
 }
 
 // observe adapts the window to n replies that took a worker this long together.
@@ -55,21 +60,21 @@ func (w *window) observe(n int, took time.Duration) {
 	}
 	slowest := max(each, took-time.Duration(n-1)*w.usual)
 	w.usual += (each - w.usual) / 8
-	most := int(autoAhead / max(slowest, 1))
-	if held := int(min(heldFor*slowest/autoAhead, maxHeld)); held >= w.held || most < w.most {
-		w.most, w.held = max(1, most), max(held, w.held)
+	most := maxAutoWindow
+	if held := int(min(heldFor*slowest/autoAhead, maxHeld)); slowest >= slowAnswer && held >= w.held {
+		w.held = held
 	} else {
-		w.held -= n
+		w.held = max(0, w.held-n)
 	}
-	if w.held <= 0 {
-		w.most, w.held = maxAutoWindow, 0
+	if w.held > 0 {
+		most = 1
 	}
-	grown := min(w.size*2, maxAutoWindow)
+	grown := min(w.size*2, most)
 	if !w.begun {
 		w.begun, grown = true, w.size
 	}
-	w.size = max(1, min(grown, int(autoAhead/max(each, 1)), w.most))
+	w.size = max(1, min(grown, int(autoAhead/max(each, 1))))
 }
 
 // turnPart is the part of a window that one flow may fill in its turn.
-const turnPart = 4
+const turnPart = 2

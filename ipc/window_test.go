@@ -22,7 +22,7 @@ func times(n int, took time.Duration) []observation {
 }
 
 // --window auto: about 1 ms of work ahead. It grows while messages are fast, from
-// the second answer on. At the first slow one, also one among many, it falls to 1,
+// the second answer on. At a slow one, also one among many, it falls to 1,
 // for the longer the slower that was.
 func TestWindowObserve(t *testing.T) {
 	const us, ms = time.Microsecond, time.Millisecond
@@ -42,10 +42,12 @@ func TestWindowObserve(t *testing.T) {
 		{"more than half of it", 0, times(3, 600*us), "[1 1 1 1]"},
 		{"1 ms", 0, times(3, ms), "[1 1 1 1]"},
 		{"slow", 0, times(3, 20*ms), "[1 1 1 1]"},
-		{"the first slow one holds for ten", 0, append(append(full[:7:7], observation{1, ms}), times(12, us)...), "[1 1 2 4 8 16 32 64 1 1 1 1 1 1 1 1 1 1 2 4 8]"},
+		{"a pause of the CPU narrows it once", 0, append(append(full[:7:7], observation{1, 3 * ms}), times(3, us)...), "[1 1 2 4 8 16 32 64 1 2 4 8]"},
+		{"and less among fast ones", 0, append(full[:7:7], observation{64, 3*ms + 64*us}, observation{64, 64 * us}), "[1 1 2 4 8 16 32 64 20 40]"},
+		{"the first slow one holds for ten a millisecond", 0, append(full[:7:7], observation{1, 10 * ms}, observation{98, 98 * us}, observation{1, us}, observation{1, us}), "[1 1 2 4 8 16 32 64 1 1 1 2]"},
 		{"a slow one holds for long", 0, append(full[:7:7], observation{1, 200 * ms}, observation{1999, 1999 * us}, observation{1, us}, observation{1, us}), "[1 1 2 4 8 16 32 64 1 1 2 4]"},
 		{"slower, but not slow", 0, append(full[:7:7], observation{1, 100 * us}, observation{1, us}), "[1 1 2 4 8 16 32 64 10 20]"},
-		{"a slow one among fast ones", 0, append(full[:7:7], observation{64, 3*ms + 64*us}, observation{29, 29 * us}, observation{2, 2 * us}), "[1 1 2 4 8 16 32 64 1 1 2]"},
+		{"a slow one among fast ones", 0, append(full[:7:7], observation{64, 30*ms + 64*us}, observation{299, 299 * us}, observation{2, 2 * us}), "[1 1 2 4 8 16 32 64 1 1 2]"},
 		{"each of many counts, fast", 0, []observation{{100, 100 * us}, {100, 100 * us}, {100, 100 * us}}, "[1 1 2 4]"},
 		{"each of many counts, slow", 0, append(full[:7:7], observation{64, 64 * ms}), "[1 1 2 4 8 16 32 64 1]"},
 		{"fixed, fast", 3, times(4, us), "[3 3 3 3 3]"},
