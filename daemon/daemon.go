@@ -119,7 +119,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		},
 	}
 	poolConfig := cfg.Pool
-	poolConfig.Memory, poolConfig.OOMKilled = proc.RSS, oom.Killed
+	poolConfig.Memory, poolConfig.OOMKilled, poolConfig.ProcState = proc.RSS, oom.Killed, proc.State
 	poolConfig.Interactive = workers.Terminal != nil
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }

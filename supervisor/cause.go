@@ -68,6 +68,7 @@ type ending struct {
 	generation int
 	reloaded   bool // a reload had started it
 	killed     bool // it took SIGKILL to end it
+	givenUp    bool // it survived that
 	healthy    bool // it has answered a message, or lived for HealthyAfter
 	wasReady   bool
 	life       Life
@@ -124,6 +125,9 @@ func (e ending) what() string {
 	if e.err != nil {
 		return "cannot start worker"
 	}
+	if e.givenUp {
+		return "worker given up"
+	}
 	return "worker exited"
 }
 
@@ -132,6 +136,8 @@ func (e ending) String() string {
 	switch {
 	case e.err != nil:
 		return e.err.Error()
+	case e.givenUp:
+		return fmt.Sprintf("survived SIGKILL after %s (%s)", round(e.uptime), e.cause)
 	case e.exit.Signal != 0:
 		return fmt.Sprintf("died of %s after %s (%s)", signals.Name(e.exit.Signal), round(e.uptime), e.cause)
 	}
@@ -145,6 +151,9 @@ func (e ending) log(line *zerolog.Event) *zerolog.Event {
 		return line.Err(e.err)
 	}
 	line = line.Int("pid", e.pid)
+	if e.givenUp {
+		return line.Str("uptime", round(e.uptime))
+	}
 	if e.exit.Signal != 0 {
 		line = line.Str("signal", signals.Name(e.exit.Signal))
 	} else {

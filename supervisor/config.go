@@ -58,6 +58,9 @@ type Config struct {
 	// OnReload, if not nil, is told of each reload that ended. It must not block.
 	OnReload func(ReloadResult)
 
+	// ProcState returns the state of a process as ps shows it, for the log. May be
+	// nil.
+	ProcState func(pid int) string
 	// Memory returns a process's RSS in bytes. Needed for MaxMemory only.
 	Memory func(pid int) (uint64, error)
 	// OOMKilled says whether the SIGKILL that a worker just died of was the
@@ -66,7 +69,7 @@ type Config struct {
 }
 
 // killGrace is how long a process may take to die of SIGKILL, or of the signal
-// for a hung worker. A stop does not wait longer for it.
+// for a hung worker. One that survives SIGKILL is given up then.
 const killGrace = time.Second
 
 // lastPart is the part of StopTimeout that is kept for the workers to stop when

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -115,6 +116,19 @@ func refusesToDie(slot int) step {
 	})
 }
 
+// endsLate: a process that was given up ends after all.
+func endsLate(slot int) step {
+	given := func(tr *trial) *fakeProc {
+		for _, p := range tr.procs {
+			if p.id.ID == slot && p.alive() && tr.isGivenUp(p) {
+				return p
+			}
+		}
+		return nil
+	}
+	return step{"ends late", func(tr *trial) bool { return given(tr) != nil }, func(tr *trial) { given(tr).die(0, syscall.SIGKILL) }}
+}
+
 // getsChildren: others are in its group, which survive even SIGKILL. It dies of
 // nothing less.
 func getsChildren(slot int) step {
@@ -220,7 +234,7 @@ func (tr *trial) start(id Identity) (Process, error) {
 	others := 0
 	tr.set(func() {
 		for _, o := range tr.procs {
-			if o != p && o.id.ID == id.ID && o.alive() && !tr.apart[o] {
+			if o != p && o.id.ID == id.ID && o.alive() && !tr.apart[o] && !tr.isGivenUp(o) {
 				others++
 			}
 		}
@@ -229,6 +243,13 @@ func (tr *trial) start(id Identity) (Process, error) {
 		tr.problem("a start beside %d other processes of the slot", others)
 	}
 	return p, nil
+}
+
+// isGivenUp reports whether a process has survived SIGKILL for as long as it may.
+func (tr *trial) isGivenUp(p *fakeProc) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return tr.immortal[p] && p.released
 }
 
 // settle waits until nothing more happens by itself, and looks at the pool.
@@ -245,10 +266,10 @@ func (tr *trial) settle() {
 	}
 }
 
-// end stops the pool, and looks how that ends. A reload has a result before,
-// unless a process that refuses to die holds it up.
+// end stops the pool, and looks how that ends. A reload has a result before, also
+// if a process refuses to die.
 func (tr *trial) end() {
-	if tr.stops == 0 && len(tr.immortal) == 0 {
+	if tr.stops == 0 {
 		for range 6 { // until two reloads must be over
 			if tr.unanswered() > 0 {
 				time.Sleep(10 * time.Second)
@@ -258,7 +279,7 @@ func (tr *trial) end() {
 			tr.problem("%d reloads have no result", n)
 		}
 	}
-	if tr.stops == 0 && len(tr.immortal) == 0 {
+	if tr.stops == 0 {
 		tr.awaitScale()
 	}
 	if tr.stops == 0 && len(tr.result) == 0 {
@@ -289,6 +310,9 @@ func (tr *trial) end() {
 		}
 		if p.alive() && !tr.immortal[p] {
 			tr.problem("process %d lives", p.pid)
+		}
+		if p.alive() && !slices.Contains(tr.pool.Left(), p.pid) {
+			tr.problem("process %d lives, and is not among those that are left", p.pid)
 		}
 	}
 }
@@ -381,7 +405,7 @@ func TestAllSequences(t *testing.T) {
 		dies("next exits", 1, 0, next), becomesReady("next ready", 0, next), // start-first only
 	}
 	all := append(usual[:len(usual):len(usual)],
-		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), getsChildren(0), startsFail(), detaches("next detaches", 0, next))
+		dies("exit 0", 0, 0, holder), fallsDue(0), refusesToDie(0), endsLate(0), getsChildren(0), startsFail(), detaches("next detaches", 0, next))
 	two := []step{askReload(), askStop(), passTime(), startsFail(), refusesToDie(0), scale(1), scale(2)}
 	for slot := range 2 {
 		two = append(two, dies(fmt.Sprint("exit 1 of ", slot), 1, slot, holder), becomesReady(fmt.Sprint("ready ", slot), slot, holder),

@@ -251,6 +251,8 @@ type fakeProc struct {
 	life     Life
 
 	lateAnswer bool // it answers a message when it is released
+
+	refused error // what the kernel says to a signal for its group
 }
 
 func (p *fakeProc) set(change func()) {
@@ -347,6 +349,10 @@ func (p *fakeProc) Signal(target Target, sig syscall.Signal) error {
 	}
 	if sig != syscall.SIGCONT {
 		p.mu.Lock()
+		if p.refused != nil {
+			defer p.mu.Unlock()
+			return p.refused
+		}
 		p.signals = append(p.signals, sig)
 		obey := p.obey
 		p.mu.Unlock()
@@ -360,6 +366,9 @@ func (p *fakeProc) setObey(obey func(*fakeProc, syscall.Signal)) {
 	defer p.mu.Unlock()
 	p.obey = obey
 }
+
+// refuse has the kernel refuse each signal for its group.
+func (p *fakeProc) refuse(err error) { p.set(func() { p.refused = err }) }
 
 func (p *fakeProc) got() string {
 	p.mu.Lock()

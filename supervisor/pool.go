@@ -36,6 +36,7 @@ type Pool struct {
 	deadline time.Time     // SIGKILL then
 
 	lives      sync.WaitGroup // of the workers
+	left       *leftovers
 	generation atomic.Int32
 
 	// What follows belongs to Run.
@@ -115,6 +116,7 @@ func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, wo
 		done:        make(chan struct{}),
 		stopping:    make(chan struct{}),
 		killing:     make(chan struct{}),
+		left:        &leftovers{over: make(chan struct{})},
 		public:      public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
 	}
 	p.generation.Store(1)
@@ -143,6 +145,7 @@ func (p *Pool) Run() Result {
 			p.reloads.ended(err)
 		}
 	}
+	close(p.left.over)
 	p.lives.Wait()
 	return p.result()
 }
@@ -152,7 +155,7 @@ func (p *Pool) result() Result {
 		p.reloads.ended(<-p.reloads.running.result)
 	}
 	r := Result{Code: p.code, Killed: p.killed, Took: time.Since(p.began)}
-	if r.Killed > 0 && !p.decided {
+	if (r.Killed > 0 || len(p.Left()) > 0) && !p.decided {
 		r.Code = 128 + int(syscall.SIGKILL)
 	}
 	return r
@@ -247,6 +250,9 @@ func (p *Pool) Over() <-chan Over { return p.over }
 
 // Done is closed when Run returns.
 func (p *Pool) Done() <-chan struct{} { return p.done }
+
+// Left returns the PIDs of the processes that survive SIGKILL, and were given up.
+func (p *Pool) Left() []int { return p.left.pids(-1) }
 
 func (p *Pool) halt(why string) {
 	if p.phase >= halting {

@@ -602,22 +602,6 @@ func TestGroupThatSurvivesKill(t *testing.T) {
 	})
 }
 
-// Before the stop its slot waits for it, whatever is asked for.
-func TestNoProcessBesideOneThatSurvivesSIGKILL(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Workers, c.Ready = 1, ReadyNotify }, func(w *world) {
-		w.obey = func(*fakeProc, syscall.Signal) {}
-		w.run()
-		w.pass(time.Hour) // the times to get ready and to stop are over
-		w.want("signals", w.last(0).got(), "[terminated killed]")
-		w.pool.Reload("SIGHUP")
-		w.pass(time.Hour)
-		w.want("processes", w.procsCount(), 1)
-		w.obey = obedient
-		w.last(0).crash(1) // at last
-		w.want("processes", w.procsCount(), 2)
-	})
-}
-
 // What survives SIGKILL in the group of a killed worker does not hold its slot
 // either, nor the stop.
 func TestGroupOfAKilledWorkerSurvives(t *testing.T) {
@@ -647,8 +631,8 @@ func TestGroupOfAKilledWorkerSurvives(t *testing.T) {
 	}
 }
 
-// A process that survives SIGKILL hangs in the kernel. Its slot waits for it, so
-// that no other process runs beside it, but a stop does not.
+// A process that survives SIGKILL hangs in the kernel. A stop does not wait for
+// it longer than killGrace.
 func TestProcessSurvivesSIGKILL(t *testing.T) {
 	for name, tt := range map[string]struct {
 		before func(*world) // the stop
@@ -658,8 +642,8 @@ func TestProcessSurvivesSIGKILL(t *testing.T) {
 		"stop":                          {func(*world) {}, 1, 8*time.Second + killGrace},
 		"second stop":                   {func(*world) {}, 2, killGrace},
 		"stop while it reloads":         {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(2 * time.Second) }, 1, 6*time.Second + killGrace},
-		"stop when it is killed":        {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(time.Hour) }, 1, 8*time.Second + killGrace},
-		"second stop when it is killed": {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(time.Hour) }, 2, killGrace},
+		"stop when it is killed":        {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(8*time.Second + killGrace/2) }, 1, killGrace / 2},
+		"second stop when it is killed": {func(w *world) { w.pool.Reload("SIGHUP"); w.pass(8*time.Second + killGrace/2) }, 2, killGrace / 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
@@ -674,11 +658,86 @@ func TestProcessSurvivesSIGKILL(t *testing.T) {
 				w.want("took", r.Took, tt.took)
 				w.want("killed", r.Killed, 1)
 				w.want("released", w.last(0).released, true)
-				w.want("logged", w.logged("processes of the worker's group survived SIGKILL"), true)
+				w.want("code", r.Code, 137)
+				w.want("left", w.pool.Left(), []int{100})
+				w.want("logged", w.logged("worker survived SIGKILL, going on without it"), true)
 				w.last(0).die(0, syscall.SIGKILL) // for inWorld
+				w.want("left", len(w.pool.Left()), 0)
 			})
 		})
 	}
+}
+
+// A slot goes on without a process that survives SIGKILL: what it had in hand is
+// released, another process takes its place, a reload goes on, and its late end
+// is noted.
+func TestSlotGoesOnWithoutUnkillable(t *testing.T) {
+	immortal := func(*fakeProc, syscall.Signal) {}
+	for name, tt := range map[string]struct {
+		ask   func(*world)
+		grace time.Duration // before SIGKILL
+	}{
+		"reload":          {func(w *world) { w.pool.Reload("SIGHUP") }, 8 * time.Second},
+		"message timeout": {func(w *world) { w.last(0).ask(AskTimeout) }, killGrace},
+		"max-messages":    {func(w *world) { w.last(0).ask(AskRecycle) }, 8 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(c *Config) { c.Workers, c.TimeoutSignal = 2, syscall.SIGQUIT }, func(w *world) {
+				w.run()
+				first := w.last(0)
+				first.setObey(immortal)
+				tt.ask(w)
+				w.pass(tt.grace + killGrace - time.Millisecond)
+				w.want("processes", w.count(0), 1)
+				w.pass(200 * time.Millisecond)
+				w.want("processes", w.count(0), 2)
+				w.want("released", first.released, true)
+				w.want("unkillable", w.pool.Stats().Workers[0].Unkillable, []int{first.pid})
+				w.want("exits", w.pool.Stats().Workers[0].LastExit.Text, fmt.Sprintf("survived SIGKILL after %s (%s)", tt.grace+killGrace, w.pool.Stats().Workers[0].LastExit.Cause))
+				first.die(0, syscall.SIGKILL)
+				synctest.Wait()
+				w.want("unkillable", len(w.pool.Stats().Workers[0].Unkillable), 0)
+				w.want("logged", w.logged(`"signal":"SIGKILL","uptime":`), true)
+				w.want("logged", w.logged("worker that had survived SIGKILL exited"), true)
+				w.pass(time.Minute)
+				w.want("reload", w.pool.Stats().Reload.Running, false)
+				w.pool.Stop("SIGTERM")
+				w.want("code", w.wait(time.Minute).Code, 0)
+			})
+		})
+	}
+}
+
+// A slot whose processes all survive SIGKILL starts the next one later each time.
+func TestUnkillableProcessesDoNotPileUp(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+		w.obey = func(*fakeProc, syscall.Signal) {}
+		w.run()
+		for range 600 {
+			w.last(0).ask(AskTimeout)
+			w.pass(time.Second)
+		}
+		if n := w.count(0); n < 10 || n > 40 {
+			t.Errorf("%d processes in ten minutes", n)
+		}
+		for _, p := range w.procs {
+			p.die(0, syscall.SIGKILL)
+		}
+	})
+}
+
+// A signal that may not be sent is logged, with its error.
+func TestSignalIsRefused(t *testing.T) {
+	inWorld(t, func(c *Config) { c.Workers = 1 }, func(w *world) {
+		w.run()
+		w.last(0).refuse(syscall.EPERM)
+		w.pool.Stop("SIGTERM")
+		w.want("code", w.wait(time.Minute).Code, 137)
+		for _, name := range []string{"SIGTERM", "SIGKILL"} {
+			w.want("logged", w.logged(`"error":"operation not permitted","signal":"`+name+`"`), true)
+		}
+		w.last(0).die(0, syscall.SIGKILL)
+	})
 }
 
 func TestForward(t *testing.T) {

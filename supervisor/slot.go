@@ -190,7 +190,7 @@ func (s *slot) launchWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := newWorker(s.pool, proc, s.minReady(), s.log)
+	w := newWorker(s.pool, s.id, proc, s.minReady(), s.log)
 	w.generation = id.Generation
 	w.end.reloaded = s.replacement != nil && s.replacement.cause == Reloaded
 	w.log.Info().Int("generation", id.Generation).Msg("worker started")
@@ -236,6 +236,7 @@ func (s *slot) judge(end ending) verdict {
 	default:
 		v.restart = true
 	}
+	v.delay = max(v.delay, s.pool.left.delay(cfg, s.id, end))
 	return v
 }
 
@@ -408,7 +409,7 @@ func (s *slot) tellPool(end ending) {
 	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: end, failures: s.record.failures})
 }
 
-func (s *slot) logEnded(end ending) { s.logEnd(end).Msg("worker exited") }
+func (s *slot) logEnded(end ending) { s.logEnd(end).Msg(end.what()) }
 
 // logEnd counts an end, and begins the log line that tells of it.
 func (s *slot) logEnd(end ending) *zerolog.Event {
@@ -490,6 +491,7 @@ func (s *slot) stats() (WorkerStats, bool) {
 	if s.next != nil {
 		st.Successor = s.next.proc.Info().PID
 	}
+	st.Unkillable = s.pool.left.pids(s.id)
 	for _, w := range s.detached {
 		st.Detached = append(st.Detached, w.proc.Info().PID)
 	}

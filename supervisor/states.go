@@ -31,6 +31,7 @@ const (
 	workerReaping   workerState = "reaping"   // the process has exited
 	workerSweeping  workerState = "sweeping"  // the rest of its group has to end
 	workerSwept     workerState = "swept"     // the rest of its group was sent SIGKILL
+	workerGivenUp   workerState = "given up"  // it survives SIGKILL: its slot goes on without it
 	workerGone      workerState = "gone"
 )
 
@@ -71,6 +72,7 @@ const (
 	exited           workerEvent = "exited"             // the process, not its group
 	groupLeft        workerEvent = "group left"         // the process has left others in its group
 	groupGone        workerEvent = "group gone"
+	poolEnded        workerEvent = "pool ended" // no place has a worker any more
 )
 
 type (
@@ -111,10 +113,10 @@ func workerRules() []workerRule {
 		{in: obeying, on: graceElapsed, to: workerKilled, do: (*worker).killLate},
 		{in: obeying, on: exited, to: workerReaping},
 
-		{in: one(workerKilled), on: orderedToStop, when: (*worker).isHalting, do: (*worker).awaitDeathInStop},
-		{in: one(workerKilled), on: orderedToDie, do: (*worker).awaitDeath},
-		{in: one(workerKilled), on: killGraceElapsed, to: workerGone, do: (*worker).leaveBehind},
+		{in: one(workerKilled), on: killGraceElapsed, to: workerGivenUp, do: (*worker).giveUp},
 		{in: one(workerKilled), on: exited, to: workerReaping},
+		{in: one(workerGivenUp), on: exited, to: workerGone, do: (*worker).exitLate},
+		{in: one(workerGivenUp), on: poolEnded, to: workerGone},
 
 		{in: one(workerReaping), on: groupGone, to: workerGone, do: (*worker).sayGone},
 		{in: one(workerReaping), on: groupLeft, when: (*worker).wasKilled, to: workerSwept, do: (*worker).killRest},

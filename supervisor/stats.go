@@ -31,6 +31,7 @@ type WorkerStats struct {
 	NextStart  time.Time // with Backoff
 	Successor  int       // the PID of the process that is to replace this one; 0: none
 	Detached   []int     // the PIDs of detached ones that still live
+	Unkillable []int     // the PIDs of those that were given up because they survive SIGKILL
 	Status     string    // the last STATUS= that the process sent
 	Starts     uint64    // processes that were started
 	Failures   int       // in a row

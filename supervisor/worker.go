@@ -7,7 +7,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -17,6 +16,8 @@ import (
 type worker struct {
 	cfg        *Config
 	rules      *workerTable
+	left       *leftovers
+	slot       int
 	proc       Process
 	log        zerolog.Logger
 	began      time.Time
@@ -41,7 +42,6 @@ type worker struct {
 	answered    <-chan struct{} // closed when it has answered what it had in hand
 	at          workerTimers
 	wasDetached bool
-	halting     bool // the pool stops, and wants to end
 	watchdog    watchdog
 
 	mu       sync.Mutex // guards what follows for readers outside of live
@@ -68,10 +68,10 @@ type order struct {
 	deadline time.Time // SIGKILL then
 }
 
-func newWorker(p *Pool, proc Process, minReady time.Duration, log zerolog.Logger) *worker {
+func newWorker(p *Pool, slot int, proc Process, minReady time.Duration, log zerolog.Logger) *worker {
 	events := proc.Events()
 	w := &worker{
-		cfg: &p.cfg, rules: p.workerTable, proc: proc, events: events, proven: events.Answered, killAll: p.killing,
+		cfg: &p.cfg, rules: p.workerTable, left: p.left, slot: slot, proc: proc, events: events, proven: events.Answered, killAll: p.killing,
 		minReady: minReady,
 		log:      log.With().Int("pid", proc.Info().PID).Logger(),
 		began:    time.Now(),
@@ -143,11 +143,12 @@ func (w *worker) wait() workerEvent {
 	case <-listen(w.handles(groupGone), w.events.Gone):
 		return groupGone
 	case w.newOrder = <-w.orders:
-		w.halting = w.halting || w.newOrder.cause == Stop
 		return orderedToStop
 	case <-w.killAll:
-		w.killAll, w.halting = nil, true
+		w.killAll = nil
 		return orderedToDie
+	case <-listen(w.handles(poolEnded), w.left.over):
+		return poolEnded
 	case m, ok := <-w.events.Notices: // read to the end: `poolinit notify` waits for that
 		if !ok {
 			w.events.Notices = nil
@@ -322,59 +323,11 @@ func (w *worker) signalOrder() {
 	}
 }
 
-// signalGroup signals the worker's group, and also wakes it if it was stopped:
-// a stopped process would sit out its whole grace period.
-func (w *worker) signalGroup(sig syscall.Signal) {
-	if w.proc.Signal(Group, sig) == nil && sig != syscall.SIGKILL {
-		_ = w.proc.Signal(Group, syscall.SIGCONT) // ended between the two: fine
-	}
-}
-
 // shortenGrace: another order can only make a worker stop sooner.
 func (w *worker) shortenGrace() {
 	if w.newOrder.deadline.Before(w.order.deadline) {
 		w.setDeadline(w.newOrder.deadline)
 	}
-}
-
-func (w *worker) killUnasked() {
-	w.order.cause = Stop
-	w.proc.Finish()
-	w.kill()
-}
-
-func (w *worker) killLate() {
-	w.log.Warn().Msg("worker did not stop in time, killing it")
-	w.kill()
-}
-
-// kill sends SIGKILL. Only once the pool stops is there a limit to how long the
-// process may take to die of it. Before that its slot waits, because another
-// process must not run beside it.
-func (w *worker) kill() {
-	w.end.killed = true
-	w.signalGroup(syscall.SIGKILL)
-	if w.halting {
-		w.awaitDeath()
-	}
-}
-
-func (w *worker) isHalting() bool { return w.halting }
-
-func (w *worker) awaitDeath() { w.at.kill = time.After(killGrace) }
-
-// awaitDeathInStop: the pool stops while a killed worker is waited for.
-func (w *worker) awaitDeathInStop() {
-	if w.at.kill == nil {
-		w.at.kill = time.After(time.Until(w.newOrder.deadline) + killGrace)
-	}
-}
-
-// leaveBehind: the process survives SIGKILL, hanging in the kernel. The pool
-// ends without it.
-func (w *worker) leaveBehind() {
-	w.noteEnd(ProcessInfo{PID: w.proc.Info().PID, Exit: reaper.Exit{Signal: syscall.SIGKILL}})
-	w.leaveRest()
 }
 
 // reap notes how the process ended. What it had in hand goes to other workers
@@ -423,38 +376,6 @@ func (w *worker) noteLateAnswer() {
 		close(w.ready)
 	default:
 	}
-}
-
-func (w *worker) wasKilled() bool { return w.end.killed }
-
-func (w *worker) endedByItself() bool { return w.order.cause == "" }
-
-// sweepOwn ends what a worker that ended by itself has left of its group, so
-// that nothing holds its output or its port when the next one starts.
-func (w *worker) sweepOwn() {
-	w.log.Info().Msg("worker left processes behind, stopping them first")
-	w.signalGroup(w.cfg.StopSignal)
-	w.sweep()
-}
-
-// sweep gives what is left of the group the time that the worker had.
-func (w *worker) sweep() {
-	if w.order.deadline.IsZero() {
-		w.setDeadline(time.Now().Add(w.cfg.StopTimeout))
-	}
-}
-
-func (w *worker) killRest() {
-	w.log.Warn().Msg("processes left in the worker's group did not stop in time, killing them")
-	w.signalGroup(syscall.SIGKILL)
-	w.awaitDeath()
-}
-
-// leaveRest: what is left of the group hangs in the kernel, or is a zombie whose
-// parent does not wait for it. The slot goes on without it.
-func (w *worker) leaveRest() {
-	w.log.Warn().Msg("processes of the worker's group survived SIGKILL, going on without them")
-	w.sayGone()
 }
 
 func (w *worker) sayGone() { close(w.gone) }

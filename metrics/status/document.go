@@ -52,6 +52,7 @@ type Worker struct {
 	CPU        float64   `json:"cpu_seconds"`
 	Successor  int       `json:"successor_pid,omitempty"`
 	Detached   []int     `json:"detached_pids,omitempty"`
+	Unkillable []int     `json:"unkillable_pids,omitempty"`
 	LastExit   *LastExit `json:"last_exit,omitempty"`
 }
 
@@ -138,7 +139,7 @@ func (s *Snapshot) worker(i int) Worker {
 	d := Worker{
 		ID: w.ID, PID: w.PID, Generation: w.Generation, State: string(s.State(i)), StateFor: s.since(w.Since),
 		Uptime: s.since(w.Started), Text: w.Status, Starts: w.Starts, Failures: w.Failures, Memory: s.Usage[i].RSS,
-		CPU: seconds(s.Usage[i].CPU), Successor: w.Successor, Detached: w.Detached,
+		CPU: seconds(s.Usage[i].CPU), Successor: w.Successor, Detached: w.Detached, Unkillable: w.Unkillable,
 	}
 	if !w.NextStart.IsZero() {
 		d.NextStart = seconds(max(0, w.NextStart.Sub(s.At)))

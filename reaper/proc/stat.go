@@ -56,6 +56,16 @@ func parseStat(line []byte) (Stat, error) {
 	return s, nil
 }
 
+// State returns the state of a process as ps shows it: D hangs in the kernel, t is
+// held by a tracer. It is "" if it is not known.
+func State(pid int) string {
+	s, err := StatOf(pid)
+	if err != nil {
+		return ""
+	}
+	return string(s.State)
+}
+
 // Zombie reports whether the process has ended: it waits for its parent, or is
 // on its way out of the process table.
 func (s Stat) Zombie() bool { return s.State == 'Z' || s.State == 'X' || s.State == 'x' }

@@ -91,11 +91,11 @@ func (w *execWorker) handle(body []byte) bool {
 		return false
 	}
 	j.wait()
-	w.exit.Rusage.Maxrss = max(w.exit.Rusage.Maxrss, j.proc.Exit().Rusage.Maxrss)
-	ordered := w.ended(j.proc.Exit().Rusage)
-	if ordered && j.proc.Exit().Status() != 0 {
+	w.exit.Rusage.Maxrss = max(w.exit.Rusage.Maxrss, j.exit().Rusage.Maxrss)
+	ordered := w.ended(j.exit().Rusage)
+	if ordered && j.exit().Status() != 0 {
 		// The pool ended it, and knows better why: what it tells Release is the message's record.
-		w.exit = j.proc.Exit()
+		w.exit = j.exit()
 		return false
 	}
 	_, err = w.sock.Write(j.answer(w.ranOutOfMemory(j)))
@@ -104,7 +104,7 @@ func (w *execWorker) handle(body []byte) bool {
 
 // ranOutOfMemory asks about a command that the pool did not want to end.
 func (w *execWorker) ranOutOfMemory(j *job) bool {
-	exit, ask := j.proc.Exit(), w.cfg.CommandKilled
+	exit, ask := j.exit(), w.cfg.CommandKilled
 	if exit.Signal != syscall.SIGKILL || j.tooLong || ask == nil {
 		return false
 	}

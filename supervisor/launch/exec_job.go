@@ -28,6 +28,9 @@ type job struct {
 	reader  sync.WaitGroup
 	reply   []byte // a frame: room for its header, and what was printed
 	tooLong bool
+
+	killed   chan struct{} // closed when the job itself has sent SIGKILL
+	survived bool          // the command survived that, and is not waited for
 }
 
 // restGrace is how long processes that the command has left in its group may
@@ -51,7 +54,7 @@ func startJob(cfg *Config, id supervisor.Identity, body []byte, held ipc.Holding
 		return nil, err
 	}
 	defer theirs.Close()
-	j := &job{cfg: cfg, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize)}
+	j := &job{cfg: cfg, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize), killed: make(chan struct{})}
 	if j.proc, err = startCommand(cfg, id, held, stdin, theirs); err != nil {
 		stdout.Close()
 		return nil, err
@@ -134,15 +137,27 @@ func (j *job) read() {
 		if len(j.reply)-frame.HeaderSize > frame.MaxReply {
 			j.tooLong = true
 			_ = j.proc.SignalGroup(syscall.SIGKILL) // ended already: fine
+			close(j.killed)
 			return
 		}
 	}
 }
 
 // wait returns when the command has ended, its group is empty, and what it
-// printed has been read.
+// printed has been read. A command that the job has killed is given up after
+// stopGrace.
 func (j *job) wait() {
-	<-j.proc.Exited()
+	select {
+	case <-j.proc.Exited():
+	case <-j.killed:
+		if !isClosed(j.proc.Exited(), stopGrace) {
+			j.survived = true
+			j.cfg.Log.Warn().Int("pid", j.proc.PID()).Msg("command survived SIGKILL, going on without it")
+			j.reader.Wait()
+			j.stdout.Close()
+			return
+		}
+	}
 	if !j.isGone(restGrace) {
 		j.cfg.Log.Debug().Int("pid", j.proc.PID()).Msg("command left processes behind, stopping them")
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
@@ -158,20 +173,31 @@ func (j *job) wait() {
 	j.stdout.Close()
 }
 
-func (j *job) isGone(within time.Duration) bool {
+func (j *job) isGone(within time.Duration) bool { return isClosed(j.proc.Gone(), within) }
+
+// isClosed waits for a channel to be closed, up to a limit.
+func isClosed(c <-chan struct{}, within time.Duration) bool {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	select {
-	case <-j.proc.Gone():
+	case <-c:
 		return true
 	case <-timer.C:
 		return false
 	}
 }
 
+// exit is how the command ended.
+func (j *job) exit() reaper.Exit {
+	if j.survived {
+		return reaper.Exit{Signal: syscall.SIGKILL, At: time.Now()}
+	}
+	return j.proc.Exit()
+}
+
 // answer is the frame for the message.
 func (j *job) answer(oom bool) []byte {
-	exit := j.proc.Exit()
+	exit := j.exit()
 	switch {
 	case j.tooLong:
 		return failure(errors.New("the reply is longer than " + strconv.Itoa(frame.MaxReply) + " bytes"))
