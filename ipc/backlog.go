@@ -112,6 +112,20 @@ func (b *backlog) next(c *Channel, another bool, at time.Duration) *Delivery {
 	return nil
 }
 
+// wouldSplit reports whether the worker, which has more than half of its window in
+// hand, has room for a part only of the turn that comes next. It gets that turn
+// whole, after its next answers: so the replies of a turn share a write.
+func (b *backlog) wouldSplit(c *Channel) bool {
+	room := c.most() - c.flight.n
+	length := c.turnLength()
+	if c.flight.n == 0 || room >= length {
+		return false
+	}
+	l := &b.levels[max(0, bits.Len16(b.some)-1)]
+	t := l.ring.first
+	return l.again.n == 0 && t != nil && min(t.list.n, length-t.run) > room
+}
+
 // maxSkipped bounds how many messages are skipped because they are not for this
 // worker. The other workers take those first.
 const maxSkipped = 8

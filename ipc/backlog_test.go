@@ -54,3 +54,40 @@ func TestRoomForATurn(t *testing.T) {
 		}
 	}
 }
+
+// A fast worker that has most of its window in hand does not get a part of a turn.
+func TestTurnsAreNotSplit(t *testing.T) {
+	for _, tt := range []struct {
+		name                         string
+		window, inHand, waiting, run int
+		again, want                  bool
+	}{
+		{"no room for all of it", 64, 40, 32, 0, false, true},
+		{"room for all of it", 64, 32, 32, 0, false, false},
+		{"a short one", 64, 54, 10, 0, false, false},
+		{"the rest of one", 64, 40, 32, 8, false, false},
+		{"nothing in hand", 64, 0, 99, 0, false, false},
+		{"slow workers", 2, 1, 99, 0, false, false},
+		{"a message that is delivered again goes first", 64, 40, 32, 0, true, false},
+	} {
+		q, _ := backlogOf(t, tt.waiting+tt.inHand+1, 1)
+		c := &Channel{q: q, proven: true, win: window{size: tt.window}}
+		b := &q.backlog
+		take := func() *Delivery {
+			d := b.heads()[0]
+			b.takeNew(d)
+			return d
+		}
+		for range tt.inHand {
+			c.flight.push(take())
+		}
+		d := take()
+		if tt.again {
+			b.pushAgain(d, true)
+		}
+		b.levels[0].ring.first.run = tt.run
+		if got := b.wouldSplit(c); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}

@@ -214,7 +214,7 @@ func (q *Queue) refill(c *Channel, at time.Duration) {
 		q.refillAlone(c, at)
 		q.unreserve()
 	}
-	for q.backlog.ready > 0 && !q.paused && c.hasRoom(at) {
+	for q.backlog.ready > 0 && !q.paused && c.hasRoom(at) && !q.backlog.wouldSplit(c) {
 		d := q.backlog.next(c, q.serving > 1, at)
 		if d == nil {
 			q.lookAgain()
@@ -248,7 +248,7 @@ func (q *Queue) dispatch() {
 	q.unreserve()
 	for q.backlog.ready > 0 {
 		c := q.pick(nil, at)
-		if c == nil {
+		if c == nil || q.backlog.wouldSplit(c) {
 			break
 		}
 		d := q.backlog.next(c, q.serving > 1, at)
