@@ -45,7 +45,8 @@ var mayImport = map[string][]string{
 	"daemon": {modulePath + "/reaper/...", modulePath + "/reaper", modulePath + "/supervisor/...", modulePath + "/supervisor",
 		modulePath + "/ipc/...", modulePath + "/ipc", modulePath + "/metrics/...", modulePath + "/metrics", "github.com/rs/zerolog"},
 	"reaper/signals":    {},
-	"supervisor/notify": {"golang.org/x/sys/unix"},
+	"reaper/ancillary":  {"golang.org/x/sys/unix"},
+	"supervisor/notify": {modulePath + "/reaper/ancillary", "golang.org/x/sys/unix"},
 	"reaper/proc":       {"golang.org/x/sys/unix"},
 	"reaper/cgroup":     {"golang.org/x/sys/unix"},
 	"reaper":            {modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
@@ -55,16 +56,16 @@ var mayImport = map[string][]string{
 		modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/stream", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
 	"ipc/frame":   {},                          // the modules worker and client carry copies of it
 	"ipc/dial":    {modulePath + "/ipc/frame"}, // the module client carries a copy of it
-	"ipc/netio":   {"golang.org/x/sys/unix"},
+	"ipc/netio":   {modulePath + "/reaper/ancillary", "golang.org/x/sys/unix"},
 	"ipc/ratelog": {"github.com/rs/zerolog"},
-	"ipc":         {modulePath + "/ipc/frame", modulePath + "/ipc/netio", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"ipc/stream": {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/netio", modulePath + "/ipc/ratelog",
+	"ipc":         {modulePath + "/reaper/ancillary", modulePath + "/ipc/frame", modulePath + "/ipc/netio", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"ipc/stream": {modulePath + "/reaper/ancillary", modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/netio", modulePath + "/ipc/ratelog",
 		"golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"ipc/sysv":        {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"ipc/spool":       {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"ipc/sources":     {modulePath + "/ipc", modulePath + "/ipc/stream", modulePath + "/ipc/sysv", "github.com/rs/zerolog"},
 	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", modulePath + "/reaper/proc"},
-	"metrics/control": {modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
+	"metrics/control": {modulePath + "/reaper/ancillary", modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
 	"metrics/limit":   {},
 	"metrics":         {modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
 	"reaper/tini":     {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
@@ -76,7 +77,7 @@ var mayImport = map[string][]string{
 
 // notProduct are directories whose Go code is not part of the binary, nor
 // meant to be imported.
-var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal", "ipc/ipctest",
+var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal", "ipc/ipctest", "reaper/ancillary/ancillarytest",
 	"worker/examples", "worker/internal", "client/examples", "client/internal"}
 
 // A goFile is a file of the product, without tests.

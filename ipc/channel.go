@@ -13,6 +13,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/netio"
+	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 
 // A Channel is the queue's side of the socket that one worker process has as
@@ -22,6 +23,7 @@ type Channel struct {
 	worker int // its number, for the log
 	conn   *net.UnixConn
 	raw    syscall.RawConn
+	files  *ancillary.Closer // nil: the kernel refuses attached files
 	totals *workerTotals
 
 	// Guarded by the queue's mutex.
@@ -81,7 +83,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	netio.RefuseFiles(fds[0])
+	files := oldKernels.For(fds[0])
 	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "worker")
 	conn, err := net.FileConn(ours)
 	ours.Close()
@@ -91,7 +93,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	}
 	c := &Channel{
 		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.MaxMessages),
-		finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
+		files: files, finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
 	}
 	if q.cfg.Format == Tagged {
 		c.tags, c.cut = new(tags), new(tagged)
@@ -257,8 +259,14 @@ func (c *Channel) Close(why string) {
 	// What was written before is still read after a shutdown; then comes the end,
 	// also if another process has inherited the socket.
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	if c.files == nil {
+		c.reader.Wait()
+		c.conn.Close()
+		return
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(oldKernelTime)) // if it is closed, there is nothing to read
 	c.reader.Wait()
-	c.conn.Close()
+	c.files.Retire(c.raw, c.conn.Close, nil)
 }
 
 // Spare is for before Close: the pool has ended the worker, and what it had in

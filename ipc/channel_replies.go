@@ -20,7 +20,7 @@ const replyBuffer = 64 << 10
 // until the worker closes its end.
 func (c *Channel) readReplies() {
 	var in netio.Reader
-	in.Init(netio.ReaderConfig{Raw: c.raw, Size: replyBuffer})
+	in.Init(netio.ReaderConfig{Raw: c.raw, Size: replyBuffer, Files: c.files})
 	defer in.Release()
 	var err error
 	for err == nil {

@@ -10,7 +10,8 @@ import (
 // These are system calls on non-blocking sockets. They never wait, so the Go
 // runtime is not told of them: telling it costs a tenth of a small message, and
 // under load makes it start threads for goroutines that are about to go on.
-// What could make them wait all the same is kept away by RefuseFiles.
+// What could make them wait all the same is kept away by ancillary.Refuse; where
+// the kernel cannot do that, an ancillary.Closer takes their place.
 
 // readNow is read(2).
 func readNow(fd int, b []byte) (int, error) {
@@ -70,28 +71,4 @@ func outcome(n uintptr, errno syscall.Errno) (int, error) {
 		return 0, unix.EAGAIN // a constant error: nothing is allocated
 	}
 	return 0, errno
-}
-
-// soPassRights is SO_PASSRIGHTS of Linux 6.16 (asm-generic/socket.h): without
-// it, sending files fails with EPERM.
-const soPassRights = 83
-
-// RefuseFiles makes the kernel refuse open files that a peer attaches to what it
-// writes (SCM_RIGHTS, unix(7)), on a unix socket and on those accepted from it.
-// Here they are of no use, so read(2) and close(2) close them; and closing a
-// socket with SO_LINGER, or freeing a large memfd, takes as long as its owner
-// likes. It reports whether this kernel can do it. If not, a read or close of the
-// socket may take long.
-func RefuseFiles(fd int) bool {
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, soPassRights, 0) == nil
-}
-
-// readPatiently is read(2) where it may take long: the runtime is told.
-func readPatiently(fd int, b []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, b)
-		if err != unix.EINTR {
-			return max(n, 0), err
-		}
-	}
 }

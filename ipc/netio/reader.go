@@ -3,10 +3,14 @@ package netio
 import (
 	"bytes"
 	"io"
+	"math"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 
 // A Reader reads a socket into a buffer that it holds only while something is
@@ -19,12 +23,13 @@ type Reader struct {
 	raw   syscall.RawConn
 	conn  io.Reader
 	size  int
-	slow  bool
+	files *ancillary.Closer
+	full  bool // of attempt: nothing may be received until files are closed
 	exact bool
 	own   atomic.Bool // what starved points to, but for a Conn; here it takes no memory of its own
 
-	need  int    // bytes that the buffer must have room for at the next Fill; 0: any
-	most  int    // bytes that may be in buf; 0: as many as there is room for
+	need  int32  // bytes that the buffer must have room for at the next Fill; 0: any
+	most  int32  // bytes that may be in buf; 0: as many as there is room for
 	buf   []byte // what has been read
 	start int    // of what has not been consumed
 	n     int
@@ -44,8 +49,9 @@ type ReaderConfig struct {
 	Starved *atomic.Bool
 	// Size is how much is read at once, at least 512.
 	Size int
-	// Slow says that a read of Raw may take long: RefuseFiles was of no use.
-	Slow bool
+	// Files receives from Raw: a unix socket of a kernel that cannot refuse attached
+	// files. It is nil for other sockets.
+	Files *ancillary.Closer
 	// Exact says that Need makes a buffer for what is needed and nothing behind
 	// it, so that Take can hand it over.
 	Exact bool
@@ -53,7 +59,7 @@ type ReaderConfig struct {
 
 // Init makes a Reader that must not be copied afterwards.
 func (r *Reader) Init(c ReaderConfig) {
-	r.raw, r.conn, r.size, r.slow, r.exact, r.starved = c.Raw, c.Conn, c.Size, c.Slow, c.Exact, c.Starved
+	r.raw, r.conn, r.size, r.files, r.exact, r.starved = c.Raw, c.Conn, c.Size, c.Files, c.Exact, c.Starved
 	if r.starved == nil {
 		r.starved = &r.own
 	}
@@ -81,20 +87,20 @@ func (r *Reader) Line() (line []byte, ok bool) {
 		return rest[:end], true
 	}
 	if len(rest) == cap(r.buf) {
-		r.need = 2 * cap(r.buf)
+		r.need = int32(min(2*cap(r.buf), math.MaxInt32))
 	}
 	return nil, false
 }
 
 // Need says how many bytes from the start of Unread on belong together. The
 // next Fill makes room for them; until then what has been consumed stays valid.
-func (r *Reader) Need(n int) { r.need = n }
+func (r *Reader) Need(n int) { r.need = int32(n) }
 
 // Missing returns how many bytes the next Fill takes a larger buffer for, or 0 if
 // the one it has will do.
 func (r *Reader) Missing() int {
-	if r.need > cap(r.buf) {
-		return r.need
+	if need := int(r.need); need > cap(r.buf) {
+		return need
 	}
 	return 0
 }
@@ -104,7 +110,7 @@ func (r *Reader) Missing() int {
 // buffer is the caller's from then on. Otherwise it returns nil, and nothing is
 // consumed.
 func (r *Reader) Take(n int) []byte {
-	if r.most == 0 || n != r.most {
+	if r.most == 0 || n != int(r.most) {
 		return nil
 	}
 	whole := r.buf
@@ -138,11 +144,21 @@ func (r *Reader) Fill() error {
 	if r.raw == nil {
 		return r.fillSlowly()
 	}
-	if err := r.raw.Read(r.try); err != nil {
-		return err
+	for {
+		if err := r.raw.Read(r.try); err != nil {
+			return err
+		}
+		if !r.full {
+			return r.outcome()
+		}
+		r.full = false
+		r.files.Await(busyTime) // not in attempt: the socket could not be closed meanwhile
 	}
-	return r.outcome()
 }
+
+// busyTime is how long a reader that may not receive waits before it looks whether
+// its deadline is over.
+const busyTime = 20 * time.Millisecond
 
 // FillNow reads what is there without waiting, and reports whether anything
 // was. It is for a Reader that has read nothing yet. The end of the stream, or
@@ -179,7 +195,7 @@ func (r *Reader) hold() {
 // end is up to where the buffer may be filled.
 func (r *Reader) end() int {
 	if r.most > 0 {
-		return r.most
+		return int(r.most)
 	}
 	return cap(r.buf)
 }
@@ -199,7 +215,7 @@ func (r *Reader) outcome() error {
 // makeRoom takes the larger buffer that Need has asked for, and moves what is
 // unread to the front.
 func (r *Reader) makeRoom() {
-	if n := r.need; n > 0 {
+	if n := int(r.need); n > 0 {
 		r.need = 0
 		r.reserve(n)
 	}
@@ -221,7 +237,7 @@ func (r *Reader) reserve(n int) {
 	PutBuffer(r.buf)
 	r.buf, r.start = grown, 0
 	if r.exact {
-		r.most = n
+		r.most = int32(n)
 	}
 }
 
@@ -231,12 +247,15 @@ func (r *Reader) attempt(fd uintptr) bool {
 	r.starved.Store(false)
 	r.hold()
 	have := len(r.buf)
-	if r.slow {
-		r.n, r.err = readPatiently(int(fd), r.buf[have:r.end()])
-	} else {
-		r.n, r.err = readNow(int(fd), r.buf[have:r.end()])
-	}
-	if r.err == unix.EAGAIN {
+	r.n, r.err = r.read(int(fd), r.buf[have:r.end()])
+	switch r.err {
+	case ancillary.ErrBusy:
+		r.n, r.err, r.full = 0, nil, true
+		if have == 0 {
+			r.Release()
+		}
+		return true
+	case unix.EAGAIN:
 		r.n, r.err = 0, nil
 		if have == 0 {
 			r.Release()
@@ -248,4 +267,12 @@ func (r *Reader) attempt(fd uintptr) bool {
 		r.buf = r.buf[:have+r.n]
 	}
 	return true
+}
+
+func (r *Reader) read(fd int, b []byte) (int, error) {
+	if r.files == nil {
+		return readNow(fd, b)
+	}
+	m, err := r.files.Receive(fd, b)
+	return m.N, err
 }

@@ -70,7 +70,7 @@ func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved
 	if l.url.tagged {
 		c.tags = &tags{conn: c}
 	}
-	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Slow: l.slow, Exact: true})
+	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Files: l.files, Exact: true})
 	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnIdle: c.allWritten})
 	return c
 }

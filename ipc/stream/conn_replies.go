@@ -171,12 +171,14 @@ func (c *conn) closeIfDone() {
 		return
 	}
 	c.closing = true
-	if c.listener.slow {
-		go c.nc.Close() // ends when what is attached to it has been closed
-	} else {
+	l := c.listener
+	l.remove(c)
+	if l.files == nil {
 		c.nc.Close()
+		l.freePlace()
+	} else { // its place is taken until what is attached to it has been closed
+		l.files.Retire(c.control, c.nc.Close, l.freePlace)
 	}
-	c.listener.remove(c)
 }
 
 // retire closes the connection if its client has been silent since the given

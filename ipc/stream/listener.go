@@ -20,6 +20,7 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/netio"
 	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 
 // A listener is a source of connections. It implements ipc.Source.
@@ -30,7 +31,7 @@ type listener struct {
 
 	addr       net.Addr
 	accepts    *acceptor
-	slow       bool // reading and closing a connection may take long: see netio.RefuseFiles
+	files      *ancillary.Closer // of a unix socket whose kernel cannot refuse attached files; or nil
 	stats      ipc.SourceStats
 	lane       ipc.Lane
 	draining   atomic.Bool
@@ -90,7 +91,7 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 		l.accepts.deferUntilData()
 	}
 	if c.Scheme == "unix" {
-		l.slow = !l.accepts.refuseFiles()
+		_ = l.accepts.raw.Control(func(fd uintptr) { l.files = ancillary.NewCloser().For(int(fd)) }) // it is open
 	}
 	return l, nil
 }
@@ -137,24 +138,30 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 	if why := l.reject(peer); why != "" {
 		l.stats.TurnedAway.Add(1)
 		l.complain.Warn("connections rejected", why)
-		if l.slow {
-			go unix.Close(fd) // ends when what is attached to it has been closed
-		} else {
-			netio.Close(fd)
-		}
+		l.closeRejected(fd)
 		return
 	}
 	l.stats.Connections.Add(1)
 	switch {
 	case l.certs != nil:
 		l.serveTLS(fd)
-	case l.url.once && !l.slow:
+	case l.url.once && l.files == nil:
 		l.serveOnce(fd)
 	default:
 		file := os.NewFile(uintptr(fd), "connection")
 		raw, _ := file.SyscallConn() // fails for a nil file only
 		l.readers.Go(l.add(newConn(l, file, raw, raw, nil)).serve)
 	}
+}
+
+func (l *listener) closeRejected(fd int) {
+	if l.files == nil {
+		netio.Close(fd)
+		return
+	}
+	file := os.NewFile(uintptr(fd), "connection")
+	raw, _ := file.SyscallConn() // fails for a nil file only
+	l.files.Retire(raw, file.Close, nil)
 }
 
 // reject returns why a client is not served, or "".
@@ -187,12 +194,14 @@ func (l *listener) add(c *conn) *conn {
 	return c
 }
 
-// remove forgets a connection that was closed.
+// freePlace is for a connection that has been closed.
+func (l *listener) freePlace() { l.stats.Connections.Add(-1) }
+
+// remove forgets a connection that is being closed.
 func (l *listener) remove(c *conn) {
 	l.mu.Lock()
 	delete(l.conns, c)
 	l.mu.Unlock()
-	l.stats.Connections.Add(-1)
 }
 
 func (l *listener) all() []*conn {
@@ -321,12 +330,6 @@ func (a *acceptor) deferUntilData() {
 	})
 }
 
-// refuseFiles is netio.RefuseFiles of a unix socket.
-func (a *acceptor) refuseFiles() (ok bool) {
-	_ = a.raw.Control(func(fd uintptr) { ok = netio.RefuseFiles(int(fd)) })
-	return ok
-}
-
 // accept waits for a connection. It is for one goroutine.
 func (a *acceptor) accept() error {
 	if err := a.raw.Read(a.try); err != nil {
@@ -376,7 +379,7 @@ func (a *acceptor) close() {
 	if a.unlink != nil {
 		a.unlink.remove() // first: another process may bind the path as soon as this one does not listen
 	}
-	a.file.Close() // waits for attempt and rest
+	ancillary.CloseListener(a.file) // waits for attempt and rest
 }
 
 func (a *acceptor) isShut() bool {

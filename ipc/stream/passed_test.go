@@ -2,7 +2,6 @@ package stream
 
 import (
 	"errors"
-	"io"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/ipctest"
+	"github.com/poolinit/poolinit/reaper/ancillary"
+	"github.com/poolinit/poolinit/reaper/ancillary/ancillarytest"
 )
 
 // unixSource is a second source of a world, not served yet.
@@ -45,9 +46,9 @@ func (w *world) dialUnix(path string) *net.UnixConn {
 	return nc.(*net.UnixConn)
 }
 
-// attach sends a message with an open file.
-func attach(nc *net.UnixConn, fd int) error {
-	_, _, err := nc.WriteMsgUnix(frame.Append(nil, []byte("x")), unix.UnixRights(fd), nil)
+// attach sends a message with open files.
+func attach(nc *net.UnixConn, files ...int) error {
+	_, _, err := nc.WriteMsgUnix(frame.Append(nil, []byte("x")), unix.UnixRights(files...), nil)
 	return err
 }
 
@@ -61,7 +62,7 @@ func TestAttachedFilesAreRefused(t *testing.T) {
 	})
 	src, path := w.unixSource("?reply=always")
 	w.Ended.Go(src.Serve)
-	if src.slow {
+	if src.files != nil {
 		t.Log("this kernel lets them")
 		return
 	}
@@ -81,89 +82,36 @@ func TestAttachedFilesAreRefused(t *testing.T) {
 	}
 }
 
-// lingering is a socket whose close takes a minute, or until it is freed.
-func lingering(t *testing.T) (fd int, free func()) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().(*net.TCPAddr)
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		t.Fatal(err)
-	}
-	for err = nil; err == nil; {
-		_, err = unix.Write(fd, make([]byte, 64<<10))
-	}
-	return fd, func() {
-		peer, err := ln.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer peer.Close()
-		_, _ = io.Copy(io.Discard, peer)
-	}
-}
-
-// Where the kernel lets files through, a client that has sent one which takes long
-// to close waits itself; no other does.
-func TestAttachedFilesHoldNobodyElseUp(t *testing.T) {
+// Where the kernel lets files through, those that take long to close hold up no
+// client, not even the one that has sent them; nor a stop.
+func TestAttachedFilesHoldNothingUp(t *testing.T) {
 	w := newWorld(t, "?reply=always", nil)
 	w.Worker(ipctest.Answering(ipctest.Echo))
 	src, path := w.unixSource("?reply=always")
-	if !src.slow { // as on a kernel before 6.16
-		const soPassRights = 83 // of Linux 6.16
-		_ = src.accepts.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, soPassRights, 1) })
-		src.slow = true
+	if src.files == nil { // as on a kernel before 6.16
+		_ = src.accepts.raw.Control(func(fd uintptr) { ancillarytest.Accept(int(fd)) })
+		src.files = ancillary.NewCloser()
 	}
-	var (
-		held  []*net.UnixConn
-		frees []func()
-	)
+	var held []*net.UnixConn
 	for range 4 * runtime.GOMAXPROCS(0) {
 		nc := w.dialUnix(path)
-		fd, free := lingering(t)
-		if err := attach(nc, fd); err != nil {
+		if err := ancillarytest.Send(t, 2, func(files []int) error { return attach(nc, files...) }); err != nil {
 			t.Fatal(err)
 		}
-		unix.Close(fd) // the message has the last of it
-		held, frees = append(held, nc), append(frees, free)
+		held = append(held, nc)
 	}
 	w.Ended.Go(src.Serve)
-	ipctest.Eventually(t, "they are accepted", func() bool { return len(src.all()) == len(held) })
 	w.served(t)
 	for _, nc := range held {
-		if answered(t, nc) {
-			t.Error("it did not take long at all")
-		}
-	}
-	for i, nc := range held {
-		frees[i]()
 		if n, err := nc.Read(make([]byte, 100)); n != frame.HeaderSize+1 || err != nil {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 	}
-}
-
-// answered reports whether there is something to read now.
-func answered(t *testing.T, nc *net.UnixConn) bool {
-	t.Helper()
-	raw, err := nc.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
+	// Attached to what is never read: the connection is rejected, or not accepted.
+	src.url.connections = 0
+	for range 4 {
+		nc := w.dialUnix(path)
+		_ = ancillarytest.Send(t, 2, func(files []int) error { return attach(nc, files...) }) // it may be closed already
 	}
-	_ = raw.Control(func(fd uintptr) {
-		_, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	})
-	return err != unix.EAGAIN
+	w.served(t)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 
 // A Share is a listening socket for the workers to accept from themselves.
@@ -135,5 +136,5 @@ func (s *Share) Fd() uintptr { return s.fd }
 // Close closes an open socket, and removes the file of a unix one.
 func (s *Share) Close() {
 	s.removeFile()
-	s.file.Close()
+	ancillary.CloseListener(s.file)
 }

@@ -7,7 +7,8 @@
 // poolinit notify.
 //
 // The kernel attaches the sender's PID to each datagram, and its process group is
-// looked up when the datagram is read. By then a short-lived sender may have ended.
-// So Send, like systemd-notify, waits until its message was read: it sends a
-// descriptor along (BARRIER=1) that the manager closes after reading.
+// looked up before the datagram is taken out of the queue. By then a short-lived
+// sender may have ended. So Send, like systemd-notify, waits until its message was
+// read. systemd-notify sends a descriptor along for that (BARRIER=1), which is
+// refused here where the kernel can: see package ancillary.
 package notify

@@ -108,8 +108,9 @@ func shorten(s string) string {
 // Send tells a manager the state of this process, for the process group that it is
 // in: lines of NAME=value, to the socket that NOTIFY_SOCKET names (a path, or @ and
 // an abstract name). It returns when the manager has read them, because the manager
-// can identify the sender only while it is alive. This is sd_notify_barrier(3). If
-// that takes longer than patience, the error says so.
+// can identify the sender only while it is alive. This is sd_notify_barrier(3), or,
+// where the manager refuses the descriptor, a look at what is unread. If that takes
+// longer than patience, the error says so.
 func Send(socket, state string, patience time.Duration) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -131,6 +132,8 @@ func Send(socket, state string, patience time.Duration) error {
 	}
 	written.Close() // the manager has the other copy
 	switch {
+	case errors.Is(err, unix.EPERM): // it refuses descriptors, as poolinit does
+		return awaitRead(fd, patience)
 	case errors.Is(err, unix.EAGAIN):
 		return errUnread
 	case err != nil:
@@ -141,4 +144,21 @@ func Send(socket, state string, patience time.Duration) error {
 		return errUnread
 	}
 	return nil
+}
+
+// awaitRead waits until all that was sent from a socket has been taken out of the
+// queue of the one that it was sent to. poolinit looks the sender up before that.
+func awaitRead(fd int, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		switch unread, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); {
+		case err != nil:
+			return os.NewSyscallError("ioctl", err)
+		case unread == 0:
+			return nil
+		case time.Now().After(deadline):
+			return errUnread
+		}
+		time.Sleep(pause)
+	}
 }

@@ -12,25 +12,30 @@ import (
 	"github.com/poolinit/poolinit/internal/testkit"
 )
 
-// Send returns when what it sent is read, not before: else a sender that ends at
-// once could not be found any more.
+// Send returns when what it sent is read, not before: otherwise a sender that ends
+// at once could not be found any more.
 func TestSendWaits(t *testing.T) {
-	l := listen(t, unix.Getpgrp())
-	sent := make(chan error, 1)
-	go func() { sent <- Send(l.Name(), "READY=1\nSTATUS=warm", testkit.Patience) }() // ends when it is read
-	select {
-	case err := <-sent:
-		t.Fatalf("it returned %v while nobody had taken the message", err)
-	case <-time.After(50 * time.Millisecond): // too short can only let a fault pass
-	}
-	l.want(Message{Ready: true, Status: "warm"})
-	l.want(Message{}) // the barrier
-	if err := <-sent; err != nil {
-		t.Error(err)
-	}
-	if c := l.complained(); len(c) > 0 {
-		t.Errorf("complaints: %v", c)
-	}
+	forKernels(t, func(t *testing.T, open func(pgid int) *listener) {
+		l := open(0) // not served
+		sent := make(chan error, 1)
+		go func() { sent <- Send(l.Name(), "READY=1\nSTATUS=warm", testkit.Patience) }() // ends when it is read
+		select {
+		case err := <-sent:
+			t.Fatalf("it returned %v while nothing had been read", err)
+		case <-time.After(50 * time.Millisecond): // too short can only let a fault pass
+		}
+		l.Serve(unix.Getpgrp())
+		l.want(Message{Ready: true, Status: "warm"})
+		if !l.refuses {
+			l.want(Message{}) // the barrier
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		if c := l.complained(); len(c) > 0 {
+			t.Errorf("complaints: %v", c)
+		}
+	})
 }
 
 // A service manager of another kind, which listens at a path, and knows no

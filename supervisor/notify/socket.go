@@ -7,8 +7,11 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 
 // A Socket receives the messages of one process and its group. It is in the
@@ -18,6 +21,8 @@ type Socket struct {
 	name     string
 	file     *os.File
 	onError  func(error)
+	raw      syscall.RawConn // of file
+	refuses  bool            // the kernel refuses attached files: reading and closing never take long
 	messages chan Message
 	closed   chan struct{}
 	reader   sync.WaitGroup
@@ -25,7 +30,7 @@ type Socket struct {
 
 // Listen opens a socket under a name that cannot be guessed. Serve then reads from
 // it. onError is called for messages that could not be parsed or came from another
-// process group, once for each reason. It is called by the goroutine that reads.
+// process group, once for each reason, by the goroutine that reads; and by Close.
 func Listen(onError func(error)) (*Socket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -36,10 +41,15 @@ func Listen(onError func(error)) (*Socket, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("cannot bind the notify socket: %w", err)
 	}
-	return &Socket{
-		name: name, file: os.NewFile(uintptr(fd), name), onError: onError,
+	s := &Socket{
+		name: name, file: os.NewFile(uintptr(fd), name), onError: onError, refuses: ancillary.Refuse(fd),
 		messages: make(chan Message), closed: make(chan struct{}),
-	}, nil
+	}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return nil, fmt.Errorf("cannot open the notify socket: %w", err)
+	}
+	return s, nil
 }
 
 func bind(fd int, name string) error {
@@ -63,34 +73,52 @@ func (s *Socket) Serve(pgid int) {
 // Messages returns the channel of accepted messages. It is closed after Close.
 func (s *Socket) Messages() <-chan Message { return s.messages }
 
-// Close ends the reading and waits for it.
+// closeTime is how long Close waits for the goroutine that reads. It needs
+// microseconds, unless the kernel holds it up.
+const closeTime = time.Second
+
+// Close ends the reading and waits for that, but not for ever: if it takes longer
+// than a second onError is told, and the goroutine is left behind.
 func (s *Socket) Close() {
 	close(s.closed)
-	s.file.Close()
-	s.reader.Wait()
+	ended := make(chan struct{})
+	end := func() {
+		s.reader.Wait()
+		close(ended)
+	}
+	if s.refuses {
+		s.file.Close()
+		go end() // ends with the reader, which finds its socket closed
+	} else {
+		_ = s.file.SetReadDeadline(time.Unix(1, 0)) // ends the reader
+		closer.Retire(s.raw, s.file.Close, end)
+	}
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		s.onError(errStuck)
+	}
 }
 
-// buffers hold one datagram and its control message each. All sockets share them,
-// so that a silent socket, as most are, needs no memory for them.
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+// closer is for the sockets of all workers, so that its bound holds for the pool.
+var closer = ancillary.NewCloser()
 
-type buffer struct {
-	data [MaxMessage + 1]byte
-	oob  [256]byte // credentials, and descriptors that a sender may attach
-}
+// buffers hold one datagram each. All sockets share them, so that a silent socket,
+// as most are, needs no memory for them.
+var buffers = sync.Pool{New: func() any { return new([MaxMessage + 1]byte) }}
 
 func (s *Socket) read(pgid int) {
 	defer close(s.messages)
-	conn, err := s.file.SyscallConn()
-	if err != nil {
-		return
-	}
 	reported := make(map[string]bool) // errors, of which there are few different ones
 	for {
-		m, err := receive(conn, pgid)
+		m, err := s.receive(pgid)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
+		case err == ancillary.ErrBusy:
+			closer.Await(busyTime)
 		case err != nil:
 			if !reported[err.Error()] {
 				reported[err.Error()] = true
@@ -106,22 +134,14 @@ func (s *Socket) read(pgid int) {
 	}
 }
 
+// busyTime is how long the reader waits before it looks whether it has to end.
+const busyTime = 50 * time.Millisecond
+
 // receive waits for one datagram and reads it.
-func receive(conn syscall.RawConn, pgid int) (m Message, err error) {
-	waitErr := conn.Read(func(fd uintptr) bool {
-		b := buffers.Get().(*buffer)
-		defer buffers.Put(b)
-		n, oobn, flags, _, rerr := unix.Recvmsg(int(fd), b.data[:], b.oob[:], unix.MSG_CMSG_CLOEXEC)
-		if rerr == unix.EAGAIN || rerr == unix.EINTR {
-			return false
-		}
-		if err = rerr; err == nil {
-			m, err = decode(b.data[:n], b.oob[:oobn], flags, pgid)
-			// After decode: when its BARRIER is closed the sender may end, and its
-			// group can no longer be looked up.
-			closeFiles(b.oob[:oobn])
-		}
-		return true
+func (s *Socket) receive(pgid int) (m Message, err error) {
+	waitErr := s.raw.Read(func(fd uintptr) bool {
+		m, err = receiveNow(int(fd), pgid)
+		return err != unix.EAGAIN
 	})
 	if waitErr != nil {
 		return m, os.ErrClosed
@@ -129,13 +149,28 @@ func receive(conn syscall.RawConn, pgid int) (m Message, err error) {
 	return m, err
 }
 
-var errStranger = errors.New("message from a process that is not of this worker")
-
-func decode(data, oob []byte, flags, pgid int) (Message, error) {
-	switch {
-	case !isInGroup(sender(oob), pgid):
+// receiveNow reads a datagram that is there. Its sender is looked up while it is
+// still in the queue: when it has been taken out the sender may end (see Send), and
+// its group can no longer be looked up. What a stranger wrote is not even read.
+func receiveNow(fd, pgid int) (Message, error) {
+	sender, err := ancillary.Peek(fd)
+	if err != nil {
+		return Message{}, err
+	}
+	if !isInGroup(sender.PID, pgid) {
+		if _, err := closer.Receive(fd, make([]byte, 1)); err != nil {
+			return Message{}, err
+		}
 		return Message{}, errStranger
-	case flags&unix.MSG_TRUNC != 0:
+	}
+	buffer := buffers.Get().(*[MaxMessage + 1]byte)
+	defer buffers.Put(buffer)
+	got, err := closer.Receive(fd, buffer[:])
+	data := buffer[:got.N]
+	switch {
+	case err != nil:
+		return Message{}, err
+	case got.Flags&unix.MSG_TRUNC != 0:
 		return Message{}, errTooLong
 	case string(data) == barrier:
 		return Message{}, nil // the answer is that its descriptor is closed: all earlier messages were read
@@ -143,36 +178,10 @@ func decode(data, oob []byte, flags, pgid int) (Message, error) {
 	return Parse(data)
 }
 
-// sender returns the PID that the kernel attached, as this PID namespace numbers
-// it. It is 0 for a process of another namespace.
-func sender(oob []byte) int {
-	pid := 0
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return 0
-	}
-	for _, m := range messages {
-		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
-			pid = int(cred.Pid)
-		}
-	}
-	return pid
-}
-
-// closeFiles closes the descriptors that came with a message.
-func closeFiles(oob []byte) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return
-	}
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}
-	}
-}
+var (
+	errStranger = errors.New("message from a process that is not of this worker")
+	errStuck    = errors.New("the notify socket did not close in time, leaving it behind")
+)
 
 // isInGroup reports whether a process is in a process group. A process that has
 // ended since it sent its message (a short-lived helper that did not wait for the

@@ -52,7 +52,8 @@ func send(socket, text string, fds []int) error {
 // A listener is a Socket with its complaints.
 type listener struct {
 	*Socket
-	t *testing.T
+	t    *testing.T
+	once sync.Once
 
 	mu         sync.Mutex
 	complaints []error
@@ -60,6 +61,14 @@ type listener struct {
 
 // listen opens a socket that listens to a process group.
 func listen(t *testing.T, pgid int) *listener {
+	t.Helper()
+	l := bound(t)
+	l.Serve(pgid)
+	return l
+}
+
+// bound opens a socket that is not served yet.
+func bound(t *testing.T) *listener {
 	t.Helper()
 	l := &listener{t: t}
 	var err error
@@ -71,10 +80,12 @@ func listen(t *testing.T, pgid int) *listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Serve(pgid)
 	t.Cleanup(l.Close)
 	return l
 }
+
+// Close closes the socket, once.
+func (l *listener) Close() { l.once.Do(l.Socket.Close) }
 
 func (l *listener) complained() []error {
 	l.mu.Lock()
@@ -226,65 +237,6 @@ func TestLongestMessage(t *testing.T) {
 	}
 }
 
-// sd_notify_barrier(3) waits for its descriptor to be closed.
-func TestBarrier(t *testing.T) {
-	l := listen(t, unix.Getpgrp())
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l.send("READY=1")
-	l.send("BARRIER=1", int(w.Fd()))
-	w.Close()
-	l.want(Message{Ready: true})
-	closed := make(chan error, 1)
-	go func() { // ends with the pipe
-		_, err := r.Read(make([]byte, 1))
-		closed <- err
-	}()
-	select {
-	case err := <-closed:
-		if err != io.EOF {
-			t.Errorf("%v, want EOF", err)
-		}
-	case <-time.After(testkit.Patience):
-		t.Error("the barrier's descriptor stays open")
-	}
-	if c := l.complained(); len(c) > 0 {
-		t.Errorf("complaints: %v", c)
-	}
-}
-
-// Descriptors that come with a message are closed, however many there are, and from any
-// sender.
-func TestDescriptorsAreClosed(t *testing.T) {
-	l := listen(t, unix.Getpgrp())
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	fd := int(null.Fd())
-	many := make([]int, 253) // SCM_MAX_FD
-	for i := range many {
-		many[i] = fd
-	}
-	before := openFiles(t)
-	for range 20 {
-		l.send("STATUS=one", fd)
-		l.want(Message{Status: "one"})
-		l.send("STATUS=many", many...)
-		l.want(Message{Status: "many"})
-		l.send("garbage", many...)
-	}
-	l.send("STATUS=after")
-	l.want(Message{Status: "after"})
-	if after := openFiles(t); after > before {
-		t.Errorf("%d descriptors, before it were %d", after, before)
-	}
-}
-
 func openFiles(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -367,38 +319,5 @@ func TestNamesAreSecret(t *testing.T) {
 			t.Errorf("name %q", s.Name())
 		}
 		names[s.Name()] = true
-	}
-}
-
-// The group of the sender is looked up while the sender still waits: when its descriptor
-// is closed it may end, and its group could no longer be looked up.
-func TestBarrierIsAnsweredLast(t *testing.T) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pair[0])
-	defer unix.Close(pair[1])
-	if err := unix.SetsockoptInt(pair[1], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Sendmsg(pair[0], []byte(barrier), unix.UnixRights(pair[0]), nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	data, oob := make([]byte, 100), make([]byte, 256)
-	n, oobn, flags, _, err := unix.Recvmsg(pair[1], data, oob, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := openFiles(t)
-	if _, err := decode(data[:n], oob[:oobn], flags, unix.Getpgrp()); err != nil {
-		t.Error(err)
-	}
-	if now := openFiles(t); now != before {
-		t.Errorf("%d descriptors, before it were %d", now, before)
-	}
-	closeFiles(oob[:oobn])
-	if now := openFiles(t); now != before-1 {
-		t.Errorf("%d descriptors are left of %d, want one less", now, before)
 	}
 }
