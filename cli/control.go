@@ -133,7 +133,7 @@ func stop(o *controlOptions) error {
 	}
 	defer c.Close()
 	if c.PID == 1 && o.wait { // when its workers are gone, it signals all that is left in its namespace: this process too
-		onSignal(c.Close, syscall.SIGTERM)
+		onSignal(c.Close, syscall.SIGHUP, syscall.SIGTERM)
 	}
 	switch a, err := c.Stop(o.wait); {
 	case err != nil:

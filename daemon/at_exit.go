@@ -28,7 +28,7 @@ const lastAtExit = time.Second
 // be done once for all workers.
 type atExit struct {
 	command launch.Config
-	workers int
+	places  func() int // how many there ever were in the pool
 	log     zerolog.Logger
 }
 
@@ -62,10 +62,10 @@ func (c *atExit) run(hurried context.Context, until time.Time) {
 }
 
 // start starts the command as a worker is started, but without what makes a worker
-// of it. Its lines have the number after that of the last worker.
+// of it. Its lines have a number that no worker of the pool has ever had.
 func (c *atExit) start() (*reaper.Process, error) {
 	l := c.command
-	pipes, err := l.Relay.Open(c.workers)
+	pipes, err := l.Relay.Open(c.places())
 	if err != nil {
 		return nil, err
 	}

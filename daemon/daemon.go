@@ -50,7 +50,7 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return d.Stop(d.Run()), nil
+	return d.stopAtLast(d.Run()), nil
 }
 
 // A Daemon is one poolinit.
@@ -128,7 +128,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {
-		exit = &atExit{workers, cfg.Pool.Workers, log}
+		exit = &atExit{workers, pool.Places, log}
 	}
 	return &Daemon{
 		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends, atExit: exit,

@@ -39,6 +39,8 @@ type world struct {
 	refuse func(supervisor.Identity) error
 	obey   func(p *fakeProc, sig syscall.Signal) // what new ones do on a signal
 	slow   map[string]bool                       // steps that do not end by themselves
+	hung   map[string]bool                       // steps that do not end before the test does
+	thaw   chan struct{}                         // closed then
 	steps  []string                              // those that have begun, with how far the time was
 }
 
@@ -84,7 +86,8 @@ func sane(change func(*setup)) *setup {
 func inWorld(t *testing.T, change func(*setup), f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, began: time.Now(), result: make(chan supervisor.Result, 1), code: make(chan int, 1), obey: obedient, slow: map[string]bool{}}
+		w := &world{t: t, began: time.Now(), result: make(chan supervisor.Result, 1), code: make(chan int, 1), obey: obedient, slow: map[string]bool{}, hung: map[string]bool{}, thaw: make(chan struct{})}
+		defer w.melt()
 		log := zerolog.New(&w.log)
 		cfg := sane(change)
 		w.drain, w.waits = cfg.drain, cfg.waits
@@ -108,6 +111,15 @@ func inWorld(t *testing.T, change func(*setup), f func(w *world)) {
 	})
 }
 
+// melt ends the steps that hang.
+func (w *world) melt() {
+	select {
+	case <-w.thaw:
+	default:
+		close(w.thaw)
+	}
+}
+
 // run starts the daemon, once.
 func (w *world) run() {
 	if w.started {
@@ -119,7 +131,7 @@ func (w *world) run() {
 		w.result <- r
 		w.d.poolEnded <- r
 	}()
-	go func() { w.code <- w.d.Stop(w.d.reasonToStop()) }() // inWorld waits for it
+	go func() { w.code <- w.d.stopAtLast(w.d.reasonToStop()) }() // inWorld waits for it
 	synctest.Wait()
 }
 
@@ -222,9 +234,14 @@ func (w *world) logged(text string) bool { return strings.Contains(w.log.String(
 // hurried, or for the given time.
 func (w *world) step(name string, hurried context.Context, most time.Duration) {
 	w.mu.Lock()
-	w.steps = append(w.steps, fmt.Sprint(name, " at ", time.Since(w.began)))
-	slow := w.slow[name]
+	if name != "resume" { // it takes no time, unless it hangs
+		w.steps = append(w.steps, fmt.Sprint(name, " at ", time.Since(w.began)))
+	}
+	slow, hung := w.slow[name], w.hung[name]
 	w.mu.Unlock()
+	if hung {
+		<-w.thaw
+	}
 	if slow {
 		select {
 		case <-hurried.Done():
@@ -244,7 +261,7 @@ type fakeIntake struct{ w *world }
 
 func (in fakeIntake) takesMessages() bool { return in.w.drain != nil }
 func (in fakeIntake) serve()              {}
-func (in fakeIntake) resume()             {}
+func (in fakeIntake) resume()             { in.w.step("resume", nil, 0) }
 func (in fakeIntake) messagesWait() bool  { return in.w.waits != nil && in.w.waits() }
 
 func (in fakeIntake) drain(until time.Time) <-chan struct{} {
@@ -266,9 +283,8 @@ func (e fakeExit) run(hurried context.Context, until time.Time) {
 
 type fakeNamespace struct{ w *world }
 
-func (n fakeNamespace) EndRest(hurried context.Context, grace time.Duration) bool {
+func (n fakeNamespace) EndRest(hurried context.Context, grace time.Duration, _ func([]reaper.Left, syscall.Signal)) {
 	n.w.step("rest", hurried, grace)
-	return true
 }
 
 func (n fakeNamespace) Close() { n.w.step("reaper", nil, 0) }

@@ -134,7 +134,7 @@ func (in *intake) drain(until time.Time) <-chan struct{} {
 func (in *intake) close(hurried context.Context, until time.Time) {
 	in.queue.Close() // as a rule drain has; a second stop comes before that
 	in.hurry()
-	in.draining.Wait()
+	in.drained(hurried, until)
 	if least := time.Now().Add(leastGrace); until.Before(least) || hurried.Err() != nil {
 		until = least // clients must hear of what the spool has just kept
 	}
@@ -157,6 +157,23 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	in.serving.Wait()
 	if in.spool != nil {
 		in.spool.Close()
+	}
+}
+
+// drained waits until the drain has put away what was left, at most until the
+// clients' time is over: it may hang on the spool's disk.
+func (in *intake) drained(hurried context.Context, until time.Time) {
+	done := make(chan struct{})
+	go func() { // ends with the drain
+		defer close(done)
+		in.draining.Wait()
+	}()
+	limit := max(time.Until(until), leastGrace)
+	if hurried.Err() != nil {
+		limit = leastGrace
+	}
+	if !within(limit, done) {
+		in.log.Warn().Msg("messages that are left are still being put away, closing the sources meanwhile")
 	}
 }
 

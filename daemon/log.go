@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -56,14 +57,24 @@ func logStart(log zerolog.Logger, cfg *Config) {
 
 // logEnd writes the last line, however a pool ends: if it is missing, poolinit was
 // killed. A pool that has not logged its start does not log its end either.
-func logEnd(log zerolog.Logger, code, killed int, t ipc.Totals, began time.Time) {
+// left are the workers that survived SIGKILL.
+func logEnd(log zerolog.Logger, code, killed int, left []int, t ipc.Totals, began time.Time) {
 	event := log.Info()
 	if code != 0 || t.Lost > 0 {
 		event = log.Warn()
 	}
+	switch {
+	case len(left) > 0 && os.Getpid() == 1:
+		event = event.Ints("left", left).Str("exit", "the kernel holds the exit of PID 1 until they are gone")
+	case len(left) > 0:
+		event = event.Ints("left", left)
+	}
 	event.Int("code", code).Msgf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
 		t.Handled, t.Spooled, t.Lost, killed, time.Since(began).Seconds())
 }
+
+// killedCode is the exit code of a stop that had to kill a worker.
+const killedCode = 128 + int(syscall.SIGKILL)
 
 // refuse is the whole log of a pool whose command can never run. It returns the
 // exit code.
@@ -71,6 +82,6 @@ func refuse(log zerolog.Logger, cfg *Config, err error) int {
 	code := reaper.ExitCode(err)
 	logStart(log, cfg)
 	log.Error().Err(err).Msg("cannot start the command")
-	logEnd(log, code, 0, ipc.Totals{}, time.Now())
+	logEnd(log, code, 0, nil, ipc.Totals{}, time.Now())
 	return code
 }

@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/reaper"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
@@ -12,9 +15,25 @@ import (
 // all. What is not written by then is lost.
 const lastLines = time.Second
 
-// leastGrace is how long processes that are left over get between TERM and KILL
-// even if --stop-timeout has elapsed.
-const leastGrace = 100 * time.Millisecond
+// restGrace is how long processes that are left over, and are not a worker's, get
+// between TERM and KILL: such as the shell of docker exec, which ignores TERM.
+// leastGrace is how long they get even if --stop-timeout has elapsed.
+const (
+	restGrace  = 2 * time.Second
+	leastGrace = 100 * time.Millisecond
+)
+
+// Each step has a limit of its own. overrun is how long after that limit, or after
+// a second stop request, the stop goes on without it: it hangs then, on a disk, on
+// the kernel, or on what a stranger holds.
+const overrun = 500 * time.Millisecond
+
+// hurriedStep is the limit of every step after a second stop request.
+const hurriedStep = 2 * time.Second
+
+// lastResort is how long after the deadline, or after a second stop request, the
+// process ends, whatever hangs. The limits of all steps together are shorter.
+const lastResort = 5 * time.Second
 
 // backoffTick is how often a drain looks whether messages wait while workers
 // back off.
@@ -35,16 +54,16 @@ type (
 		run(hurried context.Context, until time.Time)
 	}
 	namespace interface {
-		EndRest(hurried context.Context, grace time.Duration) (found bool)
+		EndRest(hurried context.Context, grace time.Duration, tell func(left []reaper.Left, sig syscall.Signal))
 		Close()
 	}
 )
 
 // Stop is the whole order of a stop. The pool is not ready any more when it
 // begins; helpless says that it stops by itself and can handle no message. Each
-// step that waits ends at its deadline at the latest. A second stop request
-// (requests.Stop) kills the workers and ends this wait and all later ones early.
-// Stop returns the exit code.
+// step that waits ends at its deadline at the latest, and one that hangs is left
+// behind. A second stop request (requests.Stop) kills the workers and ends this
+// wait and all later ones early. Stop returns the exit code.
 func (d *Daemon) Stop(helpless bool) (code int) {
 	deadline := d.pool.stopDeadline()
 	// What waits because of a pause is delivered while there is time.
@@ -58,7 +77,7 @@ func (d *Daemon) Stop(helpless bool) (code int) {
 	// and SIGKILL at the deadline.
 	pool := d.stopWorkers(deadline)
 	// Clients read how their messages ended, and their connections are closed.
-	d.intake.close(d.pool.hurried, deadline)
+	d.closeSources(deadline)
 	// The command at exit runs when nothing else of the pool does.
 	d.runAtExit(deadline)
 	// What is left in the namespace ends, by TERM and KILL.
@@ -67,14 +86,63 @@ func (d *Daemon) Stop(helpless bool) (code int) {
 	d.ignoreSignals()
 	// The last lines of the workers, and the last one of the log.
 	d.writeLastLines()
-	logEnd(d.log, pool.Code, pool.Killed, d.intake.totals(), deadline.Add(-d.cfg.Pool.StopTimeout))
-	// The terminal goes back to the shell.
-	d.terminal.Close()
-	// The endpoints close late, so that a last scrape sees the end.
-	d.endpoints.close()
-	d.closeShares()
-	d.reaper.Close()
+	d.logEnd(pool.Code, pool.Killed)
+	// The terminal goes back to the shell. The endpoints close late, so that a last
+	// scrape sees the end.
+	d.step("terminal", 0, d.terminal.Close)
+	d.step("endpoints", time.Second, d.endpoints.close)
+	d.step("shared sockets", 0, d.closeShares)
+	d.step("reaper", 0, d.reaper.Close)
 	return pool.Code
+}
+
+// step does something that takes no longer than limit, unless it hangs. Then it is
+// left behind, which the log says. After a second stop request it hangs sooner:
+// what it waits for on purpose it does not wait for then.
+func (d *Daemon) step(name string, limit time.Duration, do func()) {
+	done := make(chan struct{})
+	go func() { // ends with the step; one that hangs ends with the program
+		defer close(done)
+		do()
+	}()
+	began := time.Now()
+	late := time.NewTimer(limit + overrun)
+	defer late.Stop()
+	hurried := d.pool.hurried.Done()
+	for {
+		select {
+		case <-done:
+			return
+		case <-hurried:
+			hurried = nil
+			late.Reset(min(limit-time.Since(began), hurriedStep) + overrun)
+		case <-late.C:
+			d.log.Warn().Str("step", name).Msg("the stop hangs in one of its steps, going on without it")
+			return
+		}
+	}
+}
+
+// stopAtLast is Stop, but returns at lastResort whatever hangs.
+func (d *Daemon) stopAtLast(helpless bool) (code int) {
+	stopped := make(chan int, 1) // 1: it may be ended by the last resort
+	go func() { stopped <- d.Stop(helpless) }()
+	late := time.NewTimer(time.Until(d.pool.stopDeadline()) + lastResort)
+	defer late.Stop()
+	hurried := d.pool.hurried.Done()
+	for {
+		select {
+		case code := <-stopped:
+			return code
+		case <-hurried:
+			hurried = nil
+			late.Reset(min(time.Until(d.pool.stopDeadline()), 0) + lastResort)
+		case <-late.C:
+			d.log.Error().Str("after", lastResort.String()).Msg("the stop hangs, ending the process")
+			d.logEnd(killedCode, 0)
+			return killedCode
+		}
+	}
 }
 
 // reasonToStop returns when the pool has to stop: a signal or the control socket
@@ -156,30 +224,64 @@ func (d *Daemon) workersLost(before time.Time) bool {
 }
 
 // stopWorkers returns when all workers are gone. The pool waits for none of them
-// much longer than until the deadline.
+// longer than until a second after SIGKILL, and a second more for their groups.
 func (d *Daemon) stopWorkers(deadline time.Time) supervisor.Result {
-	d.pool.StopWorkers(deadline)
-	return <-d.poolEnded
+	ended := make(chan supervisor.Result, 1) // 1: the step may be left behind
+	d.step("workers", time.Until(deadline)+2*time.Second, func() {
+		d.pool.StopWorkers(deadline)
+		ended <- <-d.poolEnded
+	})
+	select {
+	case result := <-ended:
+		return result
+	default:
+		return supervisor.Result{Code: killedCode}
+	}
+}
+
+func (d *Daemon) closeSources(deadline time.Time) {
+	d.step("sources", max(time.Until(deadline), leastGrace), func() { d.intake.close(d.pool.hurried, deadline) })
 }
 
 func (d *Daemon) runAtExit(deadline time.Time) {
 	if d.atExit != nil {
-		d.atExit.run(d.pool.hurried, deadline)
+		d.step("exit command", max(time.Until(deadline), leastAtExit)+lastAtExit, func() { d.atExit.run(d.pool.hurried, deadline) })
 	}
 }
 
 func (d *Daemon) endRest(deadline time.Time) {
-	d.reaper.EndRest(d.pool.hurried, max(time.Until(deadline), leastGrace))
+	grace := max(min(time.Until(deadline), restGrace), leastGrace)
+	d.step("other processes", grace+time.Second, func() { d.reaper.EndRest(d.pool.hurried, grace, d.tellRest) })
+}
+
+// mostNamed is how many of the processes that are left over the log names.
+const mostNamed = 10
+
+// tellRest logs which processes get a signal because they are left over.
+func (d *Daemon) tellRest(left []reaper.Left, sig syscall.Signal) {
+	line, text := d.log.Info(), "processes are left that are not a worker's, stopping them"
+	if sig == syscall.SIGKILL {
+		line, text = d.log.Warn(), "processes that are not a worker's did not stop in time, killing them"
+	}
+	var names []string
+	for _, p := range left[:min(len(left), mostNamed)] {
+		names = append(names, fmt.Sprintf("%s (%d)", p.Name, p.PID))
+	}
+	line.Strs("processes", names).Int("count", len(left)).Msg(text)
 }
 
 func (d *Daemon) ignoreSignals() {
 	close(d.signalsOff)
-	d.listeners.Wait()
+	d.step("signals", 0, d.listeners.Wait)
 	d.pool.hurry() // it frees the context
 }
 
+func (d *Daemon) logEnd(code, killed int) {
+	logEnd(d.log, code, killed, d.pool.Left(), d.intake.totals(), d.pool.stopDeadline().Add(-d.cfg.Pool.StopTimeout))
+}
+
 func (d *Daemon) writeLastLines() {
-	_ = d.relay.Close(lastLines) // a process that keeps a stream open is not a worker any more
+	d.step("output", lastLines, func() { _ = d.relay.Close(lastLines) }) // a process that keeps a stream open is not a worker any more
 	if lost := d.relay.Lost(); lost > 0 {
 		d.log.Warn().Uint64("lost", lost).Msg("worker output lost: writing failed")
 	}

@@ -66,8 +66,8 @@ func TestDeadlineOfEachStep(t *testing.T) {
 			"drain at 1s, clients at 1.01s, exit command at 8s, rest at 8s, reaper at 8s"},
 		"exit command": {func(w *world) { w.slow["exit command"] = true }, 8 * time.Second,
 			"drain at 1s, clients at 1.01s, exit command at 1.01s, rest at 8s, reaper at 8s"},
-		"rest": {func(w *world) { w.slow["rest"] = true }, 8 * time.Second,
-			"drain at 1s, clients at 1.01s, exit command at 1.01s, rest at 1.01s, reaper at 8s"},
+		"rest": {func(w *world) { w.slow["rest"] = true }, 3010 * time.Millisecond,
+			"drain at 1s, clients at 1.01s, exit command at 1.01s, rest at 1.01s, reaper at 3.01s"},
 		"all": {func(w *world) {
 			w.drain, w.obey = hangs, deaf
 			w.slow["clients"], w.slow["exit command"], w.slow["rest"] = true, true, true
@@ -85,6 +85,83 @@ func TestDeadlineOfEachStep(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A step that hangs is left behind at its limit, and those after it are done.
+func TestStepThatHangs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		second time.Duration // when a second stop is asked for; 0: never
+		took   time.Duration
+		steps  string
+	}{
+		"clients":      {0, 8*time.Second + overrun, "clients at 10ms, exit command at 8.5s, rest at 8.5s, reaper at 8.5s"},
+		"exit command": {0, 9*time.Second + overrun, "clients at 10ms, exit command at 10ms, rest at 9.5s, reaper at 9.5s"},
+		"rest":         {0, 3510 * time.Millisecond, "clients at 10ms, exit command at 10ms, rest at 10ms, reaper at 3.51s"},
+		"reaper":       {0, 10*time.Millisecond + overrun, "clients at 10ms, exit command at 10ms, rest at 10ms, reaper at 10ms"},
+		"clients, second stop": {time.Second, time.Second + hurriedStep + overrun,
+			"clients at 10ms, exit command at 3.5s, rest at 3.5s, reaper at 3.5s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				step, _, _ := strings.Cut(name, ",")
+				w.hung[step] = true
+				w.run()
+				w.stop()
+				if tt.second > 0 {
+					time.Sleep(tt.second)
+					w.stop()
+				}
+				w.want("took", w.end(time.Minute), tt.took)
+				w.want("steps", w.begun(), tt.steps)
+				w.want("says so", strings.Count(w.log.String(), "the stop hangs in one of its steps, going on without it"), 1)
+				w.want("last line", w.logged("stopped: handled 118,"), true)
+			})
+		})
+	}
+}
+
+// What hangs where nothing expects it does not hold up the end either.
+func TestLastResort(t *testing.T) {
+	for name, tt := range map[string]struct {
+		second time.Duration // when a second stop is asked for; 0: never
+		took   time.Duration
+	}{
+		"deadline":                   {0, 8*time.Second + lastResort},
+		"second stop":                {2 * time.Second, 2*time.Second + lastResort},
+		"second stop, deadline over": {9 * time.Second, 8*time.Second + lastResort},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				w.hung["resume"] = true
+				w.run()
+				w.stop()
+				if tt.second > 0 {
+					time.Sleep(tt.second)
+					w.stop()
+				}
+				w.want("took", w.end(time.Minute), tt.took)
+				w.want("code", <-w.code, 137)
+				w.want("log", w.logged("the stop hangs, ending the process"), true)
+				w.want("last line", w.logged("stopped: handled 118,"), true)
+				w.melt()
+				w.code <- 137 // for inWorld
+			})
+		})
+	}
+}
+
+// A worker that survives SIGKILL is named in the last line.
+func TestLastLineNamesWhatIsLeft(t *testing.T) {
+	inWorld(t, func(c *setup) { c.Pool.Workers = 1 }, func(w *world) {
+		w.obey = func(*fakeProc, syscall.Signal) {}
+		w.run()
+		w.stop()
+		w.want("took", w.end(time.Minute), 9*time.Second)
+		w.want("code", <-w.code, 137)
+		w.want("log", w.logged(`"left":[100],"code":137,"message":"stopped: handled 118, spooled 0, lost 0, killed 1, in 9.0s"`), true)
+		w.last(0).die(0, syscall.SIGKILL)
+		w.code <- 137 // for inWorld
+	})
 }
 
 // A second stop ends the step at hand, and no later one waits for anything. Only

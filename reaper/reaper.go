@@ -233,21 +233,40 @@ func (r *Reaper) checkGone(p *Process) {
 	close(p.gone)
 }
 
-// EndRest ends every process that is left in the PID namespace: by SIGTERM, and by
-// SIGKILL after grace or as soon as hurried is done. It returns when none is left,
-// and whether there were any. It does nothing unless OwnsNamespace.
-func (r *Reaper) EndRest(hurried context.Context, grace time.Duration) (found bool) {
-	if !OwnsNamespace() || isAlone() {
-		return false
+// EndRest ends every process that is left in the PID namespace: by SIGHUP, which an
+// interactive shell obeys, and SIGTERM, and by SIGKILL after grace or as soon as
+// hurried is done. It returns when none is left, except children of this program
+// that have not ended yet: its caller has given those up. tell is called with the
+// processes that get SIGTERM, or SIGKILL, unless they are all zombies. EndRest does
+// nothing unless OwnsNamespace.
+func (r *Reaper) EndRest(hurried context.Context, grace time.Duration, tell func(left []Left, sig syscall.Signal)) {
+	ours := r.running()
+	if !OwnsNamespace() || isAlone(ours) {
+		return
 	}
-	_ = unix.Kill(-1, unix.SIGTERM) // an error means that none is left
+	tellOf(ours, unix.SIGTERM, tell)
+	_ = unix.Kill(-1, unix.SIGHUP) // an error means that none is left
+	_ = unix.Kill(-1, unix.SIGTERM)
 	_ = unix.Kill(-1, unix.SIGCONT) // a stopped process cannot end
-	if waitAlone(hurried, grace) {
-		return true
+	if waitAlone(hurried, ours, grace) {
+		return
 	}
+	tellOf(ours, unix.SIGKILL, tell)
 	_ = unix.Kill(-1, unix.SIGKILL)
-	waitAlone(context.Background(), lastWait)
-	return true
+	waitAlone(context.Background(), ours, lastWait)
+}
+
+// running returns the children that have not ended.
+func (r *Reaper) running() map[int]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pids := make(map[int]bool)
+	for pid, p := range r.procs {
+		if !p.exited() {
+			pids[pid] = true
+		}
+	}
+	return pids
 }
 
 // childInfo is the part of siginfo_t that waitid fills in, as 64-bit kernels

@@ -190,6 +190,13 @@ func (p *Pool) ReloadWait(why string) <-chan ReloadResult {
 	return result
 }
 
+// Places returns how many places for workers the pool has ever had. They are
+// numbered from 0.
+func (p *Pool) Places() int {
+	all, _ := p.places.look()
+	return len(all)
+}
+
 // Workers returns how many workers the pool is to have.
 func (p *Pool) Workers() int { return p.places.count() }
 

@@ -225,6 +225,13 @@ func (s *slot) stopForScale() {
 	s.stopFor(s.cur, Scaled)
 }
 
+// stopBothForScale: neither the worker nor its successor is wanted any more.
+func (s *slot) stopBothForScale() {
+	s.answer(errScaledDown)
+	s.stopFor(s.next, Scaled)
+	s.stopFor(s.cur, Scaled)
+}
+
 // park leaves the slot empty until it is wanted again.
 func (s *slot) park() {
 	s.answer(errScaledDown)

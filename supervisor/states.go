@@ -233,8 +233,9 @@ func slotRules() []slotRule {
 		{in: staffed, on: livedLong, do: (*slot).proveHealthy},
 		{in: staffed, on: workerAnswered, do: (*slot).forgetFailures},
 
-		// What starts first has to end first: the slot hears that it is not wanted when
-		// one worker is left.
+		// Of two workers one has to be gone before the slot is vacating.
+		{in: one(slotLaunchingNext), on: scaledDown, to: slotOccupied},
+		{in: one(slotAwaitingNext, slotHandingOver), on: scaledDown, to: slotDiscarding, do: (*slot).stopBothForScale},
 		{in: one(slotLaunching, slotBackoff, slotStopped), on: scaledDown, to: slotParked, do: (*slot).park},
 		{in: one(slotOccupied, slotProving, slotReplacing), on: scaledDown, to: slotVacating, do: (*slot).stopForScale},
 		{in: one(slotVacating), on: workerEnded, to: slotParked, do: (*slot).parkEnded},

@@ -315,6 +315,7 @@ awaiting next, start-first
     next exits           occupied
     next ready           handing over
     next detaches        discarding
+    scaled down          discarding
     stop                 halted
 
 discarding, start-first
@@ -331,6 +332,7 @@ handing over, start-first
     crash                occupied
     crash, start fails   occupied
     next exits           occupied
+    scaled down          discarding
     stop                 halted
     stop timeout         occupied
 
@@ -450,6 +452,7 @@ func TestHeardLate(t *testing.T) {
 		{false, []any{detach, reload, workerWasDetached}, slotLaunching},
 		{false, []any{detach, stopAsked, workerWasDetached}, slotHalted},
 		{false, []any{detach, scaledDown, workerWasDetached}, slotParked},
+		{true, []any{reload, scaledDown}, slotOccupied},
 		{true, []any{reload, (*slot).launch, ready, detach, nextWasDetached}, slotHandingOver},
 		{true, []any{detach, reload, (*slot).launch, ready, nextBecameReady, workerWasDetached}, slotOccupied},
 	} {

@@ -19,6 +19,7 @@ type Record struct {
 	PID, Code, Generation                                               int
 	Partial                                                             bool
 	Lost                                                                int
+	Processes                                                           []string
 }
 
 // A Pool is a process that is `poolinit run`. Most have the test binary as the worker.

@@ -28,10 +28,25 @@ var exitsDeed = harness.Deed("exits", func(words []string) int {
 	return code
 })
 
-// daemonDeed leaves a process behind that has a session of its own and ignores
-// TERM, and then lives on itself.
-var daemonDeed = harness.Deed("daemon", func(words []string) int {
-	cmd := exec.Command("/proc/self/exe", "ignore")
+// daemonDeed leaves a process behind that has a session of its own and ignores HUP
+// and TERM, and then lives on itself. That of shellDeed ignores TERM only.
+var (
+	daemonDeed = harness.Deed("daemon", func([]string) int { return leave("deafer") })
+	shellDeed  = harness.Deed("shell", func([]string) int { return leave("like-a-shell") })
+	_          = harness.Deed("deafer", func([]string) int {
+		signal.Ignore(syscall.SIGHUP, syscall.SIGTERM)
+		fmt.Println("deaf")
+		return harness.Forever()
+	})
+	_ = harness.Deed("like-a-shell", func([]string) int {
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("shell")
+		return harness.Forever()
+	})
+)
+
+func leave(deed string) int {
+	cmd := exec.Command("/proc/self/exe", deed)
 	cmd.Env = append(os.Environ(), "TEST_CHILD="+harness.WorkerChild)
 	cmd.Stdout = os.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -39,7 +54,7 @@ var daemonDeed = harness.Deed("daemon", func(words []string) int {
 		return harness.Failed(err)
 	}
 	return harness.Forever()
-})
+}
 
 func TestRunStop(t *testing.T) {
 	for _, c := range []struct {
@@ -115,11 +130,11 @@ var oneDeafDeed = harness.Deed("one-deaf", func([]string) int {
 	return harness.Forever()
 })
 
-// What has left its worker's session and ignores TERM is gone in the end, and
-// costs the pool no more than --stop-timeout, or expectExit would say so.
+// What has left its worker's session and ignores TERM is gone in the end, costs the
+// pool far less than --stop-timeout, and is named in the log.
 func TestRunLeavesNothing(t *testing.T) {
 	t.Parallel()
-	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "3s", "--", daemonDeed)
+	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "5m", "--", daemonDeed)
 	p.Stdout.Expect(t, "deaf\n")
 	pids := p.List()
 	if len(pids) != 3 {
@@ -132,22 +147,23 @@ func TestRunLeavesNothing(t *testing.T) {
 			t.Errorf("still there: %v", now)
 		}
 	}
+	for _, text := range []string{"processes are left that are not a worker's, stopping them", "processes that are not a worker's did not stop in time, killing them"} {
+		p.ExpectLog(text, func(r harness.Record) bool {
+			return len(r.Processes) == 1 && strings.HasPrefix(r.Processes[0], "exe (") // a link in /proc is what it was started by
+		})
+	}
 }
 
-// Who asks a second time does not wait for what the workers have left behind.
-func TestRunSecondStopForTheRest(t *testing.T) {
-	for name, again := range map[string]func(p harness.Pool){
-		"signal":  func(p harness.Pool) { p.Signal(syscall.SIGINT) },
-		"command": func(p harness.Pool) { p.Inside("stop") }, // it is one of those that end then
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "5m", "--", daemonDeed)
-			p.Stdout.Expect(t, "deaf\n")
-			p.Signal(syscall.SIGTERM)
-			p.ExpectLog("worker exited", nil)
-			again(p)
-			p.ExpectExit(0) // long before the five minutes are over
-		})
+// An interactive shell, such as that of docker exec, ignores TERM. It obeys HUP.
+func TestRunEndsShells(t *testing.T) {
+	t.Parallel()
+	p := harness.StartRun(t, harness.Program{}, "--stop-timeout", "5m", "--", shellDeed)
+	p.Stdout.Expect(t, "shell\n")
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+	p.ExpectLog("processes are left that are not a worker's, stopping them", nil)
+	if n := p.Count("processes that are not a worker's did not stop in time, killing them"); n > 0 {
+		t.Error("SIGHUP did not end it")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // A Stat is the part of /proc/PID/stat that poolinit needs. The zero value is a
@@ -54,6 +55,14 @@ func parseStat(line []byte) (Stat, error) {
 		return Stat{}, errStat
 	}
 	return s, nil
+}
+
+// Name returns the name of a process, of which the kernel keeps 15 bytes. It is ""
+// if it is not known. Unlike the command line it can be read while the process
+// hangs in the kernel.
+func Name(pid int) string {
+	name, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	return strings.TrimSuffix(string(name), "\n")
 }
 
 // State returns the state of a process as ps shows it: D hangs in the kernel, t is
