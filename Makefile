@@ -3,7 +3,8 @@
 # make build   bin/poolinit, static and stripped
 # make image   the container image poolinit:latest
 # make release dist/: binaries, packages, checksums (VERSION=v1.2.3, else git describe)
-# make chaos   ten minutes of kills, poison and reloads under load, for each case
+# make chaos   half an hour of random trouble (SEED=n replays a round; CHAOS=10m)
+# make fuzz    each fuzz target for half a minute (FUZZ=3s)
 # make e2e-k8s rollouts under load and more, in a real Kubernetes (K8S_KIT=directory)
 # make bench   measures it beside its peers
 # make clean
@@ -23,7 +24,7 @@ export GOWORK := off
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build run image release test test-sdks test-modules test-release setup lint cross chaos e2e-k8s bench clean
+.PHONY: build run image release test test-sdks test-modules test-release setup lint cross chaos chaos-cases fuzz e2e-k8s bench clean
 
 build:
 	$(BUILD) bin/poolinit
@@ -115,9 +116,19 @@ cross:
 	GOOS=darwin $(GO) -C client vet ./...
 	GOOS=windows $(GO) -C client vet ./...
 
-# The long run of e2e's chaos: ten minutes of kills, poison and reloads for each of its cases.
+# Rounds of random trouble, each with a seed that replays it: e2e/chaos says more.
+CHAOS ?= 30m
+SEED  ?= random
 chaos:
+	CHAOS=$(CHAOS) CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -run TestChaos -v ./e2e/chaos
+
+# Kills, poison and reloads, as many as possible: ten minutes for each of these cases.
+chaos-cases:
 	CHAOS=10m $(GO) test -count=1 -timeout 100m -run TestChaos -v ./e2e/messages
+
+FUZZ ?= 30s
+fuzz:
+	GO=$(GO) tools/fuzz.sh $(FUZZ)
 
 # K8S_KIT brings the cluster up; e2e/kubernetes/cluster_kit_test.go says what has to be in it.
 e2e-k8s:

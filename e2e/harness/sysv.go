@@ -60,16 +60,26 @@ func (q SysVQueue) Depth() int {
 // Send puts a message of type 1 into the queue. It waits while that is full.
 func (q SysVQueue) Send(t testing.TB, body string) {
 	t.Helper()
+	if err := q.send(body, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TrySend is Send, with an error if there is no queue or no room in it.
+func (q SysVQueue) TrySend(body string) error { return q.send(body, unix.IPC_NOWAIT) }
+
+func (q SysVQueue) send(body string, flags uintptr) error {
 	id, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(q), 0o200, 0)
 	if errno != 0 {
-		t.Fatalf("msgget %#x: %v", uint32(q), errno)
+		return fmt.Errorf("msgget %#x: %w", uint32(q), errno)
 	}
 	message := append(binary.NativeEndian.AppendUint64(nil, 1), body...)
 	errno = unix.EINTR
 	for errno == unix.EINTR {
-		_, _, errno = unix.Syscall6(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message[0])), uintptr(len(body)), 0, 0, 0)
+		_, _, errno = unix.Syscall6(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message[0])), uintptr(len(body)), flags, 0, 0)
 	}
 	if errno != 0 {
-		t.Fatalf("msgsnd %#x: %v", uint32(q), errno)
+		return fmt.Errorf("msgsnd %#x: %w", uint32(q), errno)
 	}
+	return nil
 }
