@@ -51,18 +51,18 @@ var mayImport = map[string][]string{
 	"reaper/cgroup":     {"golang.org/x/sys/unix"},
 	"reaper":            {modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
 	"supervisor/output": {modulePath + "/reaper", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"supervisor":        {modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", "github.com/rs/zerolog"},
+	"supervisor":        {modulePath + "/ratelog", modulePath + "/reaper", modulePath + "/supervisor/notify", modulePath + "/reaper/signals", "github.com/rs/zerolog"},
 	"supervisor/launch": {modulePath + "/reaper", modulePath + "/supervisor", modulePath + "/supervisor/notify", modulePath + "/supervisor/output",
 		modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/stream", "github.com/rs/zerolog", "golang.org/x/sys/unix"},
-	"ipc/frame":   {},                          // the modules worker and client carry copies of it
-	"ipc/dial":    {modulePath + "/ipc/frame"}, // the module client carries a copy of it
-	"ipc/netio":   {modulePath + "/reaper/ancillary", "golang.org/x/sys/unix"},
-	"ipc/ratelog": {"github.com/rs/zerolog"},
-	"ipc":         {modulePath + "/reaper/ancillary", modulePath + "/ipc/frame", modulePath + "/ipc/netio", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"ipc/stream": {modulePath + "/reaper/ancillary", modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/netio", modulePath + "/ipc/ratelog",
+	"ipc/frame": {},                          // the modules worker and client carry copies of it
+	"ipc/dial":  {modulePath + "/ipc/frame"}, // the module client carries a copy of it
+	"ipc/netio": {modulePath + "/reaper/ancillary", "golang.org/x/sys/unix"},
+	"ratelog":   {"github.com/rs/zerolog"},
+	"ipc":       {modulePath + "/ratelog", modulePath + "/reaper/ancillary", modulePath + "/ipc/frame", modulePath + "/ipc/netio", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"ipc/stream": {modulePath + "/reaper/ancillary", modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/netio", modulePath + "/ratelog",
 		"golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"ipc/sysv":        {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
-	"ipc/spool":       {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ipc/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"ipc/sysv":        {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
+	"ipc/spool":       {modulePath + "/ipc", modulePath + "/ipc/frame", modulePath + "/ratelog", "golang.org/x/sys/unix", "github.com/rs/zerolog"},
 	"ipc/sources":     {modulePath + "/ipc", modulePath + "/ipc/stream", modulePath + "/ipc/sysv", "github.com/rs/zerolog"},
 	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", modulePath + "/reaper/proc"},
 	"metrics/control": {modulePath + "/reaper/ancillary", modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/reaper/proc", "golang.org/x/sys/unix"},

@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/ipc/frame"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // A Queue is between the sources and the workers. Nothing else chooses a worker
@@ -17,6 +18,7 @@ import (
 type Queue struct {
 	cfg    Config
 	log    zerolog.Logger
+	gaveUp *ratelog.Log // messages
 	budget Budget
 	lastID atomic.Uint64 // of a message
 
@@ -42,6 +44,10 @@ type Queue struct {
 	workers          []*workerTotals // by worker
 }
 
+// mostGivenUp is how many messages that are given up have a line of their own in
+// ten seconds.
+const mostGivenUp = 20
+
 // NewQueue returns an empty queue.
 func NewQueue(cfg Config, log zerolog.Logger) *Queue {
 	if cfg.Format == Lines && cfg.Window == 0 {
@@ -51,7 +57,7 @@ func NewQueue(cfg Config, log zerolog.Logger) *Queue {
 		cfg.Concurrency = 1
 	}
 	cfg.Concurrency = max(cfg.Concurrency, 1)
-	q := &Queue{cfg: cfg, log: log, budget: Budget{limit: cfg.QueueBytes}}
+	q := &Queue{cfg: cfg, log: log, gaveUp: ratelog.Several(log, zerolog.WarnLevel, mostGivenUp), budget: Budget{limit: cfg.QueueBytes}}
 	q.backlog.maxMessages, q.backlog.maxBytes = cfg.QueueMessages, cfg.QueueBytes
 	q.retries.cfg = &q.cfg
 	return q

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/poolinit/poolinit/ipc/frame"
 )
 
@@ -20,17 +22,26 @@ func (q *Queue) GiveUp(d *Delivery, why string) {
 
 // giveUp ends a message that failed every attempt.
 func (q *Queue) giveUp(d *Delivery) {
-	reason := fmt.Sprintf("after %d attempts: %s", d.attempts, d.text)
-	if d.attempts <= 1 || d.fate == fateDropped {
-		reason = d.text
+	attempts := ""
+	if d.attempts > 1 && d.fate != fateDropped {
+		attempts = fmt.Sprintf("after %d attempts: ", d.attempts)
 	}
-	q.log.Warn().Uint64("id", d.id).Str("source", d.source.Name).Int("bytes", len(d.Body())).
-		Int("attempts", d.attempts).Str("why", d.text).Msg("message given up")
+	why := shorten(d.text, maxReason)
+	q.logGivenUp(d, why)
 	d.source.GivenUp.Add(1)
 	if q.cfg.GivenUp != nil {
-		q.cfg.GivenUp(d, reason)
+		q.cfg.GivenUp(d, attempts+why)
 	}
-	q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, reason))
+	q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, attempts+d.text))
+}
+
+// logGivenUp logs that a message is given up, with a copy of all that is said of
+// it: the line may come later.
+func (q *Queue) logGivenUp(d *Delivery, why string) {
+	id, source, bytes, attempts := d.id, d.source.Name, len(d.Body()), d.attempts
+	q.gaveUp.Add("message given up", func(e *zerolog.Event) {
+		e.Uint64("id", id).Str("source", source).Int("bytes", bytes).Int("attempts", attempts).Str("why", why)
+	})
 }
 
 // Reject ends a message that must not be submitted, such as one that is too

@@ -2,12 +2,44 @@ package ipc
 
 import (
 	"container/heap"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/poolinit/poolinit/ipc/frame"
 )
+
+// maxFailure is how many bytes of what a worker says with a failure are kept: as
+// many as a failure frame has room for. maxReason is how many of those the log and
+// the spool get.
+const (
+	maxFailure = 4 << 10
+	maxReason  = 1 << 10
+)
+
+// shorten cuts a text to about so many bytes, and says how long it was.
+func shorten(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return fmt.Sprintf("%s... (%d bytes)", text[:boundary(text, most)], len(text))
+}
+
+// boundary returns where a text that may have so many bytes ends: between two
+// characters.
+func boundary[T string | []byte](text T, most int) int {
+	if len(text) <= most {
+		return len(text)
+	}
+	for end := most; end > most-utf8.UTFMax && end > 0; end-- {
+		if utf8.RuneStart(text[end]) {
+			return end
+		}
+	}
+	return most // it is not UTF-8
+}
 
 // A fate is what becomes of a message after a failed delivery.
 type fate int
@@ -36,6 +68,14 @@ type retries struct {
 // now says that it is to be delivered again at once; otherwise, with fateAgain, it
 // is in r.
 func (r *retries) judge(d *Delivery, failure []byte, at time.Duration) (f fate, now bool) {
+	f, now = r.decide(d, failure[:boundary(failure, maxFailure)], at)
+	if f == fateAgain {
+		d.text = shorten(d.text, maxReason) // many may wait
+	}
+	return f, now
+}
+
+func (r *retries) decide(d *Delivery, failure []byte, at time.Duration) (f fate, now bool) {
 	code, text := frame.ParseFailure(failure)
 	if code == frame.Refused {
 		d.text = text

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
@@ -41,6 +42,55 @@ func TestRetryDelay(t *testing.T) {
 	}
 	if n := desk.Stats.Retried.Load(); n != 4 || desk.Stats.GivenUp.Load() != 1 {
 		t.Errorf("%d retried", n)
+	}
+}
+
+// What a worker says with a failure may be long: the client gets the beginning, and
+// the log and the spool get less of it.
+func TestLongFailure(t *testing.T) {
+	for name, text := range map[string]string{
+		"letters": strings.Repeat("x", 2<<20),
+		"umlauts": "x" + strings.Repeat("ü", 1<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			records := make(chan string, 1)
+			w := ipctest.NewWorld(t, func(c *ipc.Config) {
+				c.MaxMessage, c.Attempts = 4<<20, 2
+				c.GivenUp = func(_ *ipc.Delivery, reason string) { records <- reason }
+			})
+			w.Worker(ipctest.Answering(func([]byte) []byte { return failure("broken: " + text) }))
+			desk := w.NewDesk(nil)
+			desk.Send("a")
+			ipctest.Eventually(t, "a is given up", func() bool { return desk.Stats.GivenUp.Load() == 1 && len(records) == 1 })
+			ended, _, _ := desk.Ended()
+			const begins = "after 2 attempts: broken: "
+			if got := ended["a"]; len(got) < 4<<10-30 || len(got) > 4<<10+50 || !strings.HasPrefix(got, "!given-up: "+begins+text[:50]) || !utf8.ValidString(got) {
+				t.Errorf("the client gets %d bytes: %.100q", len(got), got)
+			}
+			record := <-records
+			if len(record) < 1<<10 || len(record) > 1<<10+100 || !strings.HasPrefix(record, begins) || !utf8.ValidString(record) ||
+				!strings.HasSuffix(record, "... (4096 bytes)") && !strings.HasSuffix(record, "... (4095 bytes)") {
+				t.Errorf("the spool gets %d bytes: %q", len(record), record)
+			}
+			if n := len(w.Log.Text()); n > 8<<10 {
+				t.Errorf("%d bytes are logged", n)
+			}
+		})
+	}
+}
+
+// Messages that are given up have a line each, but not if they are many.
+func TestManyGivenUp(t *testing.T) {
+	const all = 500
+	w := ipctest.NewWorld(t, func(c *ipc.Config) { c.Attempts = 1 })
+	w.Worker(ipctest.Answering(func([]byte) []byte { return failure("broken: on purpose") }))
+	desk := w.NewDesk(nil)
+	for i := range all {
+		desk.Send(fmt.Sprint(i))
+	}
+	ipctest.Eventually(t, "all are given up", func() bool { return desk.Stats.GivenUp.Load() == all })
+	if n := strings.Count(w.Log.Text(), "message given up"); n < 20 || n > all/2 {
+		t.Errorf("%d lines", n)
 	}
 }
 

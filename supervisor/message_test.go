@@ -1,6 +1,8 @@
 package supervisor
 
 import (
+	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -64,6 +66,24 @@ func TestRecycledByMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A worker that says a lot does not fill the log: a few lines, and then one with
+// how many there were and the last one. What is shown is always the last one.
+func TestManyStatuses(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.run()
+		const all = 10_000
+		for i := range all {
+			w.last(0).say(notify.Message{Status: fmt.Sprintf("message %d", i)})
+		}
+		synctest.Wait()
+		w.want("shown", w.pool.Stats().Workers[0].Status, "message 9999")
+		w.want("lines", strings.Count(w.log.String(), "worker status"), mostStatuses)
+		w.pass(time.Minute)
+		w.want("lines in a minute", strings.Count(w.log.String(), "worker status"), mostStatuses+1)
+		w.want("summary", w.logged(fmt.Sprintf(`"count":%d,"status":"message 9999"`, all-mostStatuses)), true)
+	})
 }
 
 // A worker that fails at too many messages in a row is replaced. That is a

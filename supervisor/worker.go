@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/ratelog"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -43,6 +44,8 @@ type worker struct {
 	at          workerTimers
 	wasDetached bool
 	watchdog    watchdog
+
+	statuses *ratelog.Log // a worker may send many
 
 	mu       sync.Mutex // guards what follows for readers outside of live
 	state    workerState
@@ -82,6 +85,7 @@ func newWorker(p *Pool, slot int, proc Process, minReady time.Duration, log zero
 		gone:     make(chan struct{}),
 		watchdog: watchdog{interval: p.cfg.Watchdog},
 	}
+	w.statuses = ratelog.Several(w.log, zerolog.InfoLevel, mostStatuses)
 	if w.cfg.ReadyTimeout > 0 {
 		w.at.late = time.After(w.cfg.ReadyTimeout)
 	}
@@ -212,6 +216,9 @@ func (w *worker) heedReady() {
 	w.apply(startedUp)
 }
 
+// mostStatuses is how many of them have a line of their own in ten seconds.
+const mostStatuses = 3
+
 // noteStatus keeps a STATUS=, if there is one.
 func (w *worker) noteStatus(status string) {
 	if status == "" {
@@ -220,7 +227,7 @@ func (w *worker) noteStatus(status string) {
 	w.mu.Lock()
 	w.text = status
 	w.mu.Unlock()
-	w.log.Info().Str("status", status).Msg("worker status")
+	w.statuses.Add("worker status", func(e *zerolog.Event) { e.Str("status", status) })
 }
 
 // mustSettle reports whether the worker has to stay up before it is ready. Its

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
-	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // A Spool is a directory that keeps messages. Only one process uses it at a time.

@@ -20,8 +20,8 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/ipctest"
-	"github.com/poolinit/poolinit/ipc/ratelog"
 	"github.com/poolinit/poolinit/ipc/sources"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // A world has a spool that is replayed at its start, and a source on loopback.

@@ -19,7 +19,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/netio"
-	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/ratelog"
 	"github.com/poolinit/poolinit/reaper/ancillary"
 )
 

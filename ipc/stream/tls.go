@@ -18,7 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // serveTLS serves a connection over TLS. The handshake is made by its reader, so

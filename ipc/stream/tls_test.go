@@ -18,7 +18,7 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/ipctest"
-	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // dialTLS connects a client that trusts the authority.

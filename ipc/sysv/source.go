@@ -16,7 +16,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
-	"github.com/poolinit/poolinit/ipc/ratelog"
+	"github.com/poolinit/poolinit/ratelog"
 )
 
 // batchSize is how many messages are taken and submitted at a time.
