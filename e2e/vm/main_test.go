@@ -57,6 +57,7 @@ var checks = []check{
 	{"OOMKillOfTheGroup", testOOMGroup},
 	{"ClockIsSet", testClock},
 	{"FullDisk", testFullDisk},
+	{"FilesOfStrangers", testStrangers},
 	{"OOMKillOfTheMachine", testMachineOOM},
 	{"NoDescriptors", testNoDescriptors},
 	{"NoPIDs", testNoPIDs},
