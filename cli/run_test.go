@@ -316,7 +316,7 @@ func TestConfigIsWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "ProcState", "Format", "Spool", "GivenUp"} // daemon sets these
+	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "ProcState", "Awake", "Format", "Spool", "GivenUp"} // daemon sets these
 	if o.DrainDelay == 0 {
 		t.Error("DrainDelay is zero")
 	}

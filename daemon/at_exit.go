@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/supervisor/launch"
 )
 
@@ -29,6 +30,7 @@ const lastAtExit = time.Second
 type atExit struct {
 	command launch.Config
 	places  func() int // how many there ever were in the pool
+	awake   *awake.Watch
 	log     zerolog.Logger
 }
 
@@ -45,7 +47,7 @@ func (c *atExit) run(hurried context.Context, until time.Time) {
 	select {
 	case <-p.Exited():
 	case <-hurried.Done():
-	case <-time.After(time.Until(until)):
+	case <-c.awake.After(time.Until(until)):
 	}
 	if within(time.Until(least), p.Exited()) {
 		_ = p.SignalGroup(syscall.SIGTERM) // the processes that it has left

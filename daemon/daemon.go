@@ -24,6 +24,7 @@ import (
 	"github.com/poolinit/poolinit/metrics"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/reaper/cgroup"
 	"github.com/poolinit/poolinit/reaper/proc"
 	"github.com/poolinit/poolinit/reaper/signals"
@@ -58,6 +59,7 @@ type Daemon struct {
 	cfg       *Config
 	log       zerolog.Logger
 	relay     *output.Relay
+	awake     *awake.Watch // may be nil
 	reaper    namespace
 	oom       *cgroup.OOM
 	intake    messages
@@ -99,17 +101,18 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		}
 		opened.add(func() { http.Close() })
 	}
-	in, err := openIntake(cfg, relay, log)
-	if err != nil {
-		return nil, err
-	}
 
-	// The workers and the pool call back only while the pool runs: pool and ends are
-	// set by then.
+	// The watch, the workers and the pool call back only while the pool runs: pool and
+	// ends are set by then.
 	var (
 		pool *requests
 		ends *endpoints
 	)
+	watch := newWatch(func() { pool.extend() }, log)
+	in, err := openIntake(cfg, relay, watch, log)
+	if err != nil {
+		return nil, err
+	}
 	workers := launch.Config{
 		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
 		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
@@ -119,6 +122,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		},
 	}
 	poolConfig := cfg.Pool
+	poolConfig.Awake = watch
 	poolConfig.Memory, poolConfig.OOMKilled, poolConfig.ProcState = proc.RSS, oom.Killed, proc.State
 	poolConfig.Interactive = workers.Terminal != nil
 	if http != nil {
@@ -128,10 +132,10 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {
-		exit = &atExit{workers, pool.Places, log}
+		exit = &atExit{workers, pool.Places, watch, log}
 	}
 	return &Daemon{
-		cfg: cfg, log: log, relay: relay, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends, atExit: exit,
+		cfg: cfg, log: log, relay: relay, awake: watch, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends, atExit: exit,
 		poolEnded: make(chan supervisor.Result, 1), signalsOff: make(chan struct{}),
 	}, nil
 }

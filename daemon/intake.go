@@ -10,6 +10,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/spool"
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
@@ -24,15 +25,17 @@ type intake struct {
 	draining sync.WaitGroup
 	patience context.Context // of a drain; hurry ends it
 	hurry    context.CancelFunc
+	awake    *awake.Watch // may be nil
 	log      zerolog.Logger
 }
 
 // openIntake opens the spool and binds every source. If one fails, it closes
 // those before it.
-func openIntake(cfg *Config, relay *output.Relay, log zerolog.Logger) (*intake, error) {
-	in := &intake{log: log}
+func openIntake(cfg *Config, relay *output.Relay, watch *awake.Watch, log zerolog.Logger) (*intake, error) {
+	in := &intake{awake: watch, log: log}
 	in.patience, in.hurry = context.WithCancel(context.Background())
 	queue := cfg.Queue
+	queue.Awake = watch
 	switch cfg.Deliver {
 	case "tagged":
 		queue.Format = ipc.Tagged
@@ -110,7 +113,7 @@ func (in *intake) resume() {
 // or at the given time; what is left then is not handled any more.
 func (in *intake) drain(until time.Time) <-chan struct{} {
 	done := make(chan struct{})
-	ctx, cancel := context.WithDeadline(in.patience, until)
+	ctx, cancel := in.until(in.patience, until)
 	in.draining.Go(func() {
 		in.queue.Until(until)
 		defer cancel()
@@ -138,7 +141,7 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	if least := time.Now().Add(leastGrace); until.Before(least) || hurried.Err() != nil {
 		until = least // clients must hear of what the spool has just kept
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), until)
+	ctx, cancel := in.until(context.Background(), until)
 	defer cancel()
 	if hurried.Err() == nil {
 		defer context.AfterFunc(hurried, func() {
@@ -157,6 +160,17 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	in.serving.Wait()
 	if in.spool != nil {
 		in.spool.Close()
+	}
+}
+
+// until returns a context that ends at a time, or later if this program sleeps
+// meanwhile.
+func (in *intake) until(parent context.Context, at time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	timer := in.awake.AfterFunc(time.Until(at), cancel)
+	return ctx, func() {
+		timer.Stop()
+		cancel()
 	}
 }
 

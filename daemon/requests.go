@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
 )
@@ -27,7 +28,8 @@ type requests struct {
 	hurry   context.CancelFunc // ends it
 
 	mu       sync.Mutex
-	deadline time.Time // of the stop; zero: none has begun
+	began    time.Time // the stop; zero: none has begun
+	deadline time.Time // of the stop
 }
 
 func newRequests(pool *supervisor.Pool, timeout time.Duration, log zerolog.Logger) *requests {
@@ -77,7 +79,8 @@ func (r *requests) noteOver(over supervisor.Over) {
 }
 
 func (r *requests) begin(why string) {
-	r.deadline = time.Now().Add(r.timeout)
+	r.began = time.Now()
+	r.deadline = r.began.Add(r.timeout)
 	r.Halt(why)
 }
 
@@ -86,6 +89,33 @@ func (r *requests) stopDeadline() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.deadline
+}
+
+// extend grants the stop that is under way its time once more, because poolinit
+// itself has slept.
+func (r *requests) extend() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.deadline.IsZero() {
+		r.deadline = time.Now().Add(r.timeout)
+	}
+}
+
+// newWatch returns what notices that poolinit has slept. extend is called then, in a
+// goroutine of its own.
+func newWatch(extend func(), log zerolog.Logger) *awake.Watch {
+	return awake.New(time.Now, func(slept time.Duration) {
+		log.Warn().Str("slept", slept.Round(time.Millisecond).String()).
+			Msg("poolinit did not run for a while (paused, stopped or suspended), granting every deadline once more")
+		go extend() // ends at once
+	})
+}
+
+// stopBegan returns when the stop was asked for.
+func (r *requests) stopBegan() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.began
 }
 
 // signal does what a signal asks for. One goroutine calls it.

@@ -65,23 +65,22 @@ type (
 // behind. A second stop request (requests.Stop) kills the workers and ends this
 // wait and all later ones early. Stop returns the exit code.
 func (d *Daemon) Stop(helpless bool) (code int) {
-	deadline := d.pool.stopDeadline()
 	// What waits because of a pause is delivered while there is time.
 	d.intake.resume()
 	// Others hear of the stop first, so the pool still serves.
 	helpless = helpless || d.keepServing()
 	// The sources close. What has arrived is handled, and what comes later is
 	// answered "stopping".
-	d.drain(helpless, deadline)
+	d.drain(helpless)
 	// The workers stop: the end of their input and the stop signal, all at once,
 	// and SIGKILL at the deadline.
-	pool := d.stopWorkers(deadline)
+	pool := d.stopWorkers()
 	// Clients read how their messages ended, and their connections are closed.
-	d.closeSources(deadline)
+	d.closeSources()
 	// The command at exit runs when nothing else of the pool does.
-	d.runAtExit(deadline)
+	d.runAtExit()
 	// What is left in the namespace ends, by TERM and KILL.
-	d.endRest(deadline)
+	d.endRest()
 	// No signal can hurry anything any more.
 	d.ignoreSignals()
 	// The last lines of the workers, and the last one of the log.
@@ -105,18 +104,15 @@ func (d *Daemon) step(name string, limit time.Duration, do func()) {
 		defer close(done)
 		do()
 	}()
-	began := time.Now()
-	late := time.NewTimer(limit + overrun)
-	defer late.Stop()
+	began, late := time.Now(), d.awake.After(limit+overrun)
 	hurried := d.pool.hurried.Done()
 	for {
 		select {
 		case <-done:
 			return
 		case <-hurried:
-			hurried = nil
-			late.Reset(min(limit-time.Since(began), hurriedStep) + overrun)
-		case <-late.C:
+			hurried, late = nil, d.awake.After(min(limit-time.Since(began), hurriedStep)+overrun)
+		case <-late:
 			d.log.Warn().Str("step", name).Msg("the stop hangs in one of its steps, going on without it")
 			return
 		}
@@ -127,17 +123,15 @@ func (d *Daemon) step(name string, limit time.Duration, do func()) {
 func (d *Daemon) stopAtLast(helpless bool) (code int) {
 	stopped := make(chan int, 1) // 1: it may be ended by the last resort
 	go func() { stopped <- d.Stop(helpless) }()
-	late := time.NewTimer(time.Until(d.pool.stopDeadline()) + lastResort)
-	defer late.Stop()
+	late := d.awake.After(time.Until(d.pool.stopDeadline()) + lastResort)
 	hurried := d.pool.hurried.Done()
 	for {
 		select {
 		case code := <-stopped:
 			return code
 		case <-hurried:
-			hurried = nil
-			late.Reset(min(time.Until(d.pool.stopDeadline()), 0) + lastResort)
-		case <-late.C:
+			hurried, late = nil, d.awake.After(min(time.Until(d.pool.stopDeadline()), 0)+lastResort)
+		case <-late:
 			d.log.Error().Str("after", lastResort.String()).Msg("the stop hangs, ending the process")
 			d.logEnd(killedCode, 0)
 			return killedCode
@@ -164,13 +158,12 @@ func (d *Daemon) keepServing() (helpless bool) {
 		return false
 	}
 	d.log.Info().Str("drain_delay", d.cfg.DrainDelay.String()).Msg("drain delay: still serving")
-	delay := time.NewTimer(d.cfg.DrainDelay)
-	defer delay.Stop()
+	delay := d.awake.After(d.cfg.DrainDelay)
 	select {
 	case over := <-d.pool.Over():
 		d.pool.noteOver(over)
 		return true
-	case <-delay.C:
+	case <-delay:
 	case <-d.pool.hurried.Done():
 	}
 	return false
@@ -179,13 +172,13 @@ func (d *Daemon) keepServing() (helpless bool) {
 // drain has the messages handled that have arrived, and keeps some time for the
 // workers to stop. It returns when no message is left, or no worker that could
 // handle one. In a helpless pool what has arrived is only settled, in order.
-func (d *Daemon) drain(helpless bool, deadline time.Time) {
+func (d *Daemon) drain(helpless bool) {
 	if !d.intake.takesMessages() || d.pool.hurried.Err() != nil {
 		return
 	}
+	deadline := d.pool.stopDeadline()
 	until := deadline.Add(-d.cfg.Pool.LastPart())
-	overdue := time.NewTimer(time.Until(deadline)) // the drain hangs, on a disk for one
-	defer overdue.Stop()
+	overdue := d.awake.After(time.Until(deadline)) // the drain hangs, on a disk for one
 	look := time.NewTicker(backoffTick)
 	defer look.Stop()
 	var drained <-chan struct{}
@@ -194,14 +187,14 @@ func (d *Daemon) drain(helpless bool, deadline time.Time) {
 	} else {
 		drained = d.intake.drain(until)
 	}
-	for helpless || !d.workersLost(until) {
+	for helpless || !d.workersLost() {
 		select {
 		case <-look.C:
 			continue
 		case over := <-d.pool.Over():
 			d.pool.noteOver(over)
 		case <-drained:
-		case <-overdue.C:
+		case <-overdue:
 		case <-d.pool.hurried.Done():
 		}
 		return
@@ -209,14 +202,14 @@ func (d *Daemon) drain(helpless bool, deadline time.Time) {
 }
 
 // workersLost starts workers that back off if messages wait for them. It reports
-// whether no worker can start before the given time, so that there is nothing to
-// wait for.
-func (d *Daemon) workersLost(before time.Time) bool {
+// whether no worker can start while there is time, so that there is nothing to wait
+// for.
+func (d *Daemon) workersLost() bool {
 	if !d.intake.messagesWait() {
 		return false
 	}
 	d.pool.SkipBackoff()
-	if !d.pool.IsLost(before) {
+	if !d.pool.IsLost(d.pool.stopDeadline().Add(-d.cfg.Pool.LastPart())) {
 		return false
 	}
 	d.log.Info().Str("why", "no worker can start before the deadline").Msg("stopping")
@@ -225,7 +218,8 @@ func (d *Daemon) workersLost(before time.Time) bool {
 
 // stopWorkers returns when all workers are gone. The pool waits for none of them
 // longer than until a second after SIGKILL, and a second more for their groups.
-func (d *Daemon) stopWorkers(deadline time.Time) supervisor.Result {
+func (d *Daemon) stopWorkers() supervisor.Result {
+	deadline := d.pool.stopDeadline()
 	ended := make(chan supervisor.Result, 1) // 1: the step may be left behind
 	d.step("workers", time.Until(deadline)+2*time.Second, func() {
 		d.pool.StopWorkers(deadline)
@@ -239,18 +233,20 @@ func (d *Daemon) stopWorkers(deadline time.Time) supervisor.Result {
 	}
 }
 
-func (d *Daemon) closeSources(deadline time.Time) {
+func (d *Daemon) closeSources() {
+	deadline := d.pool.stopDeadline()
 	d.step("sources", max(time.Until(deadline), leastGrace), func() { d.intake.close(d.pool.hurried, deadline) })
 }
 
-func (d *Daemon) runAtExit(deadline time.Time) {
+func (d *Daemon) runAtExit() {
 	if d.atExit != nil {
+		deadline := d.pool.stopDeadline()
 		d.step("exit command", max(time.Until(deadline), leastAtExit)+lastAtExit, func() { d.atExit.run(d.pool.hurried, deadline) })
 	}
 }
 
-func (d *Daemon) endRest(deadline time.Time) {
-	grace := max(min(time.Until(deadline), restGrace), leastGrace)
+func (d *Daemon) endRest() {
+	grace := max(min(time.Until(d.pool.stopDeadline()), restGrace), leastGrace)
 	d.step("other processes", grace+time.Second, func() { d.reaper.EndRest(d.pool.hurried, grace, d.tellRest) })
 }
 
@@ -277,7 +273,7 @@ func (d *Daemon) ignoreSignals() {
 }
 
 func (d *Daemon) logEnd(code, killed int) {
-	logEnd(d.log, code, killed, d.pool.Left(), d.intake.totals(), d.pool.stopDeadline().Add(-d.cfg.Pool.StopTimeout))
+	logEnd(d.log, code, killed, d.pool.Left(), d.intake.totals(), d.pool.stopBegan())
 }
 
 func (d *Daemon) writeLastLines() {

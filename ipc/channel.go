@@ -53,6 +53,7 @@ type Channel struct {
 	due       int         // messages after which the worker is to be replaced; 0: never
 	trouble   string      // why its messages come back
 	timer     *time.Timer // of the message timeout; nil: it is not running
+	naps      uint64      // of this program, when the timer was started, or last fired
 	late      *Delivery   // for which it ran out
 	spared    bool        // no message is charged with the worker's end
 	isClosing bool        // told is closed
@@ -432,7 +433,7 @@ func (c *Channel) graceNow() time.Duration {
 // old the oldest one really is.
 func (c *Channel) startTimer() {
 	if c.q.cfg.MessageTimeout > 0 && c.timer == nil {
-		c.timer = time.AfterFunc(c.q.cfg.MessageTimeout, c.checkTimeout)
+		startTimeout(c)
 	}
 }
 

@@ -436,9 +436,10 @@ func (c *Channel) checkTimeout() {
 		c.timer = nil // the next message starts it again
 		return
 	}
+	grantAgain(c)
 	oldest, since := c.longestHeld()
 	if held := now() - since; held < c.q.cfg.MessageTimeout {
-		c.timer.Reset(c.q.cfg.MessageTimeout - held)
+		resetTimeout(c, c.q.cfg.MessageTimeout-held)
 		return
 	}
 	c.trouble = fmt.Sprintf("no answer within %s", c.q.cfg.MessageTimeout)

@@ -1,6 +1,10 @@
 package ipc
 
-import "time"
+import (
+	"time"
+
+	"github.com/poolinit/poolinit/reaper/awake"
+)
 
 // A Config says how a Queue delivers. But for the functions its fields are the
 // flags of the same names.
@@ -18,6 +22,9 @@ type Config struct {
 	RetryDelayMax  time.Duration // the longest of these
 	MaxFailures    int           // failures that a worker answers in a row, after which it is replaced; 0: never
 
+	// Awake says whether this program has slept while a message timeout passed. It
+	// may be nil.
+	Awake *awake.Watch
 	// Spool keeps a message that is not handled before the end, and reports
 	// whether it could, from any goroutine. Nil: there is no spool.
 	Spool func(d *Delivery) bool

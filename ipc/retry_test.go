@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -11,6 +12,7 @@ import (
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/ipctest"
+	"github.com/poolinit/poolinit/reaper/awake"
 )
 
 func failure(text string) []byte {
@@ -344,6 +346,31 @@ func TestTimeoutGrace(t *testing.T) {
 		t.Errorf("%+v", c.Life())
 	}
 	desk.Want("a", "!given-up: no answer within 20ms")
+}
+
+// A message timeout that passed while this program slept is granted once more.
+func TestTimeoutAfterSleep(t *testing.T) {
+	const timeout = 200 * time.Millisecond
+	var ahead atomic.Int64 // of the clock
+	w := ipctest.NewWorld(t, func(c *ipc.Config) {
+		c.MessageTimeout, c.Attempts = timeout, 1
+		c.Awake = awake.New(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, nil)
+	})
+	desk := w.NewDesk(nil)
+	c, sock := w.NewChannel(0)
+	defer sock.Close()
+	began := time.Now()
+	c.Serve(true, time.Time{})
+	desk.Send("a")
+	ahead.Store(int64(time.Hour))
+	if ask := <-c.Asks(); ask != ipc.AskTimeout {
+		t.Errorf("asks for %s", ask)
+	}
+	if took := time.Since(began); took < 2*timeout {
+		t.Errorf("after %s", took)
+	}
+	c.Close("killed for it")
+	desk.Want("a", "!given-up: no answer within 200ms")
 }
 
 // Nothing goes behind a message that has been in hand for a while, however fast the

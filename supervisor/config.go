@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
+
+	"github.com/poolinit/poolinit/reaper/awake"
 )
 
 // A Restart says after which exits a worker is replaced.
@@ -55,6 +57,9 @@ type Config struct {
 	MaxLifetime time.Duration
 	MaxMemory   uint64 // bytes of RSS
 
+	// Awake says whether this program has slept while a deadline of a worker passed.
+	// May be nil.
+	Awake *awake.Watch
 	// OnReload, if not nil, is told of each reload that ended. It must not block.
 	OnReload func(ReloadResult)
 

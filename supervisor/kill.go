@@ -45,7 +45,7 @@ func (w *worker) kill() {
 	w.awaitDeath()
 }
 
-func (w *worker) awaitDeath() { w.at.kill = time.After(killGrace) }
+func (w *worker) awaitDeath() { w.at.kill = w.cfg.Awake.After(killGrace) }
 
 // giveUp frees the place of a process that survives SIGKILL. What it has in hand
 // goes to other workers. Its end is still waited for, but by nothing that matters.

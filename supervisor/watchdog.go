@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -10,20 +11,15 @@ import (
 // starts up it sleeps: a start may take longer than the work, and has
 // ReadyTimeout.
 type watchdog struct {
-	timer    *time.Timer // nil: it does not run
+	awake    *awake.Watch
+	timer    *awake.Timer  // nil: it does not run
+	elapsed  chan struct{} // 1: of the timer, which never waits; nil: it does not run
 	interval time.Duration
-	awake    bool
-}
-
-func (d *watchdog) elapsed() <-chan time.Time {
-	if d.timer == nil {
-		return nil
-	}
-	return d.timer.C
+	isUp     bool // the worker's start is over
 }
 
 func (d *watchdog) wake() {
-	d.awake = true
+	d.isUp = true
 	if d.interval > 0 {
 		d.restart(d.interval)
 	}
@@ -34,7 +30,7 @@ func (d *watchdog) heed(m notify.Message) {
 	case m.WatchdogInterval > 0:
 		d.restart(m.WatchdogInterval)
 	case m.WatchdogTrigger && d.interval > 0:
-		d.timer = time.NewTimer(0) // awake or not
+		d.run(0) // whether it is up or not
 	case m.Watchdog && d.interval > 0:
 		d.restart(d.interval)
 	}
@@ -43,11 +39,21 @@ func (d *watchdog) heed(m notify.Message) {
 // restart begins the time anew. A watchdog that sleeps only keeps the interval.
 func (d *watchdog) restart(interval time.Duration) {
 	d.interval = interval
-	switch {
-	case !d.awake:
-	case d.timer == nil:
-		d.timer = time.NewTimer(interval)
-	default:
-		d.timer.Reset(interval)
+	if d.isUp {
+		d.run(interval)
+	}
+}
+
+func (d *watchdog) run(limit time.Duration) {
+	d.stop()
+	elapsed := make(chan struct{}, 1)
+	d.elapsed, d.timer = elapsed, d.awake.AfterFunc(limit, func() { elapsed <- struct{}{} })
+}
+
+// stop ends the watch for good, or until it is restarted.
+func (d *watchdog) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer, d.elapsed = nil, nil
 	}
 }

@@ -1,9 +1,12 @@
 package supervisor
 
 import (
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/poolinit/poolinit/reaper/awake"
 	"github.com/poolinit/poolinit/supervisor/notify"
 )
 
@@ -58,6 +61,44 @@ func TestStoppingBeforeSettled(t *testing.T) {
 			w.pass(5 * time.Second)
 			w.want("state", w.pool.Stats().Workers[0].State, Stopping)
 			w.want("fed", p.fed.Load(), false)
+		})
+	}
+}
+
+// What a worker had to do until a deadline it has time for once more if this
+// program slept before: a paused container, or a suspended machine.
+func TestSleepGrantsDeadlinesAgain(t *testing.T) {
+	const sleep = time.Hour
+	for name, tt := range map[string]struct {
+		config func(*Config)
+		before func(*world) // the sleep
+		limit  time.Duration
+		signal string // what it gets when the limit is over
+	}{
+		"watchdog": {func(c *Config) { c.Watchdog = 4 * time.Second }, func(w *world) { w.last(0).say(notify.Message{Ready: true}) }, 4 * time.Second, "[aborted]"},
+		"ready":    {func(c *Config) { c.ReadyTimeout = 20 * time.Second }, func(*world) {}, 20 * time.Second, "[terminated]"},
+		"stop":     {func(*Config) {}, func(w *world) { w.pool.Stop("SIGTERM") }, 8 * time.Second, "[terminated killed]"},
+		"kill":     {func(*Config) {}, func(w *world) { w.last(0).ask(AskBroken) }, 8 * time.Second, "[terminated killed]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ahead atomic.Int64 // of the bubble's clock
+			inWorld(t, func(c *Config) {
+				c.Workers, c.Ready = 1, ReadyNotify
+				c.Awake = awake.New(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, nil)
+				tt.config(c)
+			}, func(w *world) {
+				w.obey = deaf
+				w.run()
+				tt.before(w)
+				synctest.Wait()
+				was := w.last(0).got()
+				w.pass(tt.limit - time.Second)
+				ahead.Add(int64(sleep))
+				w.pass(tt.limit) // a second before its time is over again
+				w.want("signals", w.last(0).got(), was)
+				w.pass(time.Second)
+				w.want("signals", w.last(0).got(), tt.signal)
+			})
 		})
 	}
 }

@@ -57,11 +57,11 @@ type worker struct {
 
 // workerTimers are what a worker is watched by. A nil channel is off.
 type workerTimers struct {
-	settled  <-chan time.Time // it has stayed up for minReady
-	late     <-chan time.Time // it should be ready by now
-	lastPart <-chan time.Time // lastPart begins
-	grace    <-chan time.Time // SIGKILL is due
-	kill     <-chan time.Time // killGrace elapses
+	settled  <-chan struct{} // it has stayed up for minReady
+	late     <-chan struct{} // it should be ready by now
+	lastPart <-chan struct{} // lastPart begins
+	grace    <-chan struct{} // SIGKILL is due
+	kill     <-chan struct{} // killGrace elapses
 }
 
 // An order asks a worker to stop.
@@ -83,11 +83,11 @@ func newWorker(p *Pool, slot int, proc Process, minReady time.Duration, log zero
 		due:      make(chan struct{}),
 		detached: make(chan struct{}),
 		gone:     make(chan struct{}),
-		watchdog: watchdog{interval: p.cfg.Watchdog},
+		watchdog: watchdog{awake: p.cfg.Awake, interval: p.cfg.Watchdog},
 	}
 	w.statuses = ratelog.Several(w.log, zerolog.InfoLevel, mostStatuses)
 	if w.cfg.ReadyTimeout > 0 {
-		w.at.late = time.After(w.cfg.ReadyTimeout)
+		w.at.late = w.cfg.Awake.After(w.cfg.ReadyTimeout)
 	}
 	w.enter(workerStarting)
 	return w
@@ -108,7 +108,7 @@ func (w *worker) start() {
 	case ReadyNotify:
 	case ReadyAuto:
 		w.proc.Feed(false, w.began.Add(w.cfg.MinReady))
-		w.at.settled = time.After(w.minReady)
+		w.at.settled = w.cfg.Awake.After(w.minReady)
 	default:
 		w.proc.Feed(false, time.Time{})
 		w.apply(startedUp)
@@ -169,7 +169,7 @@ func (w *worker) wait() workerEvent {
 		return stayedUp
 	case <-listen(w.handles(becameLate), w.at.late):
 		return becameLate
-	case <-listen(w.handles(missedWatchdog), w.watchdog.elapsed()):
+	case <-listen(w.handles(missedWatchdog), w.watchdog.elapsed):
 		return missedWatchdog
 	case <-listen(w.handles(lastPartBegan), w.at.lastPart):
 		return lastPartBegan
@@ -237,7 +237,7 @@ func (w *worker) mustSettle() bool { return w.minReady > 0 && w.cfg.Ready != Rea
 
 func (w *worker) settle() {
 	w.watchdog.wake()
-	w.at.settled = time.After(w.minReady)
+	w.at.settled = w.cfg.Awake.After(w.minReady)
 }
 
 func (w *worker) becomeReady() {
@@ -269,6 +269,7 @@ func (w *worker) becomeDueByFailures() {
 func (w *worker) detach() {
 	w.log.Info().Msg("worker closed its channel, it is now detached")
 	w.at.late = nil
+	w.watchdog.stop()
 	w.watchdog, w.wasDetached = watchdog{}, true
 	close(w.detached)
 }
@@ -320,7 +321,7 @@ func (w *worker) setOrder(o order) {
 func (w *worker) setDeadline(deadline time.Time) {
 	w.order.deadline = deadline
 	left := time.Until(deadline)
-	w.at.grace, w.at.lastPart = time.After(left), time.After(left-w.cfg.LastPart())
+	w.at.grace, w.at.lastPart = w.cfg.Awake.After(left), w.cfg.Awake.After(left-w.cfg.LastPart())
 }
 
 // signalOrder sends the signal of the order.

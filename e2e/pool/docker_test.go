@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,40 @@ func TestRunDockerStop(t *testing.T) {
 		})
 	}
 }
+
+// docker pause for longer than the watchdog allows: the workers have done nothing
+// wrong, and stay.
+func TestRunDockerPause(t *testing.T) {
+	t.Parallel()
+	pool := harness.DockerPool(t, nil, []string{"-n", "3", "--ready", "notify", "--watchdog", "2s"}, pingsDeed)
+	pool.ExpectLog("worker status", 3)
+	harness.Docker(t, "pause", pool.Name)
+	time.Sleep(5 * time.Second) // the pause itself
+	harness.Docker(t, "unpause", pool.Name)
+	pool.ExpectLog("poolinit did not run for a while", 1)
+	pool.ExpectLog("still here", 3)
+	pool.Stop(harness.DockerPatience)
+	if logs := pool.Logs(); strings.Contains(logs, "watchdog") || strings.Count(logs, "worker started") != 3 {
+		t.Errorf("log:\n%s", logs)
+	}
+}
+
+// pingsDeed keeps the watchdog quiet, and says once that it has been asleep.
+var pingsDeed = harness.Deed("pings", func([]string) int {
+	if err := harness.SdNotify("STATUS=serving\nREADY=1"); err != nil {
+		return harness.Failed(err)
+	}
+	for {
+		before := time.Now()
+		time.Sleep(300 * time.Millisecond) // between two pings
+		if err := harness.SdNotify("WATCHDOG=1"); err != nil {
+			return harness.Failed(err)
+		}
+		if time.Since(before) > 3*time.Second {
+			fmt.Println("still here")
+		}
+	}
+})
 
 func TestRunDockerReload(t *testing.T) {
 	t.Parallel()
