@@ -76,6 +76,8 @@ test: setup lint cross build
 	@if command -v gcc >/dev/null; then export RACE=-race CGO_ENABLED=1; else echo "no gcc: testing without the race detector"; fi; \
 	echo "== tests: $(SDKS) $(MODULES) and the product; the first package takes a few minutes"; \
 	$(GOTESTSUM) $(SDKS) $(MODULES) .
+	@echo "== fuzz: each target for 3 s"
+	@GO=$(GO) tools/fuzz.sh 3s
 
 test-sdks:
 	@$(GOTESTSUM) $(SDKS)
