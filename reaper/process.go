@@ -18,6 +18,9 @@ type Process struct {
 	ownGroup bool
 	terminal *Terminal // that it may have the foreground of, or nil
 
+	floor uint64 // a Maxrss up to this many bytes is not the process's own
+	peak  uint64 // its memory at most, in bytes, when it was last signalled; guarded by the reaper's mutex
+
 	done chan struct{} // closed when it has been reaped
 	gone chan struct{} // closed when its group is empty as well
 	exit Exit          // set before done is closed
@@ -89,6 +92,9 @@ func (p *Process) SignalGroup(sig syscall.Signal) error {
 		}
 		return syscall.Kill(-p.pid, sig)
 	}
+	if peak, err := proc.Peak(p.pid); err == nil { // the kernel forgets it when the process ends
+		p.peak = peak
+	}
 	err := syscall.Kill(-p.pid, sig)
 	if p.moved() {
 		return syscall.Kill(p.pid, sig) // its first group may be empty, or has got the signal
@@ -119,7 +125,8 @@ type Exit struct {
 	Code   int            // what it passed to exit(2), if Signal is 0
 	Signal syscall.Signal // the signal that killed it, or 0
 	Core   bool           // whether it left a core dump
-	Rusage syscall.Rusage // of the process and the children that it waited for
+	Rusage syscall.Rusage // of the process and the children that it waited for; see Peak for Maxrss
+	Peak   uint64         // the most memory that it ever had, in bytes; 0: not known
 	At     time.Time      // when it was reaped
 }
 
@@ -131,6 +138,14 @@ func newExit(status syscall.WaitStatus, usage *syscall.Rusage) Exit {
 		e.Code = status.ExitStatus()
 	}
 	return e
+}
+
+// notePeak sets Peak. The kernel counts from the fork on, so that a process that is
+// smaller than this program shows this program's memory.
+func (e *Exit) notePeak(floor, seen uint64) {
+	if e.Peak = seen; uint64(e.Rusage.Maxrss)<<10 > floor {
+		e.Peak = uint64(e.Rusage.Maxrss) << 10
+	}
 }
 
 // Status returns the exit code as shells write it: 128+n for signal n.

@@ -211,6 +211,7 @@ func (r *Reaper) lingeringGroup(pid int) *Process {
 }
 
 func (r *Reaper) leaderExited(p *Process, exit Exit) {
+	exit.notePeak(p.floor, p.peak)
 	p.exit = exit
 	r.lingering++
 	r.checkGone(p) // before done: a caller may ask at once whether the group is empty

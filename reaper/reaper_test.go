@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -257,4 +258,30 @@ func output(t *testing.T, r *Reaper, spec *Spec) (text string, p *Process) {
 	}
 	testkit.Wait(t, "exit", p.Exited())
 	return string(out), p
+}
+
+// The peak memory of a child is its own, not that of this program, which the kernel
+// counts as the child's until exec. Of a small child that ends by itself it is not
+// known.
+func TestPeakIsTheChildsOwn(t *testing.T) {
+	const own = 96 << 20
+	ballast := make([]byte, own)
+	for i := range len(ballast) / 4096 {
+		ballast[i*4096] = 1
+	}
+	r := newTest(t, nil)
+	p := start(t, r, &Spec{Args: []string{"sleep", "1000"}, NewGroup: true})
+	if err := p.SignalGroup(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "exit", p.Exited())
+	if peak, counted := p.Exit().Peak, p.Exit().Rusage.Maxrss; peak == 0 || peak > own/2 || counted<<10 < own {
+		t.Errorf("peak %d, the kernel counts %d kB", peak, counted)
+	}
+	p = start(t, r, &Spec{Args: []string{"true"}})
+	testkit.Wait(t, "exit", p.Exited())
+	if peak := p.Exit().Peak; peak != 0 {
+		t.Errorf("peak %d of a child that was not looked at", peak)
+	}
+	runtime.KeepAlive(ballast)
 }

@@ -122,11 +122,21 @@ func (r *Reaper) register(pid int, spec *Spec) *Process {
 		close(old.gone)
 	}
 	p := &Process{
-		r: r, pid: pid, ownGroup: spec.NewGroup, terminal: spec.Terminal,
+		r: r, pid: pid, ownGroup: spec.NewGroup, terminal: spec.Terminal, floor: ownPeak(),
 		done: make(chan struct{}), gone: make(chan struct{}),
 	}
 	r.procs[pid] = p
 	return p
+}
+
+// ownPeak is the most memory that this program ever had, in bytes. The kernel counts
+// it as each child's own.
+func ownPeak() uint64 {
+	var usage unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &usage) != nil {
+		return 0
+	}
+	return uint64(usage.Maxrss) << 10
 }
 
 // SealFiles marks every descriptor from 3 on close-on-exec: descriptors that this

@@ -162,7 +162,11 @@ func (e ending) log(line *zerolog.Event) *zerolog.Event {
 	if e.exit.Core {
 		line = line.Bool("core", true)
 	}
-	return line.Str("uptime", round(e.uptime)).Str("peak_memory", size(uint64(e.exit.Rusage.Maxrss)<<10))
+	line = line.Str("uptime", round(e.uptime))
+	if e.exit.Peak > 0 {
+		line = line.Str("peak_memory", size(e.exit.Peak))
+	}
+	return line
 }
 
 // ownDoing is the cause where the pool had no part in it.

@@ -261,8 +261,8 @@ func (p *fakeProc) set(change func()) {
 	change()
 }
 
-// fakePeak is the peak memory of every fake process, in KiB: 12.5 MiB.
-const fakePeak = 12<<10 + 512
+// fakePeak is the peak memory of every fake process: 12.5 MiB.
+const fakePeak = 12<<20 + 512<<10
 
 func (p *fakeProc) Info() ProcessInfo {
 	p.mu.Lock()
@@ -392,7 +392,7 @@ func (p *fakeProc) die(code int, sig syscall.Signal) {
 	if !p.alive() {
 		return
 	}
-	p.exit = reaper.Exit{Code: code, Signal: sig, Rusage: syscall.Rusage{Maxrss: fakePeak}}
+	p.exit = reaper.Exit{Code: code, Signal: sig, Peak: fakePeak}
 	close(p.exited)
 	if !p.children {
 		close(p.gone)

@@ -52,7 +52,7 @@ type Exit struct {
 	Signal syscall.Signal // or 0
 	At     time.Time
 	Uptime time.Duration
-	Peak   uint64 // bytes of RSS, at most
+	Peak   uint64 // bytes of RSS, at most; 0: not known
 	Text   string // all of it in words, as in the log
 }
 
@@ -166,7 +166,7 @@ func (r *record) stats(id int) WorkerStats {
 func (r *record) ended(end ending) {
 	r.last = &Exit{
 		Cause: end.cause, PID: end.pid, Code: end.exit.Code, Signal: end.exit.Signal, At: time.Now(), Uptime: end.uptime,
-		Peak: uint64(end.exit.Rusage.Maxrss) << 10, Text: end.String(),
+		Peak: end.exit.Peak, Text: end.String(),
 	}
 	r.complete = r.complete || end.wasReady
 	r.used.CPU += end.used

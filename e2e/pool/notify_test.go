@@ -1,12 +1,16 @@
 package pool
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/e2e/harness"
 )
@@ -132,4 +136,35 @@ exec sleep 600`
 			t.Errorf("worker 0 ended: %s", r.Why)
 		}
 	}
+}
+
+// deadLeaderDeed ends its main thread, as pthread_exit does, and takes memory in
+// another one.
+var deadLeaderDeed = harness.Deed("dead-leader", func([]string) int {
+	go func() {
+		runtime.LockOSThread()
+		fat := make([]byte, 80<<20)
+		for i := 0; i < len(fat); i += 4096 {
+			fat[i] = 1
+		}
+		fmt.Println("fat")
+		harness.Forever()
+		runtime.KeepAlive(fat)
+	}()
+	_, _, errno := unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+	return harness.Failed(errno)
+})
+
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "dead-leader" {
+		runtime.LockOSThread() // main stays on the main thread
+	}
+}
+
+// A worker whose main thread has ended looks like a zombie, and is none.
+func TestRunMaxMemoryOfADeadLeader(t *testing.T) {
+	t.Parallel()
+	p := harness.StartRun(t, harness.Program{}, "--max-memory", "40MiB", "--", deadLeaderDeed)
+	p.Stdout.Expect(t, "fat\n")
+	p.ExpectLog("worker exited", func(r harness.Record) bool { return r.Why == "max-memory" })
 }

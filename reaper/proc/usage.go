@@ -2,6 +2,7 @@ package proc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -20,9 +21,40 @@ const maxStatm = 160
 // It is 0 for a zombie. A call costs a few microseconds. Newer kernels sum the
 // pages up lazily, so the answer may be off by some hundred KiB per CPU. The
 // error for a process that has gone is fs.ErrNotExist.
+//
+// A process whose main thread has ended while others go on looks like a zombie. Its
+// memory is that of any other thread.
 func RSS(pid int) (uint64, error) {
+	rss, err := statmRSS(pid, 0)
+	if err != nil || rss > 0 {
+		return rss, err
+	}
+	for _, tid := range threads(pid) {
+		if rss, err := statmRSS(pid, tid); err == nil && rss > 0 {
+			return rss, nil
+		}
+	}
+	return 0, nil
+}
+
+// threads returns the threads of a process, but for its main thread.
+func threads(pid int) (tids []int) {
+	names, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	if err != nil {
+		return nil
+	}
+	for _, n := range names {
+		if tid, err := strconv.Atoi(n.Name()); err == nil && tid != pid {
+			tids = append(tids, tid)
+		}
+	}
+	return tids
+}
+
+// statmRSS is RSS as the process shows it, or as one of its threads does.
+func statmRSS(pid, tid int) (uint64, error) {
 	var buf [maxStatm]byte
-	n, err := readStatm(pid, buf[:])
+	n, err := readStatm(pid, tid, buf[:])
 	if err == unix.ESRCH {
 		err = unix.ENOENT // the process ended between open and read
 	}
@@ -38,10 +70,13 @@ func RSS(pid int) (uint64, error) {
 
 // readStatm uses plain system calls: an os.File would cost more than the read,
 // and would be all of the garbage.
-func readStatm(pid int, buf []byte) (n int, err error) {
-	var path [len("/proc/") + maxDigits + len("/statm")]byte
-	name := append(strconv.AppendInt(append(path[:0], "/proc/"...), int64(pid), 10), "/statm"...)
-	fd, err := unix.Open(string(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func readStatm(pid, tid int, buf []byte) (n int, err error) {
+	var path [len("/proc/") + maxDigits + len("/task/") + maxDigits + len("/statm")]byte
+	name := strconv.AppendInt(append(path[:0], "/proc/"...), int64(pid), 10)
+	if tid != 0 {
+		name = strconv.AppendInt(append(name, "/task/"...), int64(tid), 10)
+	}
+	fd, err := unix.Open(string(append(name, "/statm"...)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -52,6 +87,31 @@ func readStatm(pid int, buf []byte) (n int, err error) {
 			return max(n, 0), err
 		}
 	}
+}
+
+// Peak returns the most resident memory that a process ever had, in bytes. A zombie
+// does not have it any more.
+func Peak(pid int) (uint64, error) {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	return peakIn(status)
+}
+
+var errNoPeak = errors.New("no VmHWM")
+
+// peakIn reads a line such as "VmHWM:     1804 kB".
+func peakIn(status []byte) (uint64, error) {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+			if fields := bytes.Fields(rest); len(fields) == 2 {
+				kib, err := strconv.ParseUint(string(fields[0]), 10, 50)
+				return kib << 10, err
+			}
+		}
+	}
+	return 0, errNoPeak
 }
 
 // residentPages returns the second number of a statm line. It accepts at most

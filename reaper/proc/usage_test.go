@@ -126,3 +126,32 @@ func BenchmarkRSS(b *testing.B) {
 		_, _ = RSS(os.Getpid())
 	}
 }
+
+func TestPeakIn(t *testing.T) {
+	for status, want := range map[string]uint64{
+		"Name:\tx\nVmPeak:\t 9 kB\nVmHWM:\t    1804 kB\nVmRSS:\t 7 kB\n": 1804 << 10,
+		"VmHWM:\t0 kB\n":                 0,
+		"Name:\tx\nState:\tZ (zombie)\n": 0,
+		"VmHWM:\tx kB\n":                 0,
+		"VmHWM:\n":                       0,
+		"":                               0,
+	} {
+		got, err := peakIn([]byte(status))
+		if has := strings.Contains(status, "1804") || strings.Contains(status, "0 kB"); got != want || (err == nil) != has {
+			t.Errorf("%q: %d, %v", status, got, err)
+		}
+	}
+}
+
+func TestPeak(t *testing.T) {
+	peak, err := Peak(os.Getpid())
+	rss, _ := RSS(os.Getpid())
+	if err != nil || peak < rss/2 {
+		t.Errorf("this process: %d, %v, RSS %d", peak, err, rss)
+	}
+	for _, pid := range noProcess {
+		if peak, err := Peak(pid); peak != 0 || err == nil {
+			t.Errorf("process %d: %d, %v", pid, peak, err)
+		}
+	}
+}

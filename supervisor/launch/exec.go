@@ -91,7 +91,7 @@ func (w *execWorker) handle(body []byte) bool {
 		return false
 	}
 	j.wait()
-	w.exit.Rusage.Maxrss = max(w.exit.Rusage.Maxrss, j.exit().Rusage.Maxrss)
+	w.exit.Peak = max(w.exit.Peak, j.exit().Peak)
 	ordered := w.ended(j.exit().Rusage)
 	if ordered && j.exit().Status() != 0 {
 		// The pool ended it, and knows better why: what it tells Release is the message's record.
