@@ -49,6 +49,7 @@ var badValues = map[string]struct {
 	"max-failures":      {[]string{"", "-1", "x"}, nil},
 	"window":            {[]string{"", "0", "-1", "4097", "automatic"}, []string{"from 1 to 4096", "auto"}},
 	"queue-messages":    {[]string{"", "0", "1073741825", "many"}, []string{"from 1 to 1073741824"}},
+	"reply-bytes":       {[]string{"", "0", "65535", "2G", "Auto"}, []string{"at least 65536 bytes", "less than 2GiB", "auto"}},
 	"queue-bytes":       {[]string{"", "0", "1023", "2G", "3GiB", "64MB"}, []string{"at least 1024 bytes", "less than 2GiB"}},
 	"max-message":       {[]string{"", "0", "2G", "-1"}, []string{"at least 1 bytes"}},
 	"message-timeout":   {badDurations(), []string{"from 0s"}},
@@ -174,7 +175,7 @@ func TestDefaults(t *testing.T) {
 			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second,
 			Ready: supervisor.ReadyAuto, MinReady: 3 * time.Second, ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
 		},
-		Queue: ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3, Concurrency: 1, RetryDelay: time.Second, RetryDelayMax: 30 * time.Second},
+		Queue: ipc.Config{QueueMessages: 1024, MaxMessage: 2 << 20, Attempts: 3, Concurrency: 1, RetryDelay: time.Second, RetryDelayMax: 30 * time.Second},
 		Log:   daemon.LogConfig{Level: "info", Format: "auto"},
 	}}
 	if !reflect.DeepEqual(o, want) {
@@ -183,7 +184,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestGoodValues(t *testing.T) {
-	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
+	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --reply-bytes 64KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
 		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --output json " +
@@ -207,7 +208,7 @@ func TestGoodValues(t *testing.T) {
 				Ready: supervisor.ReadyNotify, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
-			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1,
+			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, ReplyBytes: 64 << 10, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1,
 				Concurrency: 1, RetryDelay: 0, RetryDelayMax: time.Minute, MaxFailures: 3},
 			Log: daemon.LogConfig{Level: "error", Format: "text"},
 		},
@@ -312,7 +313,7 @@ func TestUsageNamesEverything(t *testing.T) {
 // would have no effect.
 func TestConfigIsWhole(t *testing.T) {
 	o, _, err := parsed(strings.Fields("-n 7 --restart on-failure --healthy-after 3s --drain-delay 1s --ready notify --min-ready 1s "+
-		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M --window 3 --max-messages 3 --message-timeout 1s --max-failures 3 x"), nil)
+		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M --window 3 --queue-bytes 1M --reply-bytes 1M --max-messages 3 --message-timeout 1s --max-failures 3 x"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 		log.Warn().Msg(w)
 	}
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
+	setMemoryLimit(cfg.fitMemory(cgroup.Limit(""), log))
 	if err := reaper.Look(cfg.Command, cfg.Env); err != nil {
 		return refuse(log, &cfg, err), nil
 	}
@@ -189,7 +190,7 @@ func openTerminal(cfg *Config) *reaper.Terminal {
 func newView(cfg *Config, pool *supervisor.Pool, reap *reaper.Reaper, in *intake) *status.View {
 	v := &status.View{
 		Version: cfg.Version, PID: os.Getpid(), Pool: pool, Reaper: reap,
-		QueueMessages: cfg.Queue.QueueMessages, QueueBytes: cfg.Queue.QueueBytes,
+		QueueMessages: cfg.Queue.QueueMessages, QueueBytes: cfg.Queue.QueueBytes, ReplyBytes: cfg.Queue.ReplyBytes,
 	}
 	if in.takesMessages() {
 		v.Queue, v.Sources, v.Serving = in.queue, in.sources, in.taking.Load

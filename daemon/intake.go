@@ -26,6 +26,7 @@ type intake struct {
 	patience context.Context // of a drain; hurry ends it
 	hurry    context.CancelFunc
 	awake    *awake.Watch // may be nil
+	memory   *memory
 	log      zerolog.Logger
 }
 
@@ -53,6 +54,7 @@ func openIntake(cfg *Config, relay *output.Relay, watch *awake.Watch, log zerolo
 		queue.Spool, queue.GivenUp = in.spool.Keep, in.spool.GiveUp
 	}
 	in.queue = ipc.NewQueue(queue, log)
+	in.memory = newMemory(in.memoryNeeded)
 	if in.spool != nil {
 		in.sources = append(in.sources, in.spool.Replay(in.queue))
 	}
@@ -80,6 +82,7 @@ func (in *intake) feed() *ipc.Queue {
 
 // serve begins to take messages, those in the spool before all others.
 func (in *intake) serve() {
+	in.memory.watch()
 	in.serving.Go(func() {
 		sources := in.sources
 		if in.spool != nil {
@@ -135,6 +138,7 @@ func (in *intake) drain(until time.Time) <-chan struct{} {
 // close ends the sources when the workers are gone. Until the given time, clients
 // can still read how their messages ended; hurried cuts that short.
 func (in *intake) close(hurried context.Context, until time.Time) {
+	in.memory.stop()
 	in.queue.Close() // as a rule drain has; a second stop comes before that
 	in.hurry()
 	in.drained(hurried, until)
@@ -189,6 +193,18 @@ func (in *intake) drained(hurried context.Context, until time.Time) {
 	if !within(limit, done) {
 		in.log.Warn().Msg("messages that are left are still being put away, closing the sources meanwhile")
 	}
+}
+
+// connectionBytes is about what a connection takes that has nothing to do.
+const connectionBytes = 16 << 10
+
+// memoryNeeded returns how much memory messages and connections take, in bytes.
+func (in *intake) memoryNeeded() int {
+	n := in.queue.Memory()
+	for _, s := range in.sources {
+		n += int(s.Stats().Connections.Load()) * connectionBytes
+	}
+	return n
 }
 
 // totals sums up what the sources have counted.

@@ -7,23 +7,27 @@ import (
 
 // cutFrame returns a whole frame, or nil if there is none yet. It is valid until
 // the next Fill.
-func cutFrame(in *netio.Reader) ([]byte, error) {
+func (l *large) cutFrame(in *netio.Reader) ([]byte, error) {
 	whole, need, err := frame.Cut(in.Unread(), frame.MaxReply)
-	if whole == nil {
-		in.Need(need)
-		return nil, err
+	switch {
+	case whole != nil:
+		l.consume(in, len(whole))
+		return whole, nil
+	case need > l.most():
+		l.skip(in, need, frame.AppendFailure(nil, frame.Refused, l.text(need)))
+		return nil, nil
 	}
-	in.Advance(len(whole))
-	return whole, nil
+	in.Need(need)
+	return nil, err
 }
 
 // cutLine returns a line as a frame, or nil if there is none yet.
-func cutLine(in *netio.Reader) ([]byte, error) {
+func (l *large) cutLine(in *netio.Reader) ([]byte, error) {
 	line, ok := in.Line()
 	switch {
 	case ok:
 		return frame.Append(nil, line), nil
-	case in.Buffered() > frame.MaxReply:
+	case in.Buffered() > l.most():
 		return nil, frame.ErrTooLong
 	}
 	return nil, nil
@@ -38,7 +42,7 @@ type tagged struct {
 // cut returns the next whole tagged frame that answers a message, the n-th
 // of a batch, or nil if there is none yet. What the worker says beside that is
 // acted on.
-func (t *tagged) cut(in *netio.Reader, n int, touch func(tag uint64)) ([]byte, error) {
+func (t *tagged) cut(in *netio.Reader, l *large, n int, touch func(tag uint64)) ([]byte, error) {
 	for {
 		unread := in.Unread()
 		f, size, ok, err := frame.CutTagged(unread, frame.MaxReply)
@@ -46,10 +50,19 @@ func (t *tagged) cut(in *netio.Reader, n int, touch func(tag uint64)) ([]byte, e
 			return nil, err
 		}
 		if !ok {
-			in.Need(size)
+			tag, known := frame.TagOf(unread)
+			if size <= l.most() || known && tag == 0 {
+				in.Need(size)
+				return nil, nil
+			}
+			if !known {
+				in.Need(frame.HeaderSize + frame.TagSize)
+				return nil, nil
+			}
+			l.skip(in, size, frame.AppendTaggedFailure(nil, tag, frame.Refused, l.text(size)))
 			return nil, nil
 		}
-		in.Advance(size)
+		l.consume(in, size)
 		if f.Tag != 0 {
 			t.tags[n], t.metas[n] = f.Tag, len(f.Meta)
 			return unread[:size], nil
@@ -62,6 +75,12 @@ func (t *tagged) cut(in *netio.Reader, n int, touch func(tag uint64)) ([]byte, e
 			touch(control.Touch)
 		}
 	}
+}
+
+// note notes a whole frame without meta as the n-th of a batch.
+func (t *tagged) note(whole []byte, n int) {
+	t.tags[n], _ = frame.TagOf(whole)
+	t.metas[n] = 0
 }
 
 // plain makes a plain frame of the n-th answer, in its place. d is its message,

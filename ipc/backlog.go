@@ -14,6 +14,7 @@ import (
 // go at most one of each other flow. The queue's mutex guards it.
 type backlog struct {
 	maxMessages, maxBytes int
+	maxAside              int
 
 	levels   [MaxPriority + 1]level
 	some     uint16 // of the levels that have messages, as bits
@@ -22,7 +23,10 @@ type backlog struct {
 	n        int    // all that wait, retries that wait for their time included
 	bytes    int    // of those
 
-	turnLength            int // of the worker that was fed last
+	turnLength int   // of the worker that was fed last
+	held       ring  // flows whose messages are not handed out
+	aside      aside // of their messages, those that do not count for the limits
+
 	waiters               int // flows that wait for room
 	granted, grantedBytes int // kept for flows that were told that there is room
 	spare                 *turn
@@ -45,6 +49,9 @@ func (b *backlog) add(d *Delivery) {
 func (b *backlog) remove(d *Delivery) {
 	b.n--
 	b.bytes -= d.Size()
+	if d.isAside {
+		b.aside.remove(d)
+	}
 }
 
 func (b *backlog) level(d *Delivery) *level { return &b.levels[d.flow.lane.Priority] }
@@ -95,7 +102,7 @@ func (b *backlog) next(c *Channel, another bool, at time.Duration) *Delivery {
 		d := l.next(c, another, at)
 		if d != nil {
 			l.again.remove(d)
-			b.taken(l, d)
+			b.taken(d)
 			return d
 		}
 		if t := l.ring.first; t != nil {
@@ -148,27 +155,27 @@ func (l *level) next(c *Channel, another bool, at time.Duration) *Delivery {
 
 // takeNew takes out a message that no worker had.
 func (b *backlog) takeNew(d *Delivery) {
-	t, l := d.flow.turn, b.level(d)
+	t := d.flow.turn
 	t.list.remove(d)
 	if d.flow.lane.Expires > 0 {
 		d.flow.lane.expiry.remove(d)
 	}
 	if t.list.n == 0 {
-		l.ring.remove(t)
+		b.ringOf(t).remove(t)
 		if t.line != nil { // it has none now: it is first to get room
 			b.queueUp(t)
 		}
 		b.release(t)
 	}
-	b.taken(l, d)
+	b.taken(d)
 }
 
-func (b *backlog) taken(l *level, d *Delivery) {
+func (b *backlog) taken(d *Delivery) {
 	b.remove(d)
-	b.ready--
-	if l.again.n == 0 && l.ring.first == nil {
-		b.some &^= 1 << d.flow.lane.Priority
+	if d.isAgain || !d.flow.isHeld {
+		b.ready--
 	}
+	b.noteEmpty(d.flow.lane.Priority)
 }
 
 // takeAgain takes out a message that had a worker before.
@@ -178,9 +185,8 @@ func (b *backlog) takeAgain(d *Delivery) {
 		b.remove(d)
 		return
 	}
-	l := b.level(d)
-	l.again.remove(d)
-	b.taken(l, d)
+	b.level(d).again.remove(d)
+	b.taken(d)
 }
 
 // heads returns the first message of each list.
@@ -197,6 +203,9 @@ func (b *backlog) heads() (heads []*Delivery) {
 		for t := l.ring.first; t != nil; t = t.next {
 			add(t.list.head)
 		}
+	}
+	for t := b.held.first; t != nil; t = t.next {
+		add(t.list.head)
 	}
 	return heads
 }
@@ -259,8 +268,8 @@ func (b *backlog) oldest() (oldest *Delivery) {
 // isFull reports whether there is no room for a message of this size. One that is
 // larger than all of the room is let in when it is alone.
 func (b *backlog) isFull(size int) bool {
-	n := b.n + b.granted
-	return n >= b.maxMessages || n > 0 && b.bytes+b.grantedBytes+size > b.maxBytes
+	n := b.n - b.aside.n + b.granted
+	return n >= b.maxMessages || n > 0 && b.bytes-b.aside.bytes+b.grantedBytes+size > b.maxBytes
 }
 
 // admits reports whether there is room for a new message, and nobody else's turn
@@ -341,8 +350,9 @@ func (b *backlog) firstInLine() *turn {
 // replies share a write. With slow workers that is one. Flows that have messages
 // here are told only when an eighth of all the room is free.
 func (b *backlog) grant() {
-	free := b.maxMessages - b.n - b.granted
-	roomy := free >= max(1, b.maxMessages/8) && (b.n == 0 || b.maxBytes-b.bytes-b.grantedBytes >= b.maxBytes/8)
+	n, bytes := b.n-b.aside.n, b.bytes-b.aside.bytes
+	free := b.maxMessages - n - b.granted
+	roomy := free >= max(1, b.maxMessages/8) && (n == 0 || b.maxBytes-bytes-b.grantedBytes >= b.maxBytes/8)
 	for t := b.firstInLine(); t != nil; t = b.firstInLine() {
 		places := b.share(t)
 		if t.list.n > 0 && !roomy || b.isFull(t.wants) || places > 1 && b.n+b.granted+places > b.maxMessages {

@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -58,7 +57,8 @@ type Channel struct {
 	spared    bool        // no message is charged with the worker's end
 	isClosing bool        // told is closed
 
-	cut      *tagged       // the reader's own: the answers that it has just cut
+	cut      *tagged // the reader's own, as large: the answers that it has just cut
+	large    large
 	finished chan struct{} // closed when it is not fed any more and nothing is in flight
 	answered chan struct{} // see Answered
 	flushed  chan struct{} // guarded by the queue's mutex: closed when nothing is being written; or nil
@@ -94,7 +94,7 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 	}
 	c := &Channel{
 		q: q, worker: worker, conn: conn.(*net.UnixConn), win: newWindow(q.cfg.Window), due: around(q.cfg.MaxMessages),
-		files: files, finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1),
+		files: files, finished: make(chan struct{}), answered: make(chan struct{}), told: make(chan struct{}), asks: make(chan Ask, 1), large: large{q: q},
 	}
 	if q.cfg.Format == Tagged {
 		c.tags, c.cut = new(tags), new(tagged)
@@ -104,21 +104,13 @@ func newChannel(q *Queue, worker int) (*Channel, *os.File, error) {
 		theirs.Close()
 		return nil, nil, fmt.Errorf("cannot make the worker's channel: %w", err)
 	}
-	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: c.conn, Raw: c.raw, Keep: 64 << 10, OnIdle: c.allWritten})
+	c.out.Init(netio.WriterConfig{Mutex: &q.mu, Conn: c.conn, Raw: c.raw, Keep: 64 << 10, OnWrote: c.wrote})
 	q.mu.Lock()
 	c.totals = q.totals(worker)
 	c.totals.add(c)
 	q.mu.Unlock()
 	c.reader.Go(c.readReplies)
 	return c, theirs, nil
-}
-
-// around returns n +-10 %.
-func around(n int) int {
-	if n == 0 {
-		return 0
-	}
-	return max(1, n+int(float64(n)*0.1*(2*rand.Float64()-1)))
 }
 
 // Asks yields what the channel wants of its worker's supervisor, at most once.

@@ -20,11 +20,16 @@ const replyBuffer = 64 << 10
 // until the worker closes its end.
 func (c *Channel) readReplies() {
 	var in netio.Reader
-	in.Init(netio.ReaderConfig{Raw: c.raw, Size: replyBuffer, Files: c.files})
+	in.Init(netio.ReaderConfig{Raw: c.raw, Size: replyBuffer, Files: c.files, Exact: true})
 	defer in.Release()
+	defer c.large.close()
 	var err error
 	for err == nil {
-		if err = in.Fill(); err == nil {
+		c.large.makeRoom(&in)
+		before := in.Buffered()
+		err = in.Fill()
+		c.large.arrived(in.Buffered() - before)
+		if err == nil {
 			err = c.takeReplies(&in)
 		}
 	}
@@ -43,6 +48,7 @@ func (c *Channel) takeReplies(in *netio.Reader) error {
 			n, err = c.takeAnswered(batch[:n], replies[:n], err)
 			c.settle(batch[:n], replies[:n])
 		}
+		c.large.forget()
 		if err != nil || n == 0 {
 			return err
 		}
@@ -53,13 +59,17 @@ func (c *Channel) takeReplies(in *netio.Reader) error {
 func (c *Channel) cutReplies(in *netio.Reader, replies [][]byte) (n int, err error) {
 	for n < len(replies) && err == nil {
 		var reply []byte
-		switch c.q.cfg.Format {
-		case Tagged:
-			reply, err = c.cut.cut(in, n, c.touch)
-		case Lines:
-			reply, err = cutLine(in)
+		switch {
+		case c.large.left > 0:
+			if reply = c.large.rest(in); reply != nil && c.cut != nil {
+				c.cut.note(reply, n)
+			}
+		case c.q.cfg.Format == Tagged:
+			reply, err = c.cut.cut(in, &c.large, n, c.touch)
+		case c.q.cfg.Format == Lines:
+			reply, err = c.large.cutLine(in)
 		default:
-			reply, err = cutFrame(in)
+			reply, err = c.large.cutFrame(in)
 		}
 		if reply == nil {
 			break
@@ -216,7 +226,7 @@ func (c *Channel) settle(batch []*Delivery, replies [][]byte) {
 			continue
 		}
 		origin := d.origin
-		c.q.settle(d, replies[i])
+		c.q.settle(d, c.large.handOver(d, replies[i]))
 		if !comesAgain(origin, batch[i+1:], replies[i+1:]) {
 			origin.Flush()
 		}
@@ -367,9 +377,9 @@ func (c *Channel) awaitWrite() {
 	}
 }
 
-// allWritten is called when nothing is being written any more.
-func (c *Channel) allWritten() {
-	if c.flushed != nil {
+// wrote is called when something has been written.
+func (c *Channel) wrote() {
+	if c.flushed != nil && !c.out.Busy() {
 		close(c.flushed)
 		c.flushed = nil
 	}

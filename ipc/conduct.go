@@ -1,6 +1,9 @@
 package ipc
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 // A conduct is what a worker's failures say of it. One that fails everything is
 // fed less while another worker does better. The queue's mutex guards it.
@@ -75,4 +78,12 @@ func (k *conduct) end() {
 	if k.rest != nil {
 		k.rest.Stop() // if it is just firing, it feeds nobody
 	}
+}
+
+// around returns n +-10 %.
+func around(n int) int {
+	if n == 0 {
+		return 0
+	}
+	return max(1, n+int(float64(n)*0.1*(2*rand.Float64()-1)))
 }

@@ -11,6 +11,7 @@ import (
 type Config struct {
 	QueueMessages  int           // that wait in memory, at most
 	QueueBytes     int           // of those
+	ReplyBytes     int           // of replies that wait for their clients; 0: DefaultBytes
 	MaxMessage     int           // bytes
 	Format         Format        // of what workers read and write (--deliver)
 	Window         int           // messages on the way to one worker, beyond Concurrency-1; 0: auto, and for Lines 1
@@ -32,6 +33,9 @@ type Config struct {
 	// client is, from any goroutine. It may be nil.
 	GivenUp func(d *Delivery, reason string)
 }
+
+// DefaultBytes is what QueueBytes and ReplyBytes are where memory is not limited.
+const DefaultBytes = 64 << 20
 
 // A Format is that of the messages and replies on a worker's socket.
 type Format int

@@ -37,6 +37,7 @@ type Delivery struct {
 	place         int       // among the retries that wait for their time
 	free          int       // deaths of workers that may not have read it
 	isAgain       bool      // it waits, or has waited, among those that had a worker before
+	isAside       bool      // it waits, and does not count for the queue's limits
 	isSuspect     bool      // it is delivered alone: it may have killed a worker
 	fate          fate      // what becomes of it after a failed delivery
 
@@ -48,6 +49,7 @@ type Delivery struct {
 	number  uint64        // the tag by which the worker knows it
 
 	// For Replies.
+	reply   []byte // a large one, in a buffer of its own; nil: there is none
 	follows *Delivery
 	done    bool // settled, but an earlier one is not: frame is the reply now
 }
@@ -152,6 +154,7 @@ func (d *Delivery) Worker() int {
 // Release gives d back after it was settled.
 func (d *Delivery) Release() {
 	kept, meta := d.frame, d.meta
+	netio.PutBuffer(d.reply)
 	if cap(kept) > keepFrame {
 		netio.PutBuffer(kept)
 		kept = nil
@@ -173,13 +176,51 @@ func (d *Delivery) assignID(q *Queue, at time.Duration) {
 // keepReply makes d hold its reply instead of its body, which is not needed any
 // more.
 func (d *Delivery) keepReply(reply []byte) {
+	d.done = true
+	if own := d.takeReply(reply); own != nil {
+		netio.PutBuffer(d.frame)
+		d.frame = own
+		return
+	}
 	if cap(d.frame) < len(reply) {
 		netio.PutBuffer(d.frame)
 		d.frame = netio.GetBuffer(len(reply))
 	}
 	d.frame = append(d.frame[:0], reply...)
-	d.done = true
 }
+
+// dropReply makes d hold nothing: its client is gone.
+func (d *Delivery) dropReply() {
+	d.done = true
+	if cap(d.frame) > keepFrame {
+		netio.PutBuffer(d.frame)
+		d.frame = nil
+	}
+	d.frame = d.frame[:0]
+}
+
+// takeReply returns the buffer of a reply if d has it for itself.
+func (d *Delivery) takeReply(reply []byte) []byte {
+	if len(d.reply) == 0 || &d.reply[0] != &reply[0] {
+		return nil
+	}
+	d.reply = nil
+	return reply
+}
+
+// HandOver is for Settled, which gets d and its reply: it returns the reply if that
+// is a large one in a buffer of its own, which belongs to the origin from then on. It
+// need not be copied.
+func (d *Delivery) HandOver(reply []byte) []byte {
+	if d.done && len(reply) >= largeReply { // kept by Replies
+		d.frame = nil
+		return reply
+	}
+	return d.takeReply(reply)
+}
+
+// largeReply is how long a reply is that is not copied, in bytes.
+const largeReply = 64 << 10
 
 // holds is the memory that a settled message takes until it is its turn.
 func (d *Delivery) holds() int { return int(unsafe.Sizeof(*d)) + cap(d.frame) }

@@ -25,6 +25,8 @@ type Lane struct {
 type Flow struct {
 	lane *Lane
 	turn *turn // guarded by the queue's mutex; nil: nothing of it waits
+
+	isHeld bool // its new messages are not handed out; guarded by the queue's mutex
 }
 
 // NewFlow returns a flow in a lane.

@@ -19,7 +19,9 @@ type Queue struct {
 	cfg    Config
 	log    zerolog.Logger
 	gaveUp *ratelog.Log // messages
-	budget Budget
+	budget Budget       // of messages that arrive
+	reads  Budget       // of replies that workers write
+	debts  Debts
 	lastID atomic.Uint64 // of a message
 
 	mu         sync.Mutex
@@ -57,8 +59,12 @@ func NewQueue(cfg Config, log zerolog.Logger) *Queue {
 		cfg.Concurrency = 1
 	}
 	cfg.Concurrency = max(cfg.Concurrency, 1)
-	q := &Queue{cfg: cfg, log: log, gaveUp: ratelog.Several(log, zerolog.WarnLevel, mostGivenUp), budget: Budget{limit: cfg.QueueBytes}}
-	q.backlog.maxMessages, q.backlog.maxBytes = cfg.QueueMessages, cfg.QueueBytes
+	if cfg.ReplyBytes == 0 {
+		cfg.ReplyBytes = DefaultBytes
+	}
+	q := &Queue{cfg: cfg, log: log, gaveUp: ratelog.Several(log, zerolog.WarnLevel, mostGivenUp)}
+	q.budget.limit, q.reads.limit, q.debts.limit = cfg.QueueBytes, cfg.ReplyBytes/2, int64(cfg.ReplyBytes)
+	q.backlog.maxMessages, q.backlog.maxBytes, q.backlog.maxAside = cfg.QueueMessages, cfg.QueueBytes, cfg.ReplyBytes/4
 	q.retries.cfg = &q.cfg
 	return q
 }
@@ -127,7 +133,7 @@ func (q *Queue) submit(batch []*Delivery) int {
 
 // giveNew gives a message to a worker, if none waits that goes before it.
 func (q *Queue) giveNew(d *Delivery, touched *touched, at time.Duration) bool {
-	if q.backlog.ready > 0 || q.backlog.suspects.n > 0 {
+	if q.backlog.ready > 0 || q.backlog.suspects.n > 0 || d.flow.isHeld {
 		return false
 	}
 	c := q.pick(nil, at)
@@ -144,7 +150,7 @@ func (q *Queue) giveNew(d *Delivery, touched *touched, at time.Duration) bool {
 
 // wait has a new message wait, if there is room.
 func (q *Queue) wait(d *Delivery, at time.Duration) bool {
-	if !q.backlog.admits(d) {
+	if d.flow.isHeld || !q.backlog.admits(d) {
 		return false
 	}
 	q.backlog.push(d)
@@ -460,7 +466,9 @@ func (q *Queue) Stats(workers int) QueueStats {
 	s := QueueStats{
 		Messages: q.backlog.n, Bytes: q.backlog.bytes, InFlight: q.inFlight, Idle: len(q.idle),
 		Paused: q.paused, Delayed: len(q.retries.due), Isolated: q.backlog.suspects.n,
+		Held:    q.backlog.n - q.backlog.ready - q.backlog.suspects.n - len(q.retries.due),
 		Later:   q.backlog.n - q.backlog.ready,
+		Replies: q.debts.Total(),
 		Waiting: q.waited, Handling: q.handling,
 		Workers: make([]WorkerStats, max(workers, len(q.workers))),
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/rs/zerolog"
 
@@ -330,4 +331,35 @@ func (q *Queue) spool(l *list) []bool {
 	}
 	group.Wait()
 	return kept
+}
+
+// Debts are those of all clients.
+func (q *Queue) Debts() *Debts { return &q.debts }
+
+// Hold ends the handing out of a flow's new messages, until Unhold; Submit takes
+// none. Retries are handed out: the replies that are there may be waiting for
+// theirs. The messages that wait leave the queue's limits, so that they keep no
+// other flow out. It reports whether there was memory for that.
+func (q *Queue) Hold(f *Flow) (kept bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	kept = q.backlog.hold(f)
+	q.wake()
+	return kept
+}
+
+// Unhold ends a Hold.
+func (q *Queue) Unhold(f *Flow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.backlog.unhold(f)
+	q.dispatch()
+}
+
+// Memory returns how much memory messages and replies take, in bytes.
+func (q *Queue) Memory() int {
+	n, bytes, inFlight := q.Depth()
+	arriving, _ := q.budget.Depth()
+	reading, _ := q.reads.Depth()
+	return bytes + (n+inFlight)*int(unsafe.Sizeof(Delivery{})) + arriving + reading + q.debts.Total()
 }

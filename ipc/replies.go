@@ -34,20 +34,41 @@ func (r *Replies) Settle(d *Delivery, reply []byte) (next bool) {
 	return false
 }
 
-// Next removes the oldest message, whose reply is written, and returns the reply
-// of the one after it if that waits, or nil. It is valid until the next call.
-func (r *Replies) Next() (reply []byte) {
-	d := r.head
+// Drop is Settle of a client that does not get replies any more.
+func (r *Replies) Drop(d *Delivery) (next bool) {
+	if d == r.head {
+		return true
+	}
+	d.dropReply()
+	r.held += d.holds()
+	return false
+}
+
+// DropAll drops what waits for an earlier reply.
+func (r *Replies) DropAll() {
+	r.held = 0
+	for d := r.head; d != nil; d = d.follows {
+		if d.done {
+			d.dropReply()
+			r.held += d.holds()
+		}
+	}
+}
+
+// Next removes the oldest message, whose reply is written, and returns the one after
+// it with its reply if that waits, or nil. Both are valid until the next call.
+func (r *Replies) Next() (d *Delivery, reply []byte) {
+	d = r.head
 	if r.head = d.follows; r.head == nil {
 		r.tail = nil
 	}
 	r.n--
 	d.Release()
 	if r.head == nil || !r.head.done {
-		return nil
+		return nil, nil
 	}
 	r.held -= r.head.holds()
-	return r.head.frame
+	return r.head, r.head.frame
 }
 
 // Len is how many messages are not answered.

@@ -30,9 +30,9 @@ func TestReplies(t *testing.T) {
 			clear(reply) // it is valid during the call only
 			continue
 		}
-		for reply != nil {
+		for d := all[i]; d != nil; {
 			order += string(frame.Body(reply))
-			reply = r.Next()
+			d, reply = r.Next()
 		}
 	}
 	if order != letters || r.Len() != 0 || r.Held() != 0 {

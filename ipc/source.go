@@ -44,6 +44,7 @@ type SourceStats struct {
 	Connections      atomic.Int64  // open now
 	Accepted         atomic.Uint64 // connections
 	TurnedAway       atomic.Uint64 // connections over the limit or from an address that is not allowed
+	CutOff           atomic.Uint64 // connections closed because their client did not read its replies
 	Received         atomic.Uint64 // messages that arrived whole
 	Handled          atomic.Uint64 // messages that a worker answered, and not with a failure
 	Failed           atomic.Uint64 // messages that ended in a failure

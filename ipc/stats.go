@@ -15,6 +15,8 @@ type QueueStats struct {
 	Paused          bool          // nothing is handed out
 	Delayed         int           // messages, of those that wait, whose retry is not due yet
 	Isolated        int           // messages, of those that wait, that are to be delivered alone
+	Replies         int           // memory of the replies that wait for their clients, in bytes
+	Held            int           // messages, of those that wait, whose client has to read replies first
 	Later           int           // messages, of those that wait, that may not be handed out now
 
 	Waiting  Histogram // from the arrival of a message until the worker that answered it began with it

@@ -33,6 +33,7 @@ func addPool(out *output, view *status.View, signals map[string]uint64) {
 		return []float64{
 			float64(q.Messages), float64(q.Bytes), q.Oldest.Seconds(), float64(q.InFlight),
 			float64(view.QueueMessages), float64(view.QueueBytes), boolValue(q.Paused), float64(q.Delayed), float64(q.Isolated),
+			float64(q.Held), float64(q.Replies), float64(view.ReplyBytes),
 		}
 	})
 	out.addHistogram(&waitTime, toPrometheus(&s.Queue.Waiting))
@@ -113,6 +114,9 @@ var (
 		{"poolinit_paused", "1 while no messages are handed to workers.", gauge},
 		{"poolinit_queue_delayed_messages", "Messages, of those that wait, whose retry is not due yet.", gauge},
 		{"poolinit_queue_isolated_messages", "Messages, of those that wait, that are to be delivered alone.", gauge},
+		{"poolinit_queue_held_messages", "Messages, of those that wait, whose client has to read replies first.", gauge},
+		{"poolinit_reply_bytes", "Memory of the replies that wait for their clients.", gauge},
+		{"poolinit_reply_limit_bytes", "The value of --reply-bytes.", gauge},
 	}
 	waitTime   = family{"poolinit_message_wait_seconds", "From a message's arrival until its worker began with it.", histogram}
 	handleTime = family{"poolinit_message_handle_seconds", "From there to the worker's answer.", histogram}
@@ -150,6 +154,7 @@ var sourceFamilies = []family{
 	{"poolinit_connections", "Connections that are open.", gauge},
 	{"poolinit_connections_accepted_total", "Connections accepted.", counter},
 	{"poolinit_connections_refused_total", "Connections closed at once: over the limit, or not allowed.", counter},
+	{"poolinit_connections_cut_off_total", "Connections closed because their client did not read its replies.", counter},
 	{"poolinit_messages_received_total", "Messages that arrived whole.", counter},
 	{"poolinit_messages_handled_total", "Messages that a worker answered, and not with a failure.", counter},
 	{"poolinit_messages_failed_total", "Messages that ended in a failure.", counter},
@@ -178,7 +183,7 @@ func addSources(out *output, list []*ipc.SourceStats) {
 	out.add(sourceFamilies, names, func(i int) []float64 {
 		s := list[i]
 		return []float64{
-			float64(s.Connections.Load()), float64(s.Accepted.Load()), float64(s.TurnedAway.Load()), float64(s.Received.Load()),
+			float64(s.Connections.Load()), float64(s.Accepted.Load()), float64(s.TurnedAway.Load()), float64(s.CutOff.Load()), float64(s.Received.Load()),
 			float64(s.Handled.Load()), float64(s.Failed.Load()), float64(s.Retried.Load()), float64(s.GivenUp.Load()),
 			float64(s.Expired.Load()), float64(s.Spooled.Load()), float64(s.Lost.Load()), float64(s.Remade.Load()),
 		}

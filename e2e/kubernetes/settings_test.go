@@ -16,7 +16,7 @@ type settings map[string]string
 
 // defaults are those that matter here. TestDefaults holds them to cli/run.go.
 var defaults = settings{
-	"stop-timeout": "8s", "drain-delay": "0s", "ready-timeout": "30s", "min-ready": "3s", "queue-bytes": "64MiB",
+	"stop-timeout": "8s", "drain-delay": "0s", "ready-timeout": "30s", "min-ready": "3s", "queue-bytes": "auto",
 }
 
 // settingsOf reads the flags of a container: its variables, over those of its

@@ -57,7 +57,6 @@ var checks = []check{
 	{"OOMKillOfTheGroup", testOOMGroup},
 	{"ClockIsSet", testClock},
 	{"FullDisk", testFullDisk},
-	{"FilesOfStrangers", testStrangers},
 	{"OOMKillOfTheMachine", testMachineOOM},
 	{"NoDescriptors", testNoDescriptors},
 	{"NoPIDs", testNoPIDs},

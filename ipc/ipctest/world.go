@@ -36,7 +36,7 @@ type World struct {
 
 // Config is one that suits most tests, but for change.
 func Config(change func(*ipc.Config)) ipc.Config {
-	cfg := ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3}
+	cfg := ipc.Config{QueueMessages: 1024, QueueBytes: 64 << 20, ReplyBytes: 64 << 20, MaxMessage: 2 << 20, Attempts: 3}
 	if change != nil {
 		change(&cfg)
 	}

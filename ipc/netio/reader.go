@@ -105,6 +105,25 @@ func (r *Reader) Missing() int {
 	return 0
 }
 
+// Size is how large the buffer is, or will be, in bytes.
+func (r *Reader) Size() int { return max(cap(r.buf), r.size) }
+
+// IsFull reports whether there is no room for more, behind what is unread.
+func (r *Reader) IsFull() bool { return cap(r.buf) > 0 && r.Buffered() >= r.end() }
+
+// Grow makes room for n of the bytes that Need asked for, in all; need is what it
+// asked for. It is for an owner that asks for room before each Fill.
+func (r *Reader) Grow(n, need int) {
+	r.need = 0
+	r.reserve(n)
+	if r.exact {
+		r.most = 0
+		if cap(r.buf) >= need {
+			r.most = int32(need)
+		}
+	}
+}
+
 // Take consumes the next n bytes by handing over the buffer, if it was made for
 // just them (see ReaderConfig.Exact): a large message need not be copied. The
 // buffer is the caller's from then on. Otherwise it returns nil, and nothing is

@@ -17,21 +17,23 @@ import (
 // writes. The Writer is part of its owner, which saves an allocation a
 // connection; Init makes it ready.
 type Writer struct {
-	mu     sync.Locker
-	conn   Socket
-	raw    syscall.RawConn
-	keep   int
-	stall  time.Duration
-	onIdle func()
+	mu      sync.Locker
+	conn    Socket
+	raw     syscall.RawConn
+	stall   time.Duration
+	onWrote func()
+	keep    int32
 
-	tail   []byte // what has been added since the last write began
-	spare  []byte // an empty buffer for what is added during a write
-	size   int    // bytes in tail, and those being written
-	busy   bool   // a write is under way
-	broken bool   // the socket is broken: all is dropped
-	last   bool   // see Flush
-	ending bool   // last, for attempt: it belongs to the one that is writing
-	taken  int    // see Taken
+	hand   int32   // the memory of what is being written
+	more   *pieces // what does not fit in tail, and goes before it; or nil
+	tail   []byte  // what has been added since the last write began
+	spare  []byte  // an empty buffer for what is added during a write
+	size   int     // bytes in more and tail, and those being written
+	busy   bool    // a write is under way
+	broken bool    // the socket is broken: all is dropped
+	last   bool    // see Flush
+	ending bool    // last, for attempt: it belongs to the one that is writing
+	taken  int     // see Taken
 
 	// These belong to the one that is writing.
 	writing []byte // for attempt, which must not allocate
@@ -49,18 +51,27 @@ type WriterConfig struct {
 	// Stall is how long a peer may take for slowPiece. Then it is given up, as if
 	// the socket were broken. 0: it may take for ever.
 	Stall time.Duration
-	// OnIdle is called with Mutex held when all is written, or the socket broke.
-	OnIdle func()
+	// OnWrote is called with Mutex held when all is written or the socket broke,
+	// and whenever a slow peer has taken something. Busy tells which.
+	OnWrote func()
 }
 
 // Init makes a Writer that must not be copied afterwards.
 func (w *Writer) Init(c WriterConfig) {
-	w.mu, w.conn, w.raw, w.keep, w.stall, w.onIdle = c.Mutex, c.Conn, c.Raw, c.Keep, c.Stall, c.OnIdle
+	w.mu, w.conn, w.raw, w.keep, w.stall, w.onWrote = c.Mutex, c.Conn, c.Raw, int32(c.Keep), c.Stall, c.OnWrote
 	w.try = w.attempt
 }
 
 // Size is how many bytes have been added and not been taken by the socket.
 func (w *Writer) Size() int { return w.size }
+
+// Holds is how much memory those bytes take, in bytes.
+func (w *Writer) Holds() int {
+	if w.size == 0 {
+		return 0
+	}
+	return w.more.holds() + cap(w.tail) + int(w.hand)
+}
 
 // Taken is how many bytes the socket has taken since Init, those that are just
 // being written included: the peer may have read them before the call returns.
@@ -78,16 +89,52 @@ func (w *Writer) Add(b []byte) {
 	if w.broken {
 		return
 	}
-	if w.tail == nil {
-		w.tail = GetBuffer(len(b))
+	w.size += len(b)
+	if len(b) > cap(w.tail)-len(w.tail) {
+		b = w.addSome(b)
 	}
-	if len(w.tail)+len(b) > cap(w.tail) {
-		grown := append(GetBuffer(2*len(w.tail)+len(b)), w.tail...)
+	w.tail = append(w.tail, b...)
+}
+
+// addSome makes room, and adds what does not fit in the last buffer. It returns the
+// rest.
+func (w *Writer) addSome(b []byte) []byte {
+	if n := 2*len(w.tail) + len(b); cap(w.tail) < min(n, pieceSize) {
+		grown := append(GetBuffer(min(n, pieceSize)), w.tail...)
 		PutBuffer(w.tail)
 		w.tail = grown
 	}
-	w.tail = append(w.tail, b...)
+	for {
+		n := min(len(b), cap(w.tail)-len(w.tail))
+		w.tail = append(w.tail, b[:n]...)
+		if b = b[n:]; len(b) == 0 {
+			return nil
+		}
+		w.push(w.tail)
+		w.tail = GetBuffer(min(len(b), pieceSize))
+	}
+}
+
+// AddBuffer adds a buffer that is the Writer's from then on.
+func (w *Writer) AddBuffer(b []byte) {
+	if w.broken {
+		PutBuffer(b)
+		return
+	}
+	if len(w.tail) > 0 {
+		w.push(w.tail)
+		w.tail = nil
+	}
+	w.push(b)
 	w.size += len(b)
+}
+
+// push adds a buffer before tail.
+func (w *Writer) push(b []byte) {
+	if w.more == nil {
+		w.more = new(pieces)
+	}
+	w.more.push(b)
 }
 
 // Flush writes what the socket takes. With last, nothing is added afterwards:
@@ -101,12 +148,14 @@ func (w *Writer) Flush(last bool) {
 	}
 	w.busy = true
 	for w.size > 0 && !w.broken {
-		b, last := w.take(), w.last
+		b := w.take()
+		last := w.last && w.more.isEmpty() && len(w.tail) == 0
 		w.mu.Unlock()
 		n, err := w.writeNow(b, last)
 		w.mu.Lock()
 		switch {
 		case err == errWouldBlock:
+			w.sent(n)
 			// Ends when all is written, the peer has stalled, or the owner has
 			// called Break and set a deadline, or closed the socket.
 			go w.writeRest(b, n)
@@ -115,6 +164,7 @@ func (w *Writer) Flush(last bool) {
 			w.taken -= len(b) - n
 			w.Break()
 		default:
+			w.sent(n)
 			w.written(b)
 		}
 	}
@@ -126,20 +176,36 @@ func (w *Writer) Flush(last bool) {
 func (w *Writer) Break() {
 	w.broken = true
 	w.size = 0
-	w.tail, w.spare = nil, nil
+	w.more.drop()
+	PutBuffer(w.tail)
+	w.more, w.tail, w.spare = nil, nil, nil
 }
 
-// take removes what is there. Meanwhile more goes into the spare buffer.
-func (w *Writer) take() []byte {
-	b := w.tail
-	w.tail, w.spare = w.spare, nil
+// take removes the oldest buffer. If that is the last one, more goes into the spare
+// one meanwhile.
+func (w *Writer) take() (b []byte) {
+	if w.more.isEmpty() {
+		b = w.tail
+		w.tail, w.spare = w.spare, nil
+	} else {
+		b = w.more.pop()
+	}
+	w.hand = int32(cap(b))
 	w.taken += len(b)
 	return b
 }
 
+// sent notes that the socket has taken n bytes.
+func (w *Writer) sent(n int) {
+	if !w.broken {
+		w.size -= n
+	}
+}
+
+// written takes a buffer back that was written.
 func (w *Writer) written(b []byte) {
-	w.size -= len(b)
-	if w.spare == nil && cap(b) <= w.keep {
+	w.hand = 0
+	if w.spare == nil && cap(b) <= int(w.keep) && !w.broken {
 		w.spare = b[:0]
 		return
 	}
@@ -151,8 +217,8 @@ func (w *Writer) done() {
 	if w.spare != nil && w.tail == nil {
 		w.tail, w.spare = w.spare, nil
 	}
-	if w.onIdle != nil {
-		w.onIdle()
+	if w.onWrote != nil {
+		w.onWrote()
 	}
 }
 
@@ -165,11 +231,11 @@ func (w *Writer) writeRest(b []byte, n int) {
 		if err != nil {
 			w.taken -= len(b) - n - wrote
 			w.Break()
-		} else {
-			w.written(b)
 		}
+		w.written(b)
 		if w.size == 0 || w.broken {
 			_ = w.conn.SetWriteDeadline(time.Time{})
+			w.more = nil // it may have grown large
 			w.done()
 			w.mu.Unlock()
 			return
@@ -189,11 +255,22 @@ func (w *Writer) writeSlowly(b []byte) (wrote int, err error) {
 		}
 		n, err := w.conn.Write(b[wrote:min(len(b), wrote+slowPiece)])
 		wrote += n
+		w.noteSlow(n)
 		if err != nil {
 			return wrote, err
 		}
 	}
 	return wrote, nil
+}
+
+// noteSlow notes that a slow peer has taken n bytes.
+func (w *Writer) noteSlow(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent(n)
+	if w.onWrote != nil && !w.broken {
+		w.onWrote()
+	}
 }
 
 // setStall gives the peer its time, unless the owner has called Break: the

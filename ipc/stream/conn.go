@@ -40,7 +40,7 @@ type conn struct {
 
 	// The reader's own.
 	in       netio.Reader
-	claimed  int           // bytes that are claimed from the queue's budget, for a large frame
+	claim    *ipc.Claim    // for a large frame; or nil
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
 	allowed  int           // bytes that had arrived before the drain began
 	armed    bool          // a deadline is set
@@ -48,6 +48,9 @@ type conn struct {
 
 	ended   bool // mu: the client sends no more, or is not read any more: all that it sent is in the queue
 	closing bool // mu
+
+	owesMuch bool // mu: it is not read until it has read replies
+	isHeld   bool // mu: its messages are not handed out before that, either
 
 	caughtUp atomic.Bool  // when the drain began nothing had arrived that was not read
 	dead     atomic.Bool  // it was killed
@@ -58,7 +61,8 @@ type conn struct {
 	out     netio.Writer
 	replies ipc.Replies
 	tags    *tags         // in place of replies, with tagged=true; nil: the client is a plain one
-	drained chan struct{} // closed when all replies are written
+	debt    *ipc.Debt     // nil: it never owed anything
+	drained chan struct{} // closed when owesMuch or isHeld may have changed; nil: nothing waits for that
 	unsent  int           // bytes that it had not taken when isDeaf looked, since
 	stuck   time.Duration
 }
@@ -71,7 +75,7 @@ func newConn(l *listener, nc netio.Socket, raw, control syscall.RawConn, starved
 		c.tags = &tags{conn: c}
 	}
 	c.in.Init(netio.ReaderConfig{Raw: raw, Conn: nc, Starved: starved, Size: requestBuffer, Files: l.files, Exact: true})
-	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnIdle: c.allWritten})
+	c.out.Init(netio.WriterConfig{Mutex: &c.mu, Conn: nc, Raw: raw, Keep: keepReplies, Stall: l.url.idle, OnWrote: c.wrote})
 	return c
 }
 
@@ -168,6 +172,9 @@ func (c *conn) wait() error {
 		return errKilled
 	}
 	err := c.in.Fill()
+	if c.claim != nil {
+		c.claim.Arrived(c.in.Buffered() - before)
+	}
 	c.hearDrain(before)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return c.tooLate(inFrame)
@@ -175,26 +182,39 @@ func (c *conn) wait() error {
 	return err
 }
 
-// claimBuffer waits until there is room for a large frame that has begun. That
-// is not time that the client takes.
+// claimBuffer waits until there is room for a large frame that has begun, or for
+// more of it. That is not time that the client takes.
 func (c *conn) claimBuffer() {
-	if c.in.Buffered() == 0 && c.claimed > 0 {
+	if c.in.Buffered() == 0 && c.claim != nil {
 		c.releaseBuffer()
 	}
 	if n := c.in.Missing(); n > 0 {
-		if c.listener.queue.Budget().Claim(n) {
+		if c.claim == nil {
+			c.claim = c.listener.queue.Budget().Open(n, c.evict)
+		}
+		if c.claim.Fit(&c.in, n) {
 			c.alarm = 0
 		}
-		c.claimed = n
 	}
+	if c.claim != nil {
+		c.claim.Await()
+	}
+}
+
+// evict closes the connection of a large message that has stopped arriving while
+// others wait for its memory.
+func (c *conn) evict() {
+	c.listener.stats.FramesPartial.Add(1)
+	c.listener.evicted.Warn("large messages stopped arriving, connections closed", "others waited for the memory")
+	c.kill()
 }
 
 // releaseBuffer gives the buffer back, and what was claimed for it.
 func (c *conn) releaseBuffer() {
 	c.in.Release()
-	if c.claimed > 0 {
-		c.listener.queue.Budget().Release(c.claimed)
-		c.claimed = 0
+	if c.claim != nil {
+		c.claim.Close()
+		c.claim = nil
 	}
 }
 
@@ -349,6 +369,11 @@ func (c *conn) submitAll(batch []*ipc.Delivery) {
 		if batch = batch[n:]; len(batch) == 0 {
 			return
 		}
+		if unheld := c.untilUnheld(); unheld != nil {
+			c.listener.queue.Leave(&c.flow)
+			<-unheld
+			continue
+		}
 		<-c.listener.queue.Room(&c.flow)
 	}
 }
@@ -387,7 +412,12 @@ func (c *conn) pending() (n int) {
 }
 
 // markDrain is the listener's part of it.
-func (c *conn) markDrain() { c.caughtUp.Store(c.hasAll()) }
+func (c *conn) markDrain() {
+	c.caughtUp.Store(c.hasAll())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unhold()
+}
 
 // hasAll reports whether the reader has read everything that has arrived. If the
 // Reader is starved before and after the look into the kernel, no read was under

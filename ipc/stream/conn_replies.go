@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -11,8 +12,9 @@ import (
 	"github.com/poolinit/poolinit/ipc/frame"
 )
 
-// maxUnread is how many bytes of replies may wait for a client. Beyond that its
-// connection is not read until it reads.
+// maxUnread is how much memory of replies may wait for a client. Beyond that its
+// connection is not read, and its messages are not handed out, until it has read
+// half of that.
 const maxUnread = 1 << 20
 
 // keepReplies is the buffer that a connection keeps between replies.
@@ -42,17 +44,28 @@ func (c *conn) hasReplies() bool {
 
 // awaitReader waits while too many replies wait for the client.
 func (c *conn) awaitReader() {
-	if read := c.untilRead(); read != nil {
+	for read := c.untilRead(); read != nil; read = c.untilRead() {
 		<-read
 	}
 }
 
 // untilRead returns nil, or, if too many replies wait for the client, a channel
-// that is closed when it has read them.
+// that is closed when that may have changed.
 func (c *conn) untilRead() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out.Size()+c.replies.Held() < maxUnread || c.out.Broken() {
+	return c.untilLocked(c.owesMuch)
+}
+
+// untilUnheld is untilRead for messages that the queue does not take before.
+func (c *conn) untilUnheld() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.untilLocked(c.isHeld)
+}
+
+func (c *conn) untilLocked(waits bool) <-chan struct{} {
+	if !waits {
 		return nil
 	}
 	if c.drained == nil {
@@ -66,46 +79,116 @@ func (c *conn) untilRead() <-chan struct{} {
 func (c *conn) Settled(d *ipc.Delivery, reply []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tags != nil {
+	switch {
+	case c.tags != nil:
 		c.tags.answer(d, reply)
-		return
-	}
-	if !c.replies.Settle(d, reply) {
-		return
-	}
-	for reply != nil {
-		c.reply(reply)
-		reply = c.replies.Next()
+	case c.out.Broken():
+		for next := c.replies.Drop(d); next; next = d != nil {
+			d, _ = c.replies.Next()
+		}
+	case c.replies.Settle(d, reply):
+		for d != nil {
+			c.reply(d, reply)
+			d, reply = c.replies.Next()
+		}
 	}
 }
 
 // reply adds a reply to what is to be written, if the client is to have it.
-func (c *conn) reply(answer []byte) {
+func (c *conn) reply(d *ipc.Delivery, answer []byte) {
 	switch u := c.listener.url; {
 	case u.once && frame.IsFailure(answer): // closed without a byte
 	case u.reply == replyNever:
 	case u.reply == replyAuto && len(answer) == frame.HeaderSize:
 	default:
-		c.out.Add(answer)
+		if own := d.HandOver(answer); own != nil {
+			c.out.AddBuffer(own)
+		} else {
+			c.out.Add(answer)
+		}
 	}
 }
 
 // Flush implements ipc.Origin.
 func (c *conn) Flush() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.out.Flush(c.unanswered() == 0 && (c.ended || c.listener.url.once))
-	if c.drained != nil && !c.out.Busy() && c.out.Size()+c.replies.Held() < maxUnread { // a slow message was before others
-		c.allWritten()
-	}
+	tooMuch, refused := c.account()
 	c.closeIfDone()
+	c.mu.Unlock()
+	if refused {
+		c.CutOff()
+	}
+	if tooMuch {
+		c.listener.queue.Debts().Collect()
+	}
 }
 
-// allWritten is called when there is nothing left to write, with mu held.
-func (c *conn) allWritten() {
+// account tells what the client owes, and has its messages wait while that is too
+// much. It reports whether all clients together owe too much, and whether there is
+// no memory for the messages of this one to wait. With mu held, which Collect and
+// CutOff must not follow.
+func (c *conn) account() (tooMuch, refused bool) {
+	owes := c.out.Holds() + c.replies.Held()
+	if c.debt == nil {
+		if owes <= keepReplies {
+			return false, false
+		}
+		c.debt = c.listener.queue.Debts().Open(c)
+	}
+	if c.out.Broken() { // it is not the client's any more
+		c.replies.DropAll()
+		owes = 0
+	}
+	tooMuch = c.debt.Set(owes)
+	switch most := c.listener.mayOwe(); {
+	case owes > most && !c.owesMuch:
+		c.owesMuch = true
+		if !c.listener.isDraining() { // all that is queued is handled then, and Collect bounds what it costs
+			c.isHeld = true
+			refused = !c.listener.queue.Hold(&c.flow)
+		}
+	case c.owesMuch && owes <= most/2:
+		c.owesMuch = false
+		c.unhold()
+	}
+	return tooMuch, refused
+}
+
+// unhold has the client's messages handed out again, and whoever waits look again.
+func (c *conn) unhold() {
+	if c.isHeld {
+		c.isHeld = false
+		c.listener.queue.Unhold(&c.flow)
+	}
 	if c.drained != nil {
 		close(c.drained)
 		c.drained = nil
+	}
+}
+
+// CutOff implements ipc.Debtor: the client does not read, and others need the
+// memory.
+func (c *conn) CutOff() {
+	c.mu.Lock()
+	owes := 0
+	if c.debt != nil {
+		owes = c.debt.Owes()
+	}
+	isOver := c.closing || c.out.Broken()
+	c.mu.Unlock()
+	if !isOver {
+		c.listener.stats.CutOff.Add(1)
+		c.listener.cutOff.Warn("clients cut off, they did not read their replies",
+			fmt.Sprintf("%d bytes waited for this one, and --reply-bytes %d for all were used up", owes, c.listener.queue.Debts().Limit()))
+	}
+	c.kill()
+}
+
+// wrote is called when something has been written, with mu held.
+func (c *conn) wrote() {
+	if c.debt != nil {
+		c.account()
 	}
 	c.closeIfDone()
 }
@@ -171,6 +254,11 @@ func (c *conn) closeIfDone() {
 		return
 	}
 	c.closing = true
+	if c.debt != nil {
+		c.debt.Close()
+		c.debt = nil
+	}
+	c.unhold()
 	l := c.listener
 	l.remove(c)
 	if l.files == nil {
@@ -207,5 +295,8 @@ func (c *conn) kill() {
 	c.out.Break()
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // ends the reader
 	_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
-	c.allWritten()
+	if c.debt != nil {
+		c.account()
+	}
+	c.closeIfDone()
 }

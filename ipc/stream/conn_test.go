@@ -144,17 +144,7 @@ func TestClientNeverReads(t *testing.T) {
 			}
 		}
 	}()
-	ipctest.Eventually(t, "its replies pile up", func() bool {
-		for _, c := range w.src.all() {
-			c.mu.Lock()
-			size := c.out.Size()
-			c.mu.Unlock()
-			if size >= maxUnread {
-				return true
-			}
-		}
-		return false
-	})
+	ipctest.Eventually(t, "its messages wait", w.isHeld)
 	c := w.dial()
 	for range 20 {
 		c.Send("x")

@@ -39,6 +39,8 @@ type listener struct {
 	readers    sync.WaitGroup
 
 	complain *ratelog.Log // of what clients cause
+	evicted  *ratelog.Log // of large messages that do not arrive
+	cutOff   *ratelog.Log // of clients that do not read
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -80,7 +82,8 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 		return nil, err
 	}
 	l := &listener{
-		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), conns: make(map[*conn]struct{}),
+		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), evicted: ratelog.New(log), cutOff: ratelog.New(log),
+		conns: make(map[*conn]struct{}),
 	}
 	l.stats.Name = boundName(c.Name, ln.Addr())
 	l.lane = ipc.Lane{Source: &l.stats, Priority: c.priority, Expires: c.expires}
@@ -105,6 +108,10 @@ func boundName(name string, addr net.Addr) string {
 	}
 	return name
 }
+
+// mayOwe is how much memory of replies may wait for one client before its messages
+// wait, too.
+func (l *listener) mayOwe() int { return min(maxUnread, l.queue.Debts().Limit()/8) }
 
 // Addr returns the address that was bound.
 func (l *listener) Addr() net.Addr { return l.addr }

@@ -32,6 +32,34 @@ func (w *world) stopWithin(t *testing.T, limit time.Duration) (all bool) {
 	return ctx.Err() != nil
 }
 
+// stopAfterAll is stopWithin after what is queued has been handled.
+func (w *world) stopAfterAll(t *testing.T) (all bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), ipctest.Patience)
+	defer cancel()
+	w.src.Drain(ctx)
+	select {
+	case <-w.Q.Empty():
+	case <-ctx.Done():
+	}
+	w.Q.Close()
+	w.src.Linger(ctx)
+	return ctx.Err() != nil
+}
+
+// isHeld reports whether a client has to read before more is done for it.
+func (w *world) isHeld() bool {
+	for _, c := range w.src.all() {
+		c.mu.Lock()
+		held := c.isHeld
+		c.mu.Unlock()
+		if held {
+			return true
+		}
+	}
+	return false
+}
+
 // megabyte is a worker's reply that takes room.
 func megabyte([]byte) []byte { return frame.Append(nil, make([]byte, 1<<20)) }
 
@@ -47,9 +75,12 @@ func TestStopDoesNotWaitForADeafClient(t *testing.T) {
 	if err := deaf.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	ipctest.Eventually(t, "all is answered", func() bool { return w.src.stats.Handled.Load() == 30 })
-	if w.stopWithin(t, ipctest.Patience) {
+	ipctest.Eventually(t, "its messages wait", w.isHeld)
+	if w.stopAfterAll(t) {
 		t.Error("it took all the time there was")
+	}
+	if n := w.src.stats.Handled.Load(); n != 30 {
+		t.Errorf("%d messages were handled", n)
 	}
 }
 
@@ -66,18 +97,8 @@ func TestStopDoesNotWaitForAnUnreadClient(t *testing.T) {
 			}
 		}
 	}()
-	ipctest.Eventually(t, "it is not read any more", func() bool {
-		for _, c := range w.src.all() {
-			c.mu.Lock()
-			waits := c.drained != nil && c.replies.Len() == 0
-			c.mu.Unlock()
-			if waits {
-				return true
-			}
-		}
-		return false
-	})
-	if w.stopWithin(t, ipctest.Patience) {
+	ipctest.Eventually(t, "it is not read any more", w.isHeld)
+	if w.stopAfterAll(t) {
 		t.Error("it took all the time there was")
 	}
 }
@@ -111,10 +132,10 @@ func stopWithSlowClient(t *testing.T) (longest time.Duration, err error) {
 	if err := slow.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	ipctest.Eventually(t, "all is answered", func() bool { return w.src.stats.Handled.Load() == n })
+	ipctest.Eventually(t, "its messages wait", w.isHeld)
 	stopped := make(chan bool, 1)
 	last := time.Now()
-	go func() { stopped <- w.stopWithin(t, ipctest.Patience) }() // ends with the connection
+	go func() { stopped <- w.stopAfterAll(t) }() // ends with the connection
 	buf := make([]byte, 256<<10)
 	for left := n * (frame.HeaderSize + 1<<20); left > 0; {
 		longest = max(longest, time.Since(last))

@@ -250,7 +250,11 @@ func (t *tags) answer(d *ipc.Delivery, reply []byte) {
 	var head [frame.MaxTaggedHeader + 256]byte // of a reply without a long meta: nothing is allocated
 	body := frame.Body(reply)
 	t.out.Add(frame.AppendTaggedHeader(head[:0], d.Tag(), frame.IsFailure(reply), d.ReplyMeta(), len(body)))
-	t.out.Add(body)
+	if own := d.HandOver(reply); own != nil {
+		t.out.AddBuffer(frame.Body(own))
+	} else {
+		t.out.Add(body)
+	}
 	t.closeTag(d.Tag())
 	d.Release()
 }

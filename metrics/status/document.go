@@ -87,9 +87,12 @@ type Queue struct {
 	Paused        bool    `json:"paused"`   // nothing is handed out
 	Delayed       int     `json:"delayed"`  // of Messages: their retry is not due yet
 	Isolated      int     `json:"isolated"` // of Messages: they are to be delivered alone
+	Held          int     `json:"held"`     // of Messages: their client has to read replies first
 	InFlight      int     `json:"in_flight"`
+	Replies       int     `json:"reply_bytes"` // that wait for their clients
 	LimitMessages int     `json:"limit_messages"`
 	LimitBytes    int     `json:"limit_bytes"`
+	LimitReplies  int     `json:"limit_reply_bytes"`
 }
 
 // A Source is one source of messages of a Document, with its counts.
@@ -98,6 +101,7 @@ type Source struct {
 	Connections int64  `json:"connections"`
 	Accepted    uint64 `json:"accepted"`
 	TurnedAway  uint64 `json:"turned_away"`
+	CutOff      uint64 `json:"cut_off"`
 	Received    uint64 `json:"received"`
 	Handled     uint64 `json:"handled"`
 	Failed      uint64 `json:"failed"`
@@ -124,8 +128,8 @@ func (s *Snapshot) Document() *Document {
 		q := &s.Queue
 		d.Queue = &Queue{
 			Messages: q.Messages, Bytes: q.Bytes, Oldest: seconds(q.Oldest), Paused: q.Paused,
-			Delayed: q.Delayed, Isolated: q.Isolated, InFlight: q.InFlight,
-			LimitMessages: s.view.QueueMessages, LimitBytes: s.view.QueueBytes,
+			Delayed: q.Delayed, Isolated: q.Isolated, Held: q.Held, InFlight: q.InFlight, Replies: q.Replies,
+			LimitMessages: s.view.QueueMessages, LimitBytes: s.view.QueueBytes, LimitReplies: s.view.ReplyBytes,
 		}
 	}
 	for _, stats := range s.Sources() {
@@ -172,7 +176,7 @@ func (s *Snapshot) reload() Reload {
 
 func source(s *ipc.SourceStats) Source {
 	return Source{
-		Name: s.Name, Connections: s.Connections.Load(), Accepted: s.Accepted.Load(), TurnedAway: s.TurnedAway.Load(),
+		Name: s.Name, Connections: s.Connections.Load(), Accepted: s.Accepted.Load(), TurnedAway: s.TurnedAway.Load(), CutOff: s.CutOff.Load(),
 		Received: s.Received.Load(), Handled: s.Handled.Load(), Failed: s.Failed.Load(), Retried: s.Retried.Load(),
 		GivenUp: s.GivenUp.Load(), Expired: s.Expired.Load(), Spooled: s.Spooled.Load(), Lost: s.Lost.Load(),
 	}

@@ -22,8 +22,9 @@ type View struct {
 	Sources []ipc.Source
 	// Serving reports whether the sources have begun to take messages. It is called only if there are any.
 	Serving func() bool
-	// QueueMessages and QueueBytes are the limits of the queue.
-	QueueMessages, QueueBytes int
+	// QueueMessages and QueueBytes are the limits of the queue, ReplyBytes is that of
+	// the replies that wait.
+	QueueMessages, QueueBytes, ReplyBytes int
 }
 
 // A Snapshot is the state of a pool at one time.

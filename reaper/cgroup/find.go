@@ -10,9 +10,9 @@ import (
 
 // A version holds the differences between the two generations of cgroups.
 type version struct {
-	fstype  string // of its mounts
-	option  string // in the options of the mount, where every controller has its own mount
-	counter string // the file that has the count
+	fstype string // of its mounts
+	option string // in the options of the mount, where every controller has its own mount
+	file   string // that is looked for
 }
 
 // mount is the part of a line of mountinfo that is needed here.
@@ -27,6 +27,18 @@ type mount struct {
 // most likely first: version 1 if /proc/self/cgroup names its memory controller,
 // then version 2.
 func candidates(root string) (files []string, err error) {
+	return find(root, "memory.oom_control", "memory.events")
+}
+
+// limits lists the files with the limit of this process's cgroup and of those above.
+func limits(root string) []string {
+	files, _ := find(root, "memory.limit_in_bytes", "memory.max") // no cgroups: no limit
+	return files
+}
+
+// find lists the files of these names, in version 1 and 2, in this process's cgroup
+// and those above.
+func find(root, file1, file2 string) (files []string, err error) {
 	groups, err := os.ReadFile(root + "/proc/self/cgroup")
 	if err != nil {
 		return nil, err
@@ -37,8 +49,8 @@ func candidates(root string) (files []string, err error) {
 	}
 	mounts := parseMounts(string(text))
 	v1, v2 := ownGroups(string(groups))
-	files = counters(mounts, v1, version{"cgroup", "memory", "memory.oom_control"})
-	return append(files, counters(mounts, v2, version{"cgroup2", "", "memory.events"})...), nil
+	files = inGroups(mounts, v1, version{"cgroup", "memory", file1})
+	return append(files, inGroups(mounts, v2, version{"cgroup2", "", file2})...), nil
 }
 
 // ownGroups returns the cgroups of /proc/self/cgroup that can have the memory
@@ -58,10 +70,10 @@ func ownGroups(text string) (v1, v2 string) {
 	return v1, v2
 }
 
-// counters lists, for each mount of the version, the counter files from the group's
+// inGroups lists, for each mount of the version, the files from the group's
 // directory up to the mount point. Version 2 has no memory.events in a group whose
 // controller is off: its processes count for the next group above.
-func counters(mounts []mount, group string, v version) (files []string) {
+func inGroups(mounts []mount, group string, v version) (files []string) {
 	if group == "" {
 		return nil
 	}
@@ -70,7 +82,7 @@ func counters(mounts []mount, group string, v version) (files []string) {
 			continue
 		}
 		for dir := m.below(group); ; dir = path.Dir(dir) {
-			files = append(files, path.Join(m.point, dir, v.counter))
+			files = append(files, path.Join(m.point, dir, v.file))
 			if dir == "/" {
 				break
 			}

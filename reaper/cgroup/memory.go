@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 
@@ -65,6 +66,27 @@ func open(path string) (*Memory, error) {
 	}
 	return m, nil
 }
+
+// Limit returns how much memory this process's cgroup may use, in bytes: the least
+// that it or a group above it allows, of version 1 or 2; 0: there is no limit, or
+// none that can be seen from here. All paths are looked up below root, which is ""
+// but in tests.
+func Limit(root string) (least uint64) {
+	for _, path := range limits(root) {
+		text, err := os.ReadFile(root + path)
+		if err != nil {
+			continue
+		}
+		n, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64) // "max" in version 2
+		if err == nil && n < noLimit && (least == 0 || n < least) {
+			least = n
+		}
+	}
+	return least
+}
+
+// noLimit is about what version 1 has where there is no limit.
+const noLimit = 1 << 62
 
 // Path is the file that is read, or "" if there is none.
 func (m *Memory) Path() string {

@@ -258,3 +258,31 @@ func BenchmarkOOMKills(b *testing.B) {
 		_, _ = m.OOMKills()
 	}
 }
+
+// The limit is the least of the group's and of those above it.
+func TestLimit(t *testing.T) {
+	const inner = memoryMount + "/docker/4fd2"
+	for name, tt := range map[string]struct {
+		groups, mounts string
+		files          map[string]string
+		want           uint64
+	}{
+		"version 1": {v1Groups, v1HostMounts, map[string]string{
+			inner + "/memory.limit_in_bytes": "67108864\n", memoryMount + "/memory.limit_in_bytes": "9223372036854771712\n"}, 64 << 20},
+		"version 1, in a container": {v1Groups, v1DockerMounts, map[string]string{memoryMount + "/memory.limit_in_bytes": "1048576\n"}, 1 << 20},
+		"version 1, none":           {v1Groups, v1HostMounts, map[string]string{inner + "/memory.limit_in_bytes": "9223372036854771712\n"}, 0},
+		"version 1, above":          {v1Groups, v1HostMounts, map[string]string{inner + "/memory.limit_in_bytes": "3\n", memoryMount + "/docker/memory.limit_in_bytes": "2\n"}, 2},
+		"version 2": {"0::" + v2Scope + "\n", v2Mounts, map[string]string{
+			"/sys/fs/cgroup" + v2Scope + "/memory.max": "max\n", "/sys/fs/cgroup/system.slice/memory.max": "536870912\n"}, 512 << 20},
+		"version 2, none": {"0::" + v2Scope + "\n", v2Mounts, map[string]string{"/sys/fs/cgroup" + v2Scope + "/memory.max": "max\n"}, 0},
+		"nonsense":        {"0::" + v2Scope + "\n", v2Mounts, map[string]string{"/sys/fs/cgroup" + v2Scope + "/memory.max": "-1\n"}, 0},
+		"no file":         {"0::" + v2Scope + "\n", v2Mounts, nil, 0},
+	} {
+		if got := Limit(machine(t, tt.groups, tt.mounts, tt.files)); got != tt.want {
+			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		}
+	}
+	if got := Limit(t.TempDir()); got != 0 {
+		t.Errorf("without cgroups: %d", got)
+	}
+}
