@@ -100,6 +100,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Queue.RetryDelayMax, any, "retry-delay-max", "", "30s", "`time`", "the longest such delay; a worker that asks for a longer one has the client\ntold")
 	flags.Add(s, &o.Queue.MaxFailures, flags.Between(0, 1<<30), "max-failures", "", "0", "`count`", "replace a worker that has answered this many messages in a row with a\nfailure; 0: off")
 	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "where to keep given-up messages, and undelivered ones until the next start")
+	flags.Add(s, &o.SpoolBytes, flags.Size, "spool-bytes", "", "1GiB", "`size`", "what the files of the spool may take; beyond it, given-up messages are lost and\ncounted; 0: no limit")
 	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status over HTTP, for example on :9090")
 	flags.Add(s, &o.Log.Level, flags.OneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
 	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, otherwise json; logs go to stderr")

@@ -31,14 +31,15 @@ type Config struct {
 	DrainDelay time.Duration // from the stop request to the drain, for which the pool still serves
 	RunAtExit  bool          // run Command once more when no worker is left
 
-	Pool    supervisor.Config // Workers may be 0: as many as there are CPUs
-	Queue   ipc.Config
-	Listen  []*sources.Endpoint // the message sources
-	Spool   string              // a directory; "": none
-	Deliver string              // how workers get messages: frames, tagged, lines or exec
-	Share   []*stream.Share     // sockets that all workers accept from
-	HTTP    string              // the address of metrics, health and status; "": none
-	Log     LogConfig
+	Pool       supervisor.Config // Workers may be 0: as many as there are CPUs
+	Queue      ipc.Config
+	Listen     []*sources.Endpoint // the message sources
+	Spool      string              // a directory; "": none
+	SpoolBytes uint64              // that it may take; 0: no limit
+	Deliver    string              // how workers get messages: frames, tagged, lines or exec
+	Share      []*stream.Share     // sockets that all workers accept from
+	HTTP       string              // the address of metrics, health and status; "": none
+	Log        LogConfig
 }
 
 // A LogConfig says how the log is written.

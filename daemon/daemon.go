@@ -193,7 +193,7 @@ func newView(cfg *Config, pool *supervisor.Pool, reap *reaper.Reaper, in *intake
 		QueueMessages: cfg.Queue.QueueMessages, QueueBytes: cfg.Queue.QueueBytes, ReplyBytes: cfg.Queue.ReplyBytes,
 	}
 	if in.takesMessages() {
-		v.Queue, v.Sources, v.Serving = in.queue, in.sources, in.taking.Load
+		v.Queue, v.Sources, v.Serving, v.Spool = in.queue, in.sources, in.taking.Load, in.spoolStats
 	}
 	return v
 }

@@ -18,8 +18,9 @@ import (
 // queue.
 type intake struct {
 	queue    *ipc.Queue
-	spool    *spool.Spool // or nil
-	sources  []ipc.Source // the spool is the first of them
+	spool    *spool.Spool  // or nil
+	replay   *spool.Replay // of what is in it; the first of the sources
+	sources  []ipc.Source
 	serving  sync.WaitGroup
 	taking   atomic.Bool // all sources have begun to take messages
 	draining sync.WaitGroup
@@ -48,7 +49,7 @@ func openIntake(cfg *Config, relay *output.Relay, watch *awake.Watch, log zerolo
 	}
 	if cfg.Spool != "" && len(cfg.Listen) > 0 {
 		var err error
-		if in.spool, err = spool.Open(cfg.Spool, relay.Tail, log); err != nil {
+		if in.spool, err = spool.Open(spool.Config{Dir: cfg.Spool, SpoolBytes: int64(cfg.SpoolBytes), Stderr: relay.Tail}, log); err != nil {
 			return nil, err
 		}
 		queue.Spool, queue.GivenUp = in.spool.Keep, in.spool.GiveUp
@@ -56,7 +57,8 @@ func openIntake(cfg *Config, relay *output.Relay, watch *awake.Watch, log zerolo
 	in.queue = ipc.NewQueue(queue, log)
 	in.memory = newMemory(in.memoryNeeded)
 	if in.spool != nil {
-		in.sources = append(in.sources, in.spool.Replay(in.queue))
+		in.replay = in.spool.Replay(in.queue)
+		in.sources = append(in.sources, in.replay)
 	}
 	for _, u := range cfg.Listen {
 		source, err := u.Open(in.queue, log)
@@ -86,7 +88,8 @@ func (in *intake) serve() {
 	in.serving.Go(func() {
 		sources := in.sources
 		if in.spool != nil {
-			sources[0].Serve() // returns when all that was there is in the queue
+			in.serving.Go(in.replay.Serve)
+			<-in.replay.Ready()
 			sources = sources[1:]
 		}
 		for _, s := range sources {
@@ -141,7 +144,8 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	in.memory.stop()
 	in.queue.Close() // as a rule drain has; a second stop comes before that
 	in.hurry()
-	in.drained(hurried, until)
+	in.draining.Wait()
+	in.flush(hurried, until)
 	if least := time.Now().Add(leastGrace); until.Before(least) || hurried.Err() != nil {
 		until = least // clients must hear of what the spool has just kept
 	}
@@ -178,21 +182,29 @@ func (in *intake) until(parent context.Context, at time.Time) (context.Context, 
 	}
 }
 
-// drained waits until the drain has put away what was left, at most until the
-// clients' time is over: it may hang on the spool's disk.
-func (in *intake) drained(hurried context.Context, until time.Time) {
-	done := make(chan struct{})
-	go func() { // ends with the drain
-		defer close(done)
-		in.draining.Wait()
-	}()
-	limit := max(time.Until(until), leastGrace)
-	if hurried.Err() != nil {
-		limit = leastGrace
+// spoolGrace is how long the spool has, after the last worker, to write what that
+// had in hand, even if --stop-timeout has elapsed.
+const spoolGrace = time.Second
+
+// flush waits until all that is to be kept is on the disk. Only then clients are
+// told.
+func (in *intake) flush(hurried context.Context, until time.Time) {
+	if in.spool == nil {
+		return
 	}
-	if !within(limit, done) {
-		in.log.Warn().Msg("messages that are left are still being put away, closing the sources meanwhile")
+	if least := time.Now().Add(spoolGrace); until.Before(least) || hurried.Err() != nil {
+		until = least
 	}
+	in.spool.Flush(until)
+}
+
+// spoolStats returns the counts of the spool.
+func (in *intake) spoolStats() *ipc.SpoolStats {
+	if in.spool == nil {
+		return nil
+	}
+	s := in.spool.Stats()
+	return &s
 }
 
 // connectionBytes is about what a connection takes that has nothing to do.

@@ -235,7 +235,7 @@ func (d *Daemon) stopWorkers() supervisor.Result {
 
 func (d *Daemon) closeSources() {
 	deadline := d.pool.stopDeadline()
-	d.step("sources", max(time.Until(deadline), leastGrace), func() { d.intake.close(d.pool.hurried, deadline) })
+	d.step("sources", max(time.Until(deadline), spoolGrace+leastGrace), func() { d.intake.close(d.pool.hurried, deadline) })
 }
 
 func (d *Daemon) runAtExit() {

@@ -26,12 +26,14 @@ type Config struct {
 	// Awake says whether this program has slept while a message timeout passed. It
 	// may be nil.
 	Awake *awake.Watch
-	// Spool keeps a message that is not handled before the end, and reports
-	// whether it could, from any goroutine. Nil: there is no spool.
-	Spool func(d *Delivery) bool
-	// GivenUp is told of each message that failed every attempt, before its
-	// client is, from any goroutine. It may be nil.
-	GivenUp func(d *Delivery, reason string)
+	// Spool keeps a message that is not handled before the end, and calls done
+	// once, from any goroutine, when it is on the disk or will not be: the client
+	// is told then. Nil: there is no spool.
+	Spool func(d *Delivery, done func(kept bool))
+	// GivenUp is told of each message that failed every attempt, from any goroutine,
+	// and calls done once, from any goroutine: the client is told then. It may be
+	// nil.
+	GivenUp func(d *Delivery, reason string, done func())
 }
 
 // DefaultBytes is what QueueBytes and ReplyBytes are where memory is not limited.

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -18,11 +16,11 @@ import (
 func (q *Queue) GiveUp(d *Delivery, why string) {
 	d.text = why
 	d.assignID(q, now())
-	q.giveUp(d)
+	q.giveUp(d, func() {})
 }
 
-// giveUp ends a message that failed every attempt.
-func (q *Queue) giveUp(d *Delivery) {
+// giveUp ends a message that failed every attempt, and calls done then.
+func (q *Queue) giveUp(d *Delivery, done func()) {
 	attempts := ""
 	if d.attempts > 1 && d.fate != fateDropped {
 		attempts = fmt.Sprintf("after %d attempts: ", d.attempts)
@@ -30,10 +28,20 @@ func (q *Queue) giveUp(d *Delivery) {
 	why := shorten(d.text, maxReason)
 	q.logGivenUp(d, why)
 	d.source.GivenUp.Add(1)
-	if q.cfg.GivenUp != nil {
-		q.cfg.GivenUp(d, attempts+why)
+	q.record(d, attempts+why, func() {
+		q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, attempts+d.text))
+		done()
+	})
+}
+
+// record puts a message where the given-up ones are, if there is such a place, and
+// calls done then.
+func (q *Queue) record(d *Delivery, reason string, done func()) {
+	if q.cfg.GivenUp == nil {
+		done()
+		return
 	}
-	q.settleAlone(d, frame.AppendFailure(nil, frame.GivenUp, attempts+d.text))
+	q.cfg.GivenUp(d, reason, done)
 }
 
 // logGivenUp logs that a message is given up, with a copy of all that is said of
@@ -49,12 +57,10 @@ func (q *Queue) logGivenUp(d *Delivery, why string) {
 // long. It is put where the given-up ones are, or lost.
 func (q *Queue) Reject(d *Delivery, code frame.Code, why string) {
 	d.assignID(q, now())
-	if q.cfg.GivenUp != nil {
-		q.cfg.GivenUp(d, why)
-	} else {
+	if q.cfg.GivenUp == nil {
 		d.source.Lost.Add(1)
 	}
-	q.settleAlone(d, frame.AppendFailure(nil, code, why))
+	q.record(d, why, func() { q.settleAlone(d, frame.AppendFailure(nil, code, why)) })
 }
 
 // settleAlone settles one message.
@@ -76,20 +82,25 @@ func (q *Queue) settle(d *Delivery, reply []byte) {
 }
 
 // finish ends a message after its last delivery failed. It is counted as in flight
-// until then, so that a drain waits for it. The caller does not hold the mutex.
+// until it is settled, so that a drain waits for it: the spool may have to write
+// it first. The caller does not hold the mutex.
 func (q *Queue) finish(d *Delivery) {
 	switch d.fate {
 	case fateGivenUp, fateDropped:
-		q.giveUp(d)
+		q.giveUp(d, q.doneInFlight)
 	case fateRefused:
 		q.settleAlone(d, frame.AppendFailure(nil, frame.Refused, d.text))
+		q.doneInFlight()
 	case fateRetry:
 		q.settleAlone(d, frame.AppendFailure(nil, frame.Retry, d.text))
+		q.doneInFlight()
 	default:
-		var one list
-		one.push(d)
-		q.abandon(&one)
+		q.abandonOne(d, q.doneInFlight)
 	}
+}
+
+// doneInFlight notes that a message is not in flight any more.
+func (q *Queue) doneInFlight() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.inFlight--
@@ -286,11 +297,16 @@ func (q *Queue) Close() {
 
 // abandon ends messages that will not be handled here.
 func (q *Queue) abandon(l *list) {
-	kept := q.spool(l)
-	for i := 0; l.n > 0; i++ {
-		d := l.pop()
+	for l.n > 0 {
+		q.abandonOne(l.pop(), func() {})
+	}
+}
+
+// abandonOne ends one of them, and calls done then.
+func (q *Queue) abandonOne(d *Delivery, done func()) {
+	end := func(kept bool) {
 		switch {
-		case kept[i]:
+		case kept:
 			d.source.Spooled.Add(1)
 			q.settleAlone(d, frame.AppendFailure(nil, frame.Spooled, "kept; it is handled after the next start, do not send it again"))
 		case d.last == nil:
@@ -300,37 +316,13 @@ func (q *Queue) abandon(l *list) {
 			d.source.Lost.Add(1)
 			q.settleAlone(d, frame.AppendFailure(nil, frame.Interrupted, "poolinit stopped while a worker had the message"))
 		}
+		done()
 	}
-}
-
-// spoolers is how many messages are brought to the spool at a time. Each waits
-// for the disk, which writes many as fast as one.
-const spoolers = 16
-
-// spool brings messages to the spool, if there is one, and reports which of them
-// it has taken.
-func (q *Queue) spool(l *list) []bool {
-	kept := make([]bool, l.n)
 	if q.cfg.Spool == nil {
-		return kept
+		end(false)
+		return
 	}
-	all := make([]*Delivery, 0, l.n)
-	for d := l.head; d != nil; d = d.next {
-		all = append(all, d)
-	}
-	var (
-		next  atomic.Int64
-		group sync.WaitGroup
-	)
-	for range min(spoolers, len(all)) {
-		group.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
-				kept[i] = q.cfg.Spool(all[i])
-			}
-		})
-	}
-	group.Wait()
-	return kept
+	q.cfg.Spool(d, end)
 }
 
 // Debts are those of all clients.

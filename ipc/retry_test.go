@@ -58,7 +58,7 @@ func TestLongFailure(t *testing.T) {
 			records := make(chan string, 1)
 			w := ipctest.NewWorld(t, func(c *ipc.Config) {
 				c.MaxMessage, c.Attempts = 4<<20, 2
-				c.GivenUp = func(_ *ipc.Delivery, reason string) { records <- reason }
+				c.GivenUp = func(_ *ipc.Delivery, reason string, done func()) { records <- reason; done() }
 			})
 			w.Worker(ipctest.Answering(func([]byte) []byte { return failure("broken: " + text) }))
 			desk := w.NewDesk(nil)

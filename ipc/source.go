@@ -56,6 +56,7 @@ type SourceStats struct {
 	HandshakesFailed atomic.Uint64 // of TLS
 	FramesTooBig     atomic.Uint64 // messages over the limit
 	FramesPartial    atomic.Uint64 // connections that ended, or were too slow, in the middle of a frame
+	FramesNotTagged  atomic.Uint64 // connections that broke the rules of tags, or had tags where there are none
 	Remade           atomic.Uint64 // times that the System V queue had been removed, and was made again
 }
 

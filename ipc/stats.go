@@ -40,6 +40,15 @@ type WorkerStats struct {
 	Failing bool          // it is fed less: it fails everything
 }
 
+// SpoolStats is what a spool has counted.
+type SpoolStats struct {
+	Files, Bytes, Limit int64 // in its directory, and how many bytes there may be
+
+	LostLimit uint64 // messages that were not kept: they would have gone beyond the limit,
+	LostError uint64 // the disk refused them,
+	LostSlow  uint64 // or it did not respond in time
+}
+
 // workerTotals are the sums over a worker's processes. The queue's mutex guards
 // them.
 type workerTotals struct {

@@ -60,6 +60,7 @@ func newSource(name string) *fakeSource {
 type fake struct {
 	pool    supervisor.Stats
 	queue   ipc.QueueStats
+	spool   ipc.SpoolStats
 	serving bool
 	options Options
 }
@@ -82,6 +83,7 @@ func newFake(workers int, sources ...string) *fake {
 	}
 	if len(sources) > 0 {
 		view.Queue = &fakeQueue{func() ipc.QueueStats { return f.queue }}
+		view.Spool = func() *ipc.SpoolStats { return &f.spool }
 	}
 	for _, name := range sources {
 		view.Sources = append(view.Sources, newSource(name))

@@ -40,6 +40,27 @@ func addPool(out *output, view *status.View, signals map[string]uint64) {
 	out.addHistogram(&handleTime, toPrometheus(&s.Queue.Handling))
 	addWorkers(out, s, ids)
 	addSources(out, s.Sources())
+	if spool := s.Spool(); spool != nil {
+		addSpool(out, spool)
+	}
+}
+
+var spoolFamilies = []family{
+	{"poolinit_spool_files", "Messages in the spool.", gauge},
+	{"poolinit_spool_bytes", "Bytes that the files of the spool take, in blocks of 4 KiB.", gauge},
+	{"poolinit_spool_limit_bytes", "Bytes that they may take (--spool-bytes); 0: no limit.", gauge},
+}
+
+var spoolLostFamilies = []family{{"poolinit_spool_lost_total", "Messages that the spool could not keep, by why.", counter}}
+
+func addSpool(out *output, s *ipc.SpoolStats) {
+	out.add(spoolFamilies, []labels{nil}, func(int) []float64 {
+		return []float64{float64(s.Files), float64(s.Bytes), float64(s.Limit)}
+	})
+	reasons := []labels{{label("reason", "limit")}, {label("reason", "error")}, {label("reason", "slow")}}
+	out.add(spoolLostFamilies, reasons, func(i int) []float64 {
+		return []float64{float64([...]uint64{s.LostLimit, s.LostError, s.LostSlow}[i])}
+	})
 }
 
 var poolFamilies = []family{
@@ -176,7 +197,7 @@ func addSources(out *output, list []*ipc.SourceStats) {
 			name += "#" + strconv.Itoa(seen[name])
 		}
 		names[i] = labels{label("source", name)}
-		for _, reason := range []string{"too-big", "partial", "tls"} {
+		for _, reason := range []string{"too-big", "partial", "tls", "not-tagged"} {
 			errors = append(errors, labels{label("reason", reason), names[i][0]})
 		}
 	}
@@ -189,8 +210,8 @@ func addSources(out *output, list []*ipc.SourceStats) {
 		}
 	})
 	out.add(frameErrorFamilies, errors, func(i int) []float64 {
-		s := list[i/3]
-		n := [...]uint64{s.FramesTooBig.Load(), s.FramesPartial.Load(), s.HandshakesFailed.Load()}[i%3]
+		s := list[i/4]
+		n := [...]uint64{s.FramesTooBig.Load(), s.FramesPartial.Load(), s.HandshakesFailed.Load(), s.FramesNotTagged.Load()}[i%4]
 		return []float64{float64(n)}
 	})
 }

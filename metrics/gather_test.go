@@ -65,7 +65,9 @@ func eventful() *fake {
 		s.FramesPartial.Store(n + 12)
 		s.HandshakesFailed.Store(n + 13)
 		s.Expired.Store(n + 14)
+		s.FramesNotTagged.Store(n + 15)
 	}
+	f.spool = ipc.SpoolStats{Files: 31, Bytes: 32, Limit: 33, LostLimit: 34, LostError: 35, LostSlow: 36}
 	return f
 }
 

@@ -33,7 +33,7 @@ func SmallDisk(t *testing.T, flags uintptr) (dir string) {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 		}
 		if err == nil {
-			err = unix.Mount("none", place, "tmpfs", flags, "size=64k")
+			err = unix.Mount("none", place, "tmpfs", flags, "size=64k,mode=700")
 		}
 		if err != nil {
 			return

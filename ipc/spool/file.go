@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 	"regexp"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
 )
@@ -65,17 +62,6 @@ func appendFile(to []byte, h header, body []byte) []byte {
 	}
 	to = append(append(to, line...), '\n')
 	return append(to, body...)
-}
-
-// readFile reads a file. The error says what is wrong with one that is not
-// a whole message.
-func readFile(name string, limit int) (h header, body []byte, err error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return h, nil, err
-	}
-	defer f.Close()
-	return readMessage(f, limit)
 }
 
 var (

@@ -1,12 +1,10 @@
 package spool
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,18 +15,28 @@ import (
 	"github.com/poolinit/poolinit/ratelog"
 )
 
+// A Config says which directory a Spool uses, and how.
+type Config struct {
+	Dir        string // --spool
+	SpoolBytes int64  // that the files may take; 0: no limit
+
+	// Stderr returns the last lines that a worker has printed, for the record of a
+	// message that is given up. It may be nil.
+	Stderr func(worker int) string
+}
+
 // A Spool is a directory that keeps messages. Only one process uses it at a time.
 type Spool struct {
-	dir      string
-	stderr   func(worker int) string
-	lock     *os.File
-	log      zerolog.Logger
-	complain *ratelog.Log
-	found    []string // undelivered ones at the start, oldest first
+	path   string
+	stderr func(worker int) string
+	log    zerolog.Logger
+	writer *writer
 
-	renamed atomic.Uint64 // files, so far
-	syncing sync.Mutex
-	synced  uint64 // how many of those will outlive a power cut
+	// Set before opened is closed.
+	opened chan struct{}
+	dir    *dir
+	shared *dir     // see openDir
+	found  []string // undelivered ones at the start, oldest first
 }
 
 // What the names in a spool end in.
@@ -36,71 +44,137 @@ const (
 	undelivered = ".undelivered"
 	givenUp     = ".given-up"
 	unfinished  = ".tmp" // after one of the others: it is being written
-	lockName    = ".lock"
 )
 
-// Open makes the directory if it is absent, locks it, and checks whether it can be
-// written. stderr returns the last lines that a worker has printed, for the
-// record of a message that is given up; it may be nil.
-func Open(dir string, stderr func(worker int) string, log zerolog.Logger) (*Spool, error) {
-	dir, err := filepath.Abs(dir)
+// openPatience is how long Open waits for the disk. A pool starts without what is
+// in the spool then, and gets it when the disk responds.
+const openPatience = 5 * time.Second
+
+// Open makes the directory if it is absent, locks it, looks what is there, and
+// checks whether it can be written. A full disk is a warning: what fills it may be
+// messages that are delivered now.
+func Open(cfg Config, log zerolog.Logger) (*Spool, error) {
+	path, err := filepath.Abs(cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the spool %s: %w", dir, err)
+		return nil, fmt.Errorf("cannot use the spool %s: %w", cfg.Dir, err)
 	}
-	log = log.With().Str("spool", dir).Logger()
-	s := &Spool{dir: dir, stderr: stderr, log: log, complain: ratelog.New(log)}
-	if err := s.open(); err != nil {
+	log = log.With().Str("spool", path).Logger()
+	s := &Spool{path: path, stderr: cfg.Stderr, log: log, opened: make(chan struct{})}
+	s.writer = &writer{opened: s.opened, limit: cfg.SpoolBytes, log: log, complain: ratelog.New(log), full: ratelog.New(log), wake: make(chan struct{}, 1)}
+	go s.writer.run() // ends with Close, unless the disk hangs
+	go func() {       // ends when the disk responds
+		if err := s.open(); err != nil {
+			s.writer.err = fmt.Errorf("cannot use the spool %s: %w", path, bare(err))
+		}
+		s.writer.dir = s.dir
+		close(s.opened)
+	}()
+	late := time.NewTimer(openPatience)
+	defer late.Stop()
+	select {
+	case <-s.opened:
+	case <-late.C:
+		log.Warn().Str("silent_for", openPatience.String()).Msg("spool does not respond, starting without it")
+		return s, nil
+	}
+	if err := s.writer.err; err != nil {
 		s.Close()
-		return nil, fmt.Errorf("cannot use the spool %s: %w", dir, err)
+		return nil, err
 	}
 	return s, nil
 }
 
 func (s *Spool) open() (err error) {
-	if err = os.MkdirAll(s.dir, 0o700); err != nil {
+	if s.dir, s.shared, err = openDir(s.path); err != nil {
 		return err
 	}
-	s.lock, err = os.OpenFile(s.path(lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	if s.shared != nil {
+		s.log.Info().Str("directory", s.dir.path).Msg("other users may write to the spool, using a directory of its own in it")
+	}
+	if err = s.dir.takeLock(); err != nil {
 		return err
 	}
-	err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case err == unix.EWOULDBLOCK:
-		return errors.New("another poolinit uses it")
-	case err != nil:
-		return fmt.Errorf("cannot lock it: %w", err)
+	if s.shared != nil {
+		s.move()
 	}
-	if err := s.probe(); err != nil {
+	if err = s.look(); err != nil {
 		return err
 	}
-	return s.look()
+	return s.probe()
 }
 
 // Close lets another process use the directory.
 func (s *Spool) Close() {
-	if s.lock != nil {
-		s.lock.Close()
+	s.writer.close()
+	select {
+	case <-s.opened:
+		s.dir.close()
+		s.shared.close()
+	default: // the end of the program closes what is opened late
 	}
 }
 
-func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
+// Flush returns when all that was to be written is on the disk, or at the given
+// time. What is not by then is not kept.
+func (s *Spool) Flush(until time.Time) { s.writer.flush(until) }
+
+// Stats returns the counts of the spool.
+func (s *Spool) Stats() ipc.SpoolStats { return s.writer.stats() }
 
 // probe writes as much as a small message takes.
 func (s *Spool) probe() error {
-	name := s.path("probe" + unfinished)
-	defer os.Remove(name)
-	return writeSynced(name, make([]byte, 4096))
+	const name = "probe" + unfinished
+	err := s.dir.create(name, make([]byte, 4096))
+	_ = unix.Unlinkat(s.dir.fd(), name, 0) // if it is there at all
+	if isFull(err) {
+		s.log.Warn().Err(err).Msg("no room for messages in the spool")
+		return nil
+	}
+	return err
+}
+
+// move moves messages of poolinit's own into its own directory: others have got the
+// right to write to the spool since it was used.
+func (s *Spool) move() {
+	names, err := s.shared.names()
+	if err != nil {
+		s.log.Warn().Err(err).Msg("cannot look for messages of earlier starts in the spool")
+		return
+	}
+	slices.Sort(names)
+	moved := 0
+	for _, name := range names {
+		if !isMessage(strings.TrimSuffix(name, unfinished)) {
+			continue
+		}
+		st, err := s.shared.stat(name)
+		if err == nil && (!isTrusted(&st) || !isOurs(&st)) {
+			s.log.Warn().Str("file", name).Uint32("uid", st.Uid).Msg("file of another user in the spool, leaving it in place")
+			continue
+		}
+		if err == nil {
+			err = s.dir.take(s.shared, name)
+		}
+		if err != nil {
+			s.log.Warn().Str("file", name).Err(err).Msg("cannot take over spooled message, leaving it in place")
+			continue
+		}
+		moved++
+	}
+	if moved > 0 {
+		s.log.Info().Int("messages", moved).Str("directory", s.dir.path).Msg("moved messages in the spool")
+	}
 }
 
 // look finds what there is.
 func (s *Spool) look() error {
-	entries, err := os.ReadDir(s.dir)
+	names, err := s.dir.names()
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		s.consider(e.Name(), e.Type().IsRegular())
+	slices.Sort(names)
+	for _, name := range names {
+		s.consider(name)
 	}
 	if len(s.found) > 0 {
 		s.log.Info().Int("messages", len(s.found)).Msg("found undelivered messages in the spool")
@@ -108,11 +182,11 @@ func (s *Spool) look() error {
 	return nil
 }
 
-// consider notes an undelivered message. A file that was being written when its
-// writer was killed is one too, if it is whole: its sender may not have the message
-// any more.
-func (s *Spool) consider(name string, regular bool) {
-	if whole, ok := strings.CutSuffix(name, unfinished); ok && regular && isMessage(whole) {
+// consider counts a message, and notes an undelivered one. A file that was being
+// written when its writer was killed is one too, if it is whole: its sender may not
+// have the message any more.
+func (s *Spool) consider(name string) {
+	if whole, ok := strings.CutSuffix(name, unfinished); ok && isMessage(whole) && s.isRegular(name) {
 		if !s.finish(whole) {
 			return
 		}
@@ -120,61 +194,116 @@ func (s *Spool) consider(name string, regular bool) {
 	}
 	switch {
 	case name == lockName, name == "lost+found": // every ext4 has that
-	case !regular || !isMessage(name):
+		return
+	case !isMessage(name), !s.isRegular(name):
 		s.log.Warn().Str("file", name).Msg("unexpected file in the spool, leaving it in place")
-	case strings.HasSuffix(name, givenUp):
+		return
 	case len(s.found) > 0 && s.found[len(s.found)-1] == name: // a rewritten one has just replaced it
-	default:
+		return
+	case strings.HasSuffix(name, undelivered):
 		s.found = append(s.found, name)
 	}
+	if st, err := s.dir.stat(name); err == nil {
+		s.writer.count(1, onDisk(st.Size))
+	}
+}
+
+func (s *Spool) isRegular(name string) bool {
+	st, err := s.dir.stat(name)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // finish makes a file of one that was being written. If that was not written to
 // its end it is removed: its sender has not been told that the message is kept.
 func (s *Spool) finish(name string) bool {
-	tmp := s.path(name + unfinished)
-	if _, _, err := readFile(tmp, maxBody); err != nil {
-		_ = os.Remove(tmp) // if not now, then next time
+	if _, _, err := s.read(name+unfinished, maxBody); err != nil {
+		_, _ = s.dir.remove(name + unfinished) // if not now, then next time
 		return false
 	}
-	return os.Rename(tmp, s.path(name)) == nil
+	return s.dir.rename(name+unfinished, name) == nil
+}
+
+// read reads a file. The error says what is wrong with one that is not a whole
+// message, or that another user has made.
+func (s *Spool) read(name string, limit int) (h header, body []byte, err error) {
+	f, err := s.dir.read(name)
+	if err != nil {
+		return h, nil, err
+	}
+	defer f.Close()
+	return readMessage(f, limit)
 }
 
 // Keep is for ipc.Config.Spool: it writes a message that was not delivered. One
 // that came from here stays where it is.
-func (s *Spool) Keep(d *ipc.Delivery) bool {
+func (s *Spool) Keep(d *ipc.Delivery, done func(kept bool)) {
 	if m, ok := d.Origin().(*message); ok {
-		return s.keepAgain(m, d)
+		s.keepAgain(m, d, done)
+		return
 	}
-	return s.write(undelivered, headerOf(d), d.Body())
+	t := &task{kind: undelivered, header: headerOf(d), body: d.Body(), done: done}
+	if !s.writer.add(t, false) {
+		done(false)
+	}
 }
 
-// keepAgain notes the attempts that a message from the spool has had since.
-func (s *Spool) keepAgain(m *message, d *ipc.Delivery) bool {
+// keepAgain notes the attempts that a message from the spool has had since. If that
+// cannot be written it stays as it was.
+func (s *Spool) keepAgain(m *message, d *ipc.Delivery, done func(kept bool)) {
 	m.stays = true
-	if d.Attempts() != m.header.Attempts {
-		m.header.Attempts = d.Attempts()
-		_ = s.replace(m.name, m.header, d.Body()) // has complained: it stays as it was
+	if d.Attempts() == m.header.Attempts {
+		done(true)
+		return
 	}
-	return true
+	m.header.Attempts = d.Attempts()
+	t := &task{kind: undelivered, name: m.name, header: m.header, body: d.Body(), done: func(bool) { done(true) }}
+	if !s.writer.add(t, false) {
+		done(true)
+	}
 }
 
-// GiveUp is for ipc.Config.GivenUp: it writes a message that failed every attempt.
-// If it cannot, one that came from here stays; any other is lost.
-func (s *Spool) GiveUp(d *ipc.Delivery, reason string) {
+// GiveUp is for ipc.Config.GivenUp: it writes a message that failed every attempt,
+// and calls done when it is on the disk, or will not be, or the disk hangs. If it
+// cannot be written, one that came from here stays; any other is lost.
+func (s *Spool) GiveUp(d *ipc.Delivery, reason string, done func()) {
 	h := headerOf(d)
-	m, ours := d.Origin().(*message)
-	if ours {
-		h = m.header
-		h.Attempts = d.Attempts()
-	}
 	h.Reason, h.Stderr = reason, s.lastLines(d.Worker())
-	kept := s.write(givenUp, h, d.Body())
-	switch {
-	case ours:
+	if m, ok := d.Origin().(*message); ok {
+		s.giveUpAgain(m, h, d, done)
+		return
+	}
+	// The body is a copy: the client may have its answer before it is written.
+	lost := &d.Source().Lost
+	t := &task{kind: givenUp, header: h, body: slices.Clone(d.Body()), answer: done, size: taskSize + len(d.Body())}
+	t.done = func(kept bool) { addLost(lost, kept) }
+	if !s.writer.add(t, true) {
+		s.writer.lose(errSlow)
+		addLost(lost, false)
+		done()
+	}
+}
+
+// taskSize is about what a task takes of the memory beside its body.
+const taskSize = 1 << 10
+
+func addLost(lost *atomic.Uint64, kept bool) {
+	if !kept {
+		lost.Add(1)
+	}
+}
+
+// giveUpAgain gives up a message that came from here.
+func (s *Spool) giveUpAgain(m *message, h header, d *ipc.Delivery, done func()) {
+	reason, stderr := h.Reason, h.Stderr
+	h = m.header
+	h.Attempts, h.Reason, h.Stderr = d.Attempts(), reason, stderr
+	finished := func(kept bool) {
 		m.moved, m.stays = kept, !kept
-	case !kept:
-		d.Source().Lost.Add(1)
+		done()
+	}
+	t := &task{kind: givenUp, header: h, body: d.Body(), old: m.name, size: taskSize + len(d.Body()), done: finished}
+	if !s.writer.add(t, false) { // this call must not wait: the queue may be telling how the message ended
+		finished(false)
 	}
 }
 
@@ -189,77 +318,5 @@ func (s *Spool) lastLines(worker int) []string {
 	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 }
 
-// write makes a file for a message, under a name that no other has.
-func (s *Spool) write(kind string, h header, body []byte) bool {
-	stem := h.Arrived.UTC().Format(nameTime) + fmt.Sprintf("-%010d", h.ID)
-	name := stem + kind
-	for n := 1; s.exists(name); n++ { // a clock that was set back
-		name = fmt.Sprintf("%s-%d%s", stem, n, kind)
-	}
-	return s.replace(name, h, body)
-}
-
-func (s *Spool) exists(name string) bool {
-	_, err := os.Lstat(s.path(name))
-	return err == nil
-}
-
-// replace writes a file in the place of any that has the name, or fails and
-// leaves that as it was.
-func (s *Spool) replace(name string, h header, body []byte) bool {
-	h.Kept = time.Now()
-	tmp := s.path(name + unfinished)
-	err := writeSynced(tmp, appendFile(nil, h, body))
-	if err == nil {
-		err = os.Rename(tmp, s.path(name))
-	}
-	if err == nil {
-		err = s.syncDir()
-	}
-	if err != nil {
-		_ = os.Remove(tmp) // if it is there at all
-		s.complain.Warn("cannot write to the spool", err.Error())
-	}
-	return err == nil
-}
-
-// syncDir makes a rename before it durable. Calls that come while one is under way
-// share the next one.
-func (s *Spool) syncDir() error {
-	mine := s.renamed.Add(1)
-	s.syncing.Lock()
-	defer s.syncing.Unlock()
-	if s.synced >= mine {
-		return nil
-	}
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	all := s.renamed.Load()
-	if err := dir.Sync(); err != nil {
-		return err
-	}
-	s.synced = all
-	return nil
-}
-
-// writeSynced writes a file, and returns when it is on the disk.
-func writeSynced(name string, b []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func (s *Spool) remove(name string) {
-	if err := os.Remove(s.path(name)); err != nil {
-		s.complain.Warn("cannot remove handled message from the spool", err.Error())
-	}
-}
+// drop removes the file of a message that was handled.
+func (s *Spool) drop(name string) { s.writer.add(&task{old: name}, false) }

@@ -248,7 +248,7 @@ func TestOversized(t *testing.T) {
 		w := newWorld(t, func(c *ipc.Config) {
 			c.MaxMessage = 100
 			if spool {
-				c.GivenUp = func(d *ipc.Delivery, reason string) { quarantined <- bad{len(d.Body()), reason} }
+				c.GivenUp = func(d *ipc.Delivery, reason string, done func()) { quarantined <- bad{len(d.Body()), reason}; done() }
 			}
 		})
 		w.send("first", strings.Repeat("x", 101), strings.Repeat("y", 100), strings.Repeat("z", 8192), "last")

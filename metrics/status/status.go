@@ -22,6 +22,8 @@ type View struct {
 	Sources []ipc.Source
 	// Serving reports whether the sources have begun to take messages. It is called only if there are any.
 	Serving func() bool
+	// Spool returns the counts of the spool, or nil. It may be nil, too.
+	Spool func() *ipc.SpoolStats
 	// QueueMessages and QueueBytes are the limits of the queue, ReplyBytes is that of
 	// the replies that wait.
 	QueueMessages, QueueBytes, ReplyBytes int
@@ -63,6 +65,14 @@ func (s *Snapshot) Uptime(worker int) time.Duration {
 
 // HasMessages reports whether the workers get messages.
 func (s *Snapshot) HasMessages() bool { return s.view.Queue != nil }
+
+// Spool returns the counts of the spool, or nil.
+func (s *Snapshot) Spool() *ipc.SpoolStats {
+	if s.view.Spool == nil {
+		return nil
+	}
+	return s.view.Spool()
+}
 
 // Sources returns the counts of each source.
 func (s *Snapshot) Sources() []*ipc.SourceStats {
