@@ -81,6 +81,9 @@ func (c *atExit) start() (*reaper.Process, error) {
 		Credential:  l.Credential,
 	})
 	if err == nil {
+		if l.Started != nil {
+			l.Started(p)
+		}
 		pipes.SetPID(p.PID())
 	}
 	return p, err

@@ -24,12 +24,13 @@ type Config struct {
 	Version  string
 	Revision string // of the source; may be empty
 
-	Command    []string // and its arguments
-	Env        []string // what workers inherit
-	Credential *syscall.Credential
-	Output     output.Mode
-	DrainDelay time.Duration // from the stop request to the drain, for which the pool still serves
-	RunAtExit  bool          // run Command once more when no worker is left
+	Command     []string // and its arguments
+	Env         []string // what workers inherit
+	Credential  *syscall.Credential
+	OOMScoreAdj int // how much sooner than poolinit the OOM killer takes a worker; 0: not
+	Output      output.Mode
+	DrainDelay  time.Duration // from the stop request to the drain, for which the pool still serves
+	RunAtExit   bool          // run Command once more when no worker is left
 
 	Pool       supervisor.Config // Workers may be 0: as many as there are CPUs
 	Queue      ipc.Config

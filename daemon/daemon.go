@@ -118,6 +118,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
 		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
 		Queue: in.feed(), Deliver: cfg.Deliver, Concurrency: cfg.Queue.Concurrency, Shares: cfg.Share, Log: log,
+		Started: newOOMOrder(cfg.OOMScoreAdj, log),
 		CommandKilled: func(worker, pid int, exit reaper.Exit, uptime time.Duration) bool {
 			return pool.CommandKilled(worker, pid, exit, uptime)
 		},

@@ -73,6 +73,17 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return syscall.Kill(p.pid, sig)
 }
 
+// SetOOMScoreAdj sets how much the OOM killer prefers the process, and what it
+// starts from now on. It does nothing if the process has been reaped.
+func (p *Process) SetOOMScoreAdj(adj int) error {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	if p.exited() {
+		return nil
+	}
+	return proc.SetOOMScoreAdj(p.pid, adj)
+}
+
 // SignalGroup sends a signal to every process of its group, also after the
 // process itself has ended, and to the process if it has moved to another group.
 // The error is os.ErrProcessDone if the group is empty.

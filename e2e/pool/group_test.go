@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/poolinit/poolinit/e2e/harness"
+	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // moverDeed joins the process group of its child, as a shell's job does that is put
@@ -100,5 +102,38 @@ func TestRunWithoutCgroup(t *testing.T) {
 	}
 	if r := p.ExpectLog(warning, nil); r.Level != "warn" || !strings.Contains(r.Error, "no cgroup is mounted") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// The OOM killer prefers workers, and commands that run for a message, to poolinit.
+func TestRunOOMScoreAdj(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		flags []string
+		more  int
+	}{
+		"default":   {nil, 500},
+		"a number":  {[]string{"--oom-score-adj", "7"}, 7},
+		"the most":  {[]string{"--oom-score-adj", "1000"}, 1000},
+		"not":       {[]string{"--oom-score-adj", "0"}, 0},
+		"as a user": {[]string{"--user", "65534:65534"}, 500},
+		"shares":    {[]string{"--share", "tcp://127.0.0.1:0"}, 500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.Need(t, "sleep")
+			p := harness.PoolOf(harness.Start(t, harness.Program{Args: append(append([]string{harness.Binary(t)}, tt.flags...), "--", "sleep", "1000")}))
+			w := p.WaitForProcess("the worker", func(q harness.ProcInfo) bool { return q.Name == "sleep" })
+			own, err := proc.OOMScoreAdj(p.PID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, "the worker's oom_score_adj", func() (any, bool) {
+				got, err := proc.OOMScoreAdj(w.PID)
+				return got, err == nil && got == min(own+tt.more, 1000)
+			})
+			if now, _ := proc.OOMScoreAdj(p.PID); now != own {
+				t.Errorf("poolinit's own is %d, and was %d", now, own)
+			}
+		})
 	}
 }

@@ -79,6 +79,7 @@ func startCommand(cfg *Config, id supervisor.Identity, held ipc.Holding, stdin, 
 		Credential:  cfg.Credential,
 	})
 	if err == nil {
+		cfg.tellStarted(p)
 		pipes.SetPID(p.PID())
 	}
 	return p, err

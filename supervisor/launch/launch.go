@@ -33,6 +33,9 @@ type Config struct {
 	Shares      []*stream.Share  // open sockets that all get
 	Log         zerolog.Logger
 
+	// Started, if not nil, is called with each process that was started, from any
+	// goroutine.
+	Started func(*reaper.Process)
 	// CommandKilled, with DeliverExec, is told once of a command that died of a
 	// SIGKILL which this program has not sent, and reports whether it was the OOM
 	// killer's. It may be nil, and is called from any goroutine.
@@ -98,6 +101,7 @@ func (l *Launcher) startProcess(p *process, id supervisor.Identity) error {
 	if p.feed != nil {
 		p.feed.relay(p.proc.Exited(), p.proc.Exiting)
 	}
+	l.cfg.tellStarted(p.proc)
 	p.notify.Serve(p.proc.PID())
 	return nil
 }
@@ -174,6 +178,12 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 		pipes.SetPID(p.PID())
 	}
 	return p, err
+}
+
+func (c *Config) tellStarted(p *reaper.Process) {
+	if c.Started != nil {
+		c.Started(p)
+	}
 }
 
 // identity is what all workers inherit, and the identity of this one.
