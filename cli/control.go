@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/poolinit/poolinit/cli/flags"
@@ -110,11 +111,24 @@ func reload(o *controlOptions) error {
 	case !o.wait:
 		fmt.Printf("process %d reloads\n", c.PID)
 	case end.Outcome != string(supervisor.Complete):
+		printLastLines(end.Stderr)
 		return fmt.Errorf("reload %s: %s", end.Outcome, end.Reason)
 	default:
 		fmt.Printf("reload done in %.1fs\n", end.Seconds)
 	}
 	return nil
+}
+
+// printLastLines prints what the worker that a reload failed at has last printed,
+// line by line.
+func printLastLines(text string) {
+	if text == "" {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "last lines of the worker on stderr:")
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(os.Stderr, "  "+terminal.Printable(strings.TrimSuffix(line, "\n")))
+	}
 }
 
 var stopCommand = controlCommand{

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.HealthyAfter, any, "healthy-after", "", "10s", "`time`", "a worker that has lived this long is healthy: its backoff starts over")
 	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed this many times in a row; 0: never")
 	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "the signal that asks a worker to stop")
+	flags.Add(s, &o.Pool.StopAlone, flags.Either("group", "leader"), "stop-scope", "", "group", "`scope`", "who gets the stop signal: the worker's process group, or its leader alone,\nwhich ends its children itself (celery, gunicorn, php-fpm)")
 	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
 	flags.Add(s, &o.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
 	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "run COMMAND once more after the last worker, with POOLINIT_EVENT=shutdown")
@@ -79,6 +81,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.ReadyTimeout, positive, "ready-timeout", "", "30s", "`time`", "a worker that is not ready within this time has failed to start")
 	flags.Add(s, &o.Pool.Watchdog, any, "watchdog", "", "0s", "`time`", "a worker that sends no WATCHDOG=1 (sd_notify) within this time hangs:\nSIGABRT, SIGKILL 1 s later; 0s: off")
 	flags.Add(s, &o.Pool.StartFirst, flags.Either("stop-first", "start-first"), "reload-order", "", "stop-first", "`order`", "stop-first, or start-first: the new worker is ready before the old one is\nasked to stop")
+	flags.Add(s, &o.Pool.ReloadParallel, parsePart, "reload-parallel", "", "10%", "`part`", "how many workers a reload replaces at a time, after the first one: a number,\nor a percentage of all workers")
 	flags.Add(s, &o.Queue.MaxMessages, flags.Between(0, 1<<40), "max-messages", "", "0", "`count`", "replace a worker after this many messages, +-10 %; 0: off")
 	flags.Add(s, &o.Pool.MaxLifetime, any, "max-lifetime", "", "0s", "`time`", "replace a worker after this time, +-10 %; 0s: off")
 	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker whose RSS is larger, +-10 %; 0: off")
@@ -107,6 +110,19 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, otherwise json; logs go to stderr")
 	s.HelpFlag()
 	return s
+}
+
+// parsePart takes a number of workers, or a percentage of them.
+func parsePart(s string) (supervisor.Part, error) {
+	digits, percent := strings.CutSuffix(s, "%")
+	n, err := strconv.Atoi(digits)
+	switch {
+	case err != nil, n < 1, percent && n > 100, n > supervisor.MaxWorkers:
+		return supervisor.Part{}, fmt.Errorf("a whole number from 1 to %d, or from 1%% to 100%%", supervisor.MaxWorkers)
+	case percent:
+		return supervisor.Part{Percent: n}, nil
+	}
+	return supervisor.Part{Number: n}, nil
 }
 
 func parseOutput(s string) (output.Mode, error) {
@@ -218,6 +234,8 @@ func (o *options) checkExec() error {
 		return errors.New("--deliver exec cannot be combined with --ready notify: a command that runs once per message is never ready before it")
 	case o.Pool.Watchdog > 0:
 		return errors.New("--deliver exec cannot be combined with --watchdog: use --message-timeout to limit a command that runs once per message")
+	case o.Pool.StopAlone:
+		return errors.New("--deliver exec cannot be combined with --stop-scope leader: a command that runs once per message ends with its whole group")
 	case o.Queue.Window > 1:
 		return fmt.Errorf("--deliver exec cannot be combined with --window %d: a worker runs one command at a time; use --workers to run more", o.Queue.Window)
 	case len(o.Share) > 0:

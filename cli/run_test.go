@@ -30,6 +30,7 @@ var badValues = map[string]struct {
 	"healthy-after":     {badDurations(), []string{"from 0s", "8s"}},
 	"give-up":           {[]string{"-1", "1000001", "never", "", "1.0"}, []string{"from 0 to 1000000"}},
 	"stop-signal":       {[]string{"", "FOO", "0", "65", "-15", "RTMIN+31", "SIGSIGTERM"}, []string{"TERM", "1 to 64", "RTMIN+3"}},
+	"stop-scope":        {[]string{"", "all", "Leader"}, []string{"group or leader"}},
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
 	"run-at-exit":       {[]string{"", "yes", "2"}, []string{"true or false"}},
@@ -38,6 +39,7 @@ var badValues = map[string]struct {
 	"ready-timeout":     {badDurations("0s"), []string{"from 1ms"}},
 	"watchdog":          {badDurations(), []string{"from 0s"}},
 	"reload-order":      {[]string{"", "start", "first"}, []string{"stop-first", "start-first"}},
+	"reload-parallel":   {[]string{"", "0", "-1", "0%", "101%", "10 %", "half", "%", "65537"}, []string{"from 1 to 65536", "from 1% to 100%"}},
 	"max-lifetime":      {badDurations(), []string{"from 0s"}},
 	"max-messages":      {[]string{"", "-1", "1e3", "1099511627777"}, []string{"from 0 to 1099511627776"}},
 	"listen":            {[]string{"", "8089", ":8089", "http://x:1", "tcp://", "tcp://x", "tcp://x:65536", "unix://a", "sysv://0", "tcp://x:1?reply=often"}, nil},
@@ -174,7 +176,7 @@ func TestDefaults(t *testing.T) {
 			Workers: 1, Restart: supervisor.RestartAlways,
 			RestartDelay: 100 * time.Millisecond, RestartDelayMax: 30 * time.Second,
 			HealthyAfter: 10 * time.Second, GiveUp: 10,
-			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second,
+			StopSignal: syscall.SIGTERM, StopTimeout: 8 * time.Second, ReloadParallel: supervisor.Part{Percent: 10},
 			Ready: supervisor.ReadyAuto, MinReady: 3 * time.Second, ReadyTimeout: 30 * time.Second, TimeoutSignal: syscall.SIGKILL,
 		},
 		Queue:      ipc.Config{QueueMessages: 1024, MaxMessage: 2 << 20, Attempts: 3, Concurrency: 1, RetryDelay: time.Second, RetryDelayMax: 30 * time.Second},
@@ -189,7 +191,7 @@ func TestDefaults(t *testing.T) {
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --reply-bytes 64KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a --spool-bytes 2GiB -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
-		"--stop-signal SIGRTMIN+3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --oom-score-adj 1 --output json " +
 		"--http :9090 --log-level error --log-format text -- x -n 3"
 	o, _, err := parsed(strings.Fields(all), nil)
@@ -209,6 +211,7 @@ func TestGoodValues(t *testing.T) {
 				RestartDelay: time.Millisecond, RestartDelayMax: flags.MaxDuration,
 				StopSignal: signals.RTMIN + 3, StopTimeout: 90 * time.Second,
 				Ready: supervisor.ReadyNotify, MinReady: 29 * time.Second, ReadyTimeout: 31 * time.Second, Watchdog: 3 * time.Second,
+				StopAlone: true, ReloadParallel: supervisor.Part{Number: 3},
 				StartFirst: true, MaxLifetime: 24 * time.Hour, MaxMemory: 64 << 20, TimeoutSignal: syscall.SIGQUIT,
 			},
 			Queue: ipc.Config{Window: 8, QueueMessages: 1, QueueBytes: 1024, ReplyBytes: 64 << 10, MaxMessage: 1, MaxMessages: 7, MessageTimeout: 5 * time.Second, Attempts: 1,
@@ -316,11 +319,11 @@ func TestUsageNamesEverything(t *testing.T) {
 // would have no effect.
 func TestConfigIsWhole(t *testing.T) {
 	o, _, err := parsed(strings.Fields("-n 7 --restart on-failure --healthy-after 3s --drain-delay 1s --ready notify --min-ready 1s "+
-		"--watchdog 1s --reload-order start-first --max-lifetime 1s --max-memory 1M --window 3 --queue-bytes 1M --reply-bytes 1M --max-messages 3 --message-timeout 1s --max-failures 3 x"), nil)
+		"--watchdog 1s --reload-order start-first --stop-scope leader --max-lifetime 1s --max-memory 1M --window 3 --queue-bytes 1M --reply-bytes 1M --max-messages 3 --message-timeout 1s --max-failures 3 x"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	notFlags := []string{"Interactive", "OnReload", "Memory", "OOMKilled", "ProcState", "Awake", "Format", "Spool", "GivenUp"} // daemon sets these
+	notFlags := []string{"Interactive", "OnReload", "Look", "LastLines", "Background", "Foreground", "Memory", "OOMKilled", "ProcState", "Awake", "Format", "Spool", "GivenUp"} // daemon sets these
 	if o.DrainDelay == 0 {
 		t.Error("DrainDelay is zero")
 	}

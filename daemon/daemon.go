@@ -126,6 +126,9 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	poolConfig := cfg.Pool
 	poolConfig.Awake = watch
 	poolConfig.Memory, poolConfig.OOMKilled, poolConfig.ProcState = proc.RSS, oom.Killed, proc.State
+	poolConfig.Look = func() error { return reaper.Look(cfg.Command, cfg.Env) }
+	poolConfig.LastLines, poolConfig.Foreground = relay.Tail, foreground(cfg.Command)
+	poolConfig.Background = func(since time.Time) []string { return names(reap.Adopted(since)) }
 	poolConfig.Interactive = workers.Terminal != nil
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }

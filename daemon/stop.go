@@ -259,11 +259,15 @@ func (d *Daemon) tellRest(left []reaper.Left, sig syscall.Signal) {
 	if sig == syscall.SIGKILL {
 		line, text = d.log.Warn(), "processes that are not a worker's did not stop in time, killing them"
 	}
-	var names []string
+	line.Strs("processes", names(left)).Int("count", len(left)).Msg(text)
+}
+
+// names returns the names of processes, but not of too many.
+func names(left []reaper.Left) (names []string) {
 	for _, p := range left[:min(len(left), mostNamed)] {
 		names = append(names, fmt.Sprintf("%s (%d)", p.Name, p.PID))
 	}
-	line.Strs("processes", names).Int("count", len(left)).Msg(text)
+	return names
 }
 
 func (d *Daemon) ignoreSignals() {

@@ -138,13 +138,13 @@ func (b *backlog) wouldSplit(c *Channel) bool {
 const maxSkipped = 8
 
 // avoidFor is how long a message waits for another worker than one that has failed
-// with it, or that is about to end.
+// with it, that has not shown that it works, or that is about to end.
 const avoidFor = 500 * time.Millisecond
 
 func (l *level) next(c *Channel, another bool, at time.Duration) *Delivery {
 	d := l.again.head
 	for i := 0; d != nil && i < maxSkipped; i++ {
-		avoids := another && d.last == c || d.free > 0 && c.mayEnd()
+		avoids := another && (d.last == c || d.last != nil && !c.proven) || d.free > 0 && c.mayEnd()
 		if !avoids || at-d.again >= avoidFor {
 			return d
 		}

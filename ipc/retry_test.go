@@ -496,3 +496,29 @@ func TestFailedGoesElsewhere(t *testing.T) {
 	close(hang)
 	desk.Want("a", "a", "hang", "hang")
 }
+
+// What has ended a worker does not go to one that has just started, as long as
+// another worker may take it: two new workers that die of it would speak against
+// their version.
+func TestDeathDoesNotGoToNewborn(t *testing.T) {
+	w := ipctest.NewWorld(t, func(c *ipc.Config) { c.Attempts, c.Window = 3, 1 })
+	desk := w.NewDesk(nil)
+	hang := make(chan bool)
+	w.Worker(ipctest.Answering(func(b []byte) []byte { <-hang; return ipctest.Echo(b) }))
+	desk.Send("hang")
+	first, sock := w.NewChannel(1)
+	first.Serve(false, time.Time{})
+	desk.Send("poison")
+	_, _, _ = ipctest.ReadFrame(sock)
+	sock.Close()
+	first.Close("it died")
+	second, sock := w.NewChannel(1)
+	t.Cleanup(func() { second.Close("the test is over"); sock.Close() })
+	second.Serve(false, time.Time{})
+	desk.Send("another")
+	if body, _, _ := ipctest.ReadFrame(sock); string(body) != "another" {
+		t.Errorf("it got %q", body)
+	}
+	close(hang)
+	desk.Want("hang", "hang", "poison", "poison")
+}

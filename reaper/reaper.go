@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // A Reaper owns the children of this program: those that it started and those
@@ -96,6 +99,28 @@ type Stats struct {
 
 // Stats returns the counts.
 func (r *Reaper) Stats() Stats { return Stats{Orphans: r.orphans.Load()} }
+
+// Adopted returns the processes that have begun at a time or later and became
+// children of this program because their parents ended: daemons, for example. It
+// leaves out what is still in the group of a Process. Where /proc cannot be read it
+// returns none.
+func (r *Reaper) Adopted(since time.Time) []Left {
+	pids, _ := proc.PIDs()
+	slices.Sort(pids)
+	r.mu.Lock() // after that: what was forked before is registered now
+	defer r.mu.Unlock()
+	var adopted []Left
+	for _, pid := range pids {
+		stat, err := proc.StatOf(pid)
+		if err != nil || stat.Parent != os.Getpid() || !stat.Alive() || r.procs[pid] != nil || r.procs[stat.Group] != nil {
+			continue
+		}
+		if began, err := proc.Began(pid); err == nil && !began.Before(since) {
+			adopted = append(adopted, Left{pid, proc.Name(pid)})
+		}
+	}
+	return adopted
+}
 
 // lingerTick is how often the loop looks at first at groups that have outlived
 // their leader, and lingerMost how often when nothing has happened for long. For

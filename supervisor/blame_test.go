@@ -61,7 +61,7 @@ func TestBlame(t *testing.T) {
 			s := newSlot(p, 0)
 			s.record.failures = 4
 			end := ending{cause: tt.cause, began: began, uptime: time.Second / 2, life: tt.life, healthy: tt.life.Answered, exit: reaper.Exit{Code: 1}}
-			v := s.judge(end)
+			v := judge(&p.cfg, &s.record, end)
 			delay := grown
 			switch {
 			case v.delay == 0:
@@ -193,14 +193,16 @@ func TestHealthyBeforeReady(t *testing.T) {
 	}
 }
 
-// A new worker that dies of a message, after it got ready and before it has
-// answered any, stops a reload. One that has answered does not.
+// A new worker that dies of a message does not stop a reload: the second one does,
+// if none of the two has answered before (TestNewWorkersDieOfMessages). One that
+// crashes without a message in hand does.
 func TestReloadAndPoison(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end  func(*fakeProc)
 		want Outcome
 	}{
-		"dies of its first message":    {func(p *fakeProc) { p.hold(); p.crash(1) }, Failed},
+		"dies without a message":       {func(p *fakeProc) { p.crash(1) }, Failed},
+		"dies of its first message":    {func(p *fakeProc) { p.hold(); p.crash(1) }, Complete},
 		"has answered one before":      {func(p *fakeProc) { p.answer(); p.hold(); p.crash(1) }, Complete},
 		"its first message takes long": {func(p *fakeProc) { p.hold(); p.ask(AskTimeout) }, Complete},
 	} {

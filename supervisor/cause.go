@@ -69,6 +69,8 @@ type ending struct {
 	reloaded   bool // a reload had started it
 	killed     bool // it took SIGKILL to end it
 	givenUp    bool // it survived that
+	idle       bool // one more in a row that ended well at once, and had answered nothing
+	leftGroup  bool // it ended by itself, and left others in its group
 	healthy    bool // it has answered a message, or lived for HealthyAfter
 	wasReady   bool
 	life       Life
@@ -104,12 +106,15 @@ func (e ending) failsReload() bool {
 	return e.cause.failure() && e.cause != Timeout && !e.healthy
 }
 
+// failed reports whether the slot has failed by this end.
+func (e ending) failed() bool { return e.cause.failure() || e.idle }
+
 // code is what a shell would call the exit code; for a failure it is never 0.
 func (e ending) code() int {
 	switch {
 	case e.err != nil:
 		return reaper.ExitCode(e.err)
-	case e.exit.Status() == 0 && e.cause.failure():
+	case e.exit.Status() == 0 && e.failed():
 		return 1 // stopped because it failed, and obeyed well
 	}
 	return e.exit.Status()

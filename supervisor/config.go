@@ -40,6 +40,7 @@ type Config struct {
 	GiveUp          int           // failures in a row of every worker; 0: never
 
 	StopSignal  syscall.Signal
+	StopAlone   bool          // StopSignal goes to the worker's process, and not to the rest of its group
 	StopTimeout time.Duration // from the stop request to SIGKILL
 
 	Ready        Readiness
@@ -53,15 +54,28 @@ type Config struct {
 	// it dies of SIGINT or SIGQUIT, the user pressed Ctrl-C and wants the end.
 	Interactive bool
 
-	StartFirst  bool // replace by starting the new worker before the old one stops
-	MaxLifetime time.Duration
-	MaxMemory   uint64 // bytes of RSS
+	StartFirst     bool // replace by starting the new worker before the old one stops
+	ReloadParallel Part // of the workers, which a reload replaces at a time after the first one
+	MaxLifetime    time.Duration
+	MaxMemory      uint64 // bytes of RSS
 
 	// Awake says whether this program has slept while a deadline of a worker passed.
 	// May be nil.
 	Awake *awake.Watch
 	// OnReload, if not nil, is told of each reload that ended. It must not block.
 	OnReload func(ReloadResult)
+
+	// Look says why no worker can be started now: a reload asks before it stops the
+	// first one. May be nil. It may take long, on a disk.
+	Look func() error
+	// LastLines returns what a worker has last printed to stderr. May be nil.
+	LastLines func(worker int) string
+	// Background returns the processes, started since a time, that are no worker's and
+	// were left to this program by their parents. May be nil.
+	Background func(since time.Time) []string
+	// Foreground says how the command is kept from putting itself into the background,
+	// for the log; "": not known.
+	Foreground string
 
 	// ProcState returns the state of a process as ps shows it, for the log. May be
 	// nil.
@@ -92,8 +106,27 @@ func (c *Config) LastPart() time.Duration { return min(c.StopTimeout/lastPart, l
 // again only after a RestartDelay: a loop of exits must not burn CPU.
 const shortLife = time.Second
 
+// mostIdle is after how many lives in a row that were short, ended well and had
+// answered nothing a slot counts each further one as a failure: the command puts
+// itself into the background, or has nothing to do.
+const mostIdle = 5
+
 // memoryTick is how often the RSS of each worker is read, if there is a limit.
 const memoryTick = time.Second
+
+// A Part is a number, or a percentage of a number.
+type Part struct {
+	Number  int
+	Percent int // if Number is 0
+}
+
+// Of returns how many of n that is, at least 1.
+func (p Part) Of(n int) int {
+	if p.Number > 0 {
+		return p.Number
+	}
+	return max(n*p.Percent/100, 1)
+}
 
 // backoff returns how long to wait before the next start after a number of
 // failures in a row (1 or more): RestartDelay, twice that, and so on, up to

@@ -16,7 +16,7 @@
 // for it.
 //
 // The pool itself (pool.go) decides what concerns all slots: a reload, which
-// replaces the workers one after the other (reload.go), the exit code, and when
+// replaces the workers one or a few at a time (reload.go), the exit code, and when
 // to give up. It offers the phases of a stop, Halt, StopWorkers and Kill. Its
 // caller decides when each of them begins, also when the pool has to stop by
 // itself, which Over tells.

@@ -80,6 +80,15 @@ func dies(name string, code, slot int, who pick) step {
 		func(_ *trial, p *fakeProc) { p.die(code, 0) })
 }
 
+// diesOfMessage: it has one in hand.
+func diesOfMessage(name string, slot int, who pick) step {
+	return of(name, slot, who, func(tr *trial, _ *fakeProc) bool { return tr.codeMatters(slot) },
+		func(_ *trial, p *fakeProc) {
+			p.hold()
+			p.die(1, 0)
+		})
+}
+
 // codeMatters reports whether the slot's next start depends on its worker's end.
 func (tr *trial) codeMatters(slot int) bool {
 	state, _, _ := tr.pool.places.all[slot].look()
@@ -257,12 +266,13 @@ func (tr *trial) settle() {
 	synctest.Wait()
 	down := 0
 	for _, s := range tr.pool.places.all {
-		if state, _, _ := s.look(); state == slotReplacing || state == slotProving {
+		if state, _, _ := s.look(); state == slotReplacing || state == slotProving || state == slotAwaitingNext || state == slotHandingOver {
 			down++
 		}
 	}
-	if down > 1 { // in a pool of two no worker falls due: it is the reload's doing
-		tr.problem("a reload has %d slots down", down)
+	// In a pool of several no worker falls due: it is the reload's doing.
+	if most := tr.pool.cfg.ReloadParallel.Of(len(tr.pool.places.those())); down > most {
+		tr.problem("a reload replaces %d workers at a time, and may replace %d", down, most)
 	}
 }
 
@@ -412,16 +422,23 @@ func TestAllSequences(t *testing.T) {
 			detaches(fmt.Sprint("detach ", slot), slot, holder),
 			dies(fmt.Sprint("next exits ", slot), 1, slot, next), becomesReady(fmt.Sprint("next ready ", slot), slot, next))
 	}
+	four := []step{askReload(), askStop(), passTime(), startsFail(), refusesToDie(3)}
+	for slot := range 4 {
+		four = append(four, dies(fmt.Sprint("exit 1 of ", slot), 1, slot, holder), becomesReady(fmt.Sprint("ready ", slot), slot, holder),
+			diesOfMessage(fmt.Sprint("message kills ", slot), slot, holder), becomesReady(fmt.Sprint("next ready ", slot), slot, next))
+	}
 	trials := []struct {
 		name           string
 		workers, depth int
 		steps          []step
 		drain          bool
+		reloads        bool // a sequence that begins with a reload whose canary is ready
 	}{
-		{"one slot", 1, 6, usual, false},
-		{"one slot, all events", 1, 4, all, false},
-		{"one slot, drains", 1, 3, all, true},
-		{"two slots", 2, 4, two, false},
+		{"one slot", 1, 6, usual, false, false},
+		{"one slot, all events", 1, 4, all, false, false},
+		{"one slot, drains", 1, 3, all, true, false},
+		{"two slots", 2, 4, two, false, false},
+		{"four slots, two at a time", 4, 4, four, false, true},
 	}
 	if *full {
 		trials[0].steps = all
@@ -435,7 +452,15 @@ func TestAllSequences(t *testing.T) {
 				t.Parallel()
 				began := time.Now()
 				cfg := trialConfig(tt.workers, first)
-				n := playAll(t, cfg, tt.drain, tt.depth, tt.steps, nil)
+				var begin []step
+				if tt.reloads {
+					who := holder
+					if first {
+						who = next
+					}
+					cfg.ReloadParallel, begin = Part{Number: 2}, []step{askReload(), becomesReady("canary ready", 0, who)}
+				}
+				n := playAll(t, cfg, tt.drain, tt.depth, tt.steps, begin)
 				t.Logf("%d sequences of up to %d of %d events in %s", n, tt.depth, len(tt.steps), round(time.Since(began)))
 			})
 		}

@@ -15,12 +15,14 @@ import (
 // What follows are the actions of workerRules that signal a worker, end what it
 // leaves, or give it up.
 
-// signalGroup signals the worker's group, and also wakes it if it was stopped:
-// a stopped process would sit out its whole grace period.
-func (w *worker) signalGroup(sig syscall.Signal) {
-	switch err := w.proc.Signal(Group, sig); {
+// signalGroup signals the worker's group. signal also wakes what it signals if that
+// was stopped: a stopped process would sit out its whole grace period.
+func (w *worker) signalGroup(sig syscall.Signal) { w.signal(Group, sig) }
+
+func (w *worker) signal(target Target, sig syscall.Signal) {
+	switch err := w.proc.Signal(target, sig); {
 	case err == nil && sig != syscall.SIGKILL:
-		_ = w.proc.Signal(Group, syscall.SIGCONT) // ended between the two: fine
+		_ = w.proc.Signal(target, syscall.SIGCONT) // ended between the two: fine
 	case err != nil && !errors.Is(err, os.ErrProcessDone):
 		w.log.Warn().Err(err).Str("signal", signals.Name(sig)).Msg("cannot signal the worker")
 	}
@@ -83,12 +85,17 @@ func (w *worker) endedByItself() bool { return w.order.cause == "" }
 // that nothing holds its output or its port when the next one starts.
 func (w *worker) sweepOwn() {
 	w.log.Info().Msg("worker left processes behind, stopping them first")
+	w.end.leftGroup = true
 	w.signalGroup(w.cfg.StopSignal)
 	w.sweep()
 }
 
-// sweep gives what is left of the group the time that the worker had.
+// sweep gives what is left of the group the time that the worker had. It has not
+// been signalled yet if the signal went to the worker alone.
 func (w *worker) sweep() {
+	if w.cfg.StopAlone {
+		w.signalGroup(w.cfg.StopSignal)
+	}
 	if w.order.deadline.IsZero() {
 		w.setDeadline(time.Now().Add(w.cfg.StopTimeout))
 	}

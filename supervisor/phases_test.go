@@ -116,9 +116,11 @@ func TestOver(t *testing.T) {
 		want   Over
 	}{
 		"gives up": {func(c *Config) { c.GiveUp = 1 }, func(w *world) { w.last(0).crash(4) },
-			Over{Why: "every worker failed too many times in a row"}},
+			Over{Why: "every worker failed too many times in a row", How: "exited with code 4 after 0s (crash)"}},
 		"none is left": {func(c *Config) { c.Restart = RestartNever }, func(w *world) { w.last(0).die(0, syscall.SIGSEGV) },
-			Over{Why: "no worker is left to restart"}},
+			Over{Why: "no worker is left to restart", How: "died of SIGSEGV after 0s (crash)"}},
+		"none is needed": {func(c *Config) { c.Restart = RestartOnFailure }, func(w *world) { w.last(0).die(0, 0) },
+			Over{Why: "no worker is left to restart", Worker: -1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(c *Config) {

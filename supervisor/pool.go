@@ -49,6 +49,8 @@ type Pool struct {
 	retired  []bool // slots that are empty for good
 	code     int    // the exit code, but for killed
 	decided  bool   // code is a failure's, and stays
+	final    bool   // code goes before that of killed
+	worst    Over   // Worker and How of the end that code is from
 	killed   int    // workers that the stop had to kill
 
 	mu     sync.Mutex // guards public
@@ -73,6 +75,7 @@ type poolEvent struct {
 	failures int    // the slot's, in a row
 
 	successor bool // with workerLeft: the slot has another worker
+	told      bool // with workerLeft: the slot has told the reload that waits for this worker
 }
 
 type poolEventKind int
@@ -91,11 +94,15 @@ type Over struct {
 	Why    string
 	Broken bool // cannot start the command at all, which the pool has logged
 	Ready  bool // a worker is ready that could still handle messages
+
+	Worker int    // whose end was the last straw; -1: none
+	How    string // it ended
 }
 
 // A Result is how a pool ended.
 type Result struct {
 	Code   int           // for exit(2)
+	Final  bool          // Code tells why the pool gave up, or that it could not start the command
 	Killed int           // workers that the stop had to kill
 	Took   time.Duration // from the stop request on
 }
@@ -120,7 +127,7 @@ func newPool(cfg Config, launch Launch, log zerolog.Logger, slots *slotTable, wo
 		public:      public{exits: make(map[Cause]uint64), reload: ReloadStats{Results: make(map[Outcome]uint64)}},
 	}
 	p.generation.Store(1)
-	p.reloads.pool = p
+	p.reloads.pool, p.worst.Worker = p, -1
 	for id := range cfg.Workers {
 		p.places.set(cfg.Workers, []*slot{newSlot(p, id)})
 	}
@@ -154,8 +161,8 @@ func (p *Pool) result() Result {
 	if p.reloads.running != nil {
 		p.reloads.ended(<-p.reloads.running.result)
 	}
-	r := Result{Code: p.code, Killed: p.killed, Took: time.Since(p.began)}
-	if (r.Killed > 0 || len(p.Left()) > 0) && !p.decided {
+	r := Result{Code: p.code, Final: p.final, Killed: p.killed, Took: time.Since(p.began)}
+	if (r.Killed > 0 || len(p.Left()) > 0) && !p.final {
 		r.Code = 128 + int(syscall.SIGKILL)
 	}
 	return r
@@ -294,7 +301,7 @@ func (p *Pool) stopItself(why string, broken bool) {
 	p.saidOver = true
 	p.halt(why)
 	stats := p.Stats()
-	p.over <- Over{Why: why, Broken: broken, Ready: stats.countReady() > 0}
+	p.over <- Over{Why: why, Broken: broken, Ready: stats.countReady() > 0, Worker: p.worst.Worker, How: p.worst.How}
 }
 
 // Generation returns what workers that are started now are told.
@@ -309,7 +316,7 @@ func (p *Pool) heard(e poolEvent) {
 	case workerLeft:
 		p.workerLeft(e)
 	case commandBroken:
-		p.commandBroken(e.end)
+		p.commandBroken(e)
 	case workerHealthy:
 		p.failures[e.slot] = 0
 	case slotRetired:
@@ -325,10 +332,11 @@ func (p *Pool) heard(e poolEvent) {
 }
 
 // commandBroken: nothing can be started, which only the user can mend.
-func (p *Pool) commandBroken(end ending) {
+func (p *Pool) commandBroken(e poolEvent) {
 	if p.phase < halting {
-		p.log.Error().Err(end.err).Msg("cannot start the command")
-		p.decide(end.code())
+		p.log.Error().Err(e.end.err).Msg("cannot start the command")
+		p.decide(e)
+		p.final = true
 		p.stopItself("cannot start the command", true)
 	}
 }
@@ -337,34 +345,36 @@ func (p *Pool) workerLeft(e poolEvent) {
 	p.failures[e.slot] = e.failures
 	switch end := e.end; {
 	case p.phase >= stopping: // before that no worker was asked to stop, and one that fails is restarted
-		p.noteStopped(end)
-	case !end.cause.failure():
+		p.noteStopped(e)
+	case !end.failed():
 	case p.cfg.Restart == RestartNever, p.cfg.Interactive && end.interrupted():
-		p.decide(end.code())
+		p.decide(e)
 	case !e.successor && end.countsForGiveUp() && p.hasGivenUp():
-		p.decide(end.code())
+		p.decide(e)
+		p.final = true
 		p.stopItself("every worker failed too many times in a row", false)
-	case end.reloaded && end.failsReload() && p.phase < halting:
+	case end.reloaded && !e.told && end.failsReload() && p.phase < halting:
 		p.reloads.abort(e)
 	}
 }
 
 // noteStopped looks how a worker took the stop. Dying of the stop signal is
 // clean, in both ways that programs have of doing so.
-func (p *Pool) noteStopped(end ending) {
+func (p *Pool) noteStopped(e poolEvent) {
 	clean := 128 + int(p.cfg.StopSignal)
-	switch status := end.exit.Status(); {
-	case end.killed:
+	switch status := e.end.exit.Status(); {
+	case e.end.killed:
 		p.killed++
 	case p.cfg.Restart != RestartAlways && status != 0 && status != clean:
-		p.decide(end.code())
+		p.decide(e)
 	}
 }
 
-// decide sets the exit code; the first to do so wins.
-func (p *Pool) decide(code int) {
+// decide sets the exit code, from the end of a worker; the first to do so wins.
+func (p *Pool) decide(e poolEvent) {
 	if !p.decided {
-		p.code, p.decided = code, true
+		p.code, p.decided = e.end.code(), true
+		p.worst = Over{Worker: e.slot, How: e.end.String()}
 	}
 }
 

@@ -120,13 +120,11 @@ func TestCanaryAnswers(t *testing.T) {
 }
 
 // A new worker that ends before it is ready ends the reload, whatever its exit
-// code, and whether or not a message is to blame.
+// code. One that dies of a message is tried once more: TestCanaryDiesOfMessage.
 func TestCanaryEnds(t *testing.T) {
 	for name, end := range map[string]func(*fakeProc){
 		"exit 0":                    func(p *fakeProc) { p.crash(0) },
 		"exit 1":                    func(p *fakeProc) { p.crash(1) },
-		"exit 1 with a message":     func(p *fakeProc) { p.hold(); p.crash(1) },
-		"holds a message for long":  func(p *fakeProc) { p.hold(); p.ask(AskTimeout) },
 		"closes its channel":        func(p *fakeProc) { p.ask(AskDetach) },
 		"is replaced for its share": func(p *fakeProc) { p.die(0, 0) },
 	} {

@@ -2,7 +2,10 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,8 +17,7 @@ type reloads struct {
 	queued  *reloadRequest // a further reload, asked for meanwhile; or nil
 }
 
-// A reload replaces the workers one after the other, in the order of their
-// numbers.
+// A reload replaces the workers in the order of their numbers.
 type reload struct {
 	request    reloadRequest
 	generation int // of the new workers
@@ -24,7 +26,12 @@ type reload struct {
 	aborted    context.Context // its cause says why no more workers are replaced
 	abort      context.CancelCauseFunc
 	halted     chan struct{} // closed when the pool stops: even the worker at hand is not waited for
+
+	messageDeaths atomic.Int32 // new workers that died with a message in hand
 }
+
+// lookTimeout is how long a reload waits until the command has been looked up.
+const lookTimeout = 10 * time.Second
 
 // A reloadRequest asks for a reload.
 type reloadRequest struct {
@@ -101,9 +108,11 @@ func (rs *reloads) halt() {
 // abort ends a reload whose new workers fail after they were ready. A crash of
 // an old one has nothing to do with it.
 func (rs *reloads) abort(e poolEvent) {
-	if r := rs.running; r != nil && e.end.generation == r.generation {
-		r.abort(fmt.Errorf("new worker %d %v", e.slot, e.end))
+	r := rs.running
+	if r == nil || e.end.generation != r.generation || e.end.blamesMessage() && r.forgives(rs.pool, e.slot, e.end) {
+		return
 	}
+	r.abort(&workerError{e.slot, "", &endError{e.end}})
 }
 
 // ended tells the result, and begins the reload that was asked for meanwhile.
@@ -121,8 +130,12 @@ func (rs *reloads) ended(err error) {
 		p.log.Info().Int("generation", r.generation).Msg("reload cancelled: the pool is stopping")
 	default:
 		result.Outcome, result.Reason = Failed, err.Error()
-		p.log.Error().Err(err).Int("generation", r.generation).Str("took", took).
-			Msg("reload failed, workers not yet replaced keep running")
+		result.LastLines = rs.lastLines(err)
+		line := p.log.Error().Err(err).Int("generation", r.generation).Str("took", took)
+		if result.LastLines != "" {
+			line = line.Str("stderr", result.LastLines)
+		}
+		line.Msg("reload failed, workers not yet replaced keep running")
 	}
 	p.show(func(s *public) { s.reload.ended(result) })
 	if p.cfg.OnReload != nil {
@@ -135,15 +148,90 @@ func (rs *reloads) ended(err error) {
 	}
 }
 
-// roll replaces one worker after the other until one fails.
-func (r *reload) roll(p *Pool) error {
-	slots := p.places.those() // no pool is scaled during a reload
-	for i, s := range slots {
-		if err := s.replaceIn(r, i > 0); err != nil {
-			return err
-		}
-		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", i+1, len(slots))
-		p.show(func(s *public) { s.reload.Replaced = i + 1 })
+// lastLines returns what the worker that a reload failed at has last printed to
+// stderr.
+func (rs *reloads) lastLines(why error) string {
+	var failed *workerError
+	if rs.pool.cfg.LastLines == nil || !errors.As(why, &failed) {
+		return ""
 	}
+	return rs.pool.cfg.LastLines(failed.worker)
+}
+
+// roll replaces the workers: the first one alone, the canary, and when that is
+// ready the others, ReloadParallel at a time. After a failure no further one is
+// stopped.
+func (r *reload) roll(p *Pool) error {
+	if err := r.look(p); err != nil {
+		return err
+	}
+	slots := p.places.those() // no pool is scaled during a reload
+	if err := r.replace(p, slots, 0); err != nil {
+		return err
+	}
+	var next atomic.Int32 // of slots, after the canary
+	var crew sync.WaitGroup
+	for range min(p.cfg.ReloadParallel.Of(len(slots)), len(slots)-1) {
+		crew.Go(func() {
+			for i := int(next.Add(1)); i < len(slots); i = int(next.Add(1)) {
+				if err := r.replace(p, slots, i); err != nil {
+					r.abort(err) // the others stop too
+					return
+				}
+			}
+		})
+	}
+	crew.Wait()
 	return context.Cause(r.aborted)
+}
+
+// look looks the command up, in its own time: a disk may hang.
+func (r *reload) look(p *Pool) error {
+	if p.cfg.Look == nil {
+		return nil
+	}
+	looked := make(chan error, 1) // 1: it may come when it is not waited for any more
+	go func() { looked <- p.cfg.Look() }()
+	select {
+	case err := <-looked:
+		return err
+	case <-time.After(lookTimeout):
+		select {
+		case err := <-looked: // it came while poolinit slept
+			return err
+		default:
+		}
+		return fmt.Errorf("the command was not looked up within %s", lookTimeout)
+	case <-r.halted:
+		return errStopping
+	}
+}
+
+// replace replaces one worker. A new one that dies with a message in hand is
+// replaced once more if that is forgiven: by then the message is elsewhere.
+func (r *reload) replace(p *Pool, slots []*slot, i int) error {
+	s := slots[i]
+	err := s.replaceIn(r, i > 0)
+	var died *endError
+	if errors.As(err, &died) && died.end.blamesMessage() && r.forgives(p, s.id, died.end) {
+		err = s.replaceIn(r, i > 0)
+	}
+	if err != nil {
+		return err
+	}
+	p.show(func(st *public) {
+		st.reload.Replaced++
+		p.log.Info().Int("worker", s.id).Msgf("worker replaced, %d of %d", st.reload.Replaced, len(slots))
+	})
+	return nil
+}
+
+// forgives reports whether the death of a new worker with a message in hand is the
+// first one in this reload. It may be the message's fault.
+func (r *reload) forgives(p *Pool, worker int, end ending) bool {
+	if r.messageDeaths.Add(1) > 1 {
+		return false
+	}
+	p.log.Warn().Int("worker", worker).Stringer("end", end).Msg("new worker ended with a message in hand, the reload goes on")
+	return true
 }

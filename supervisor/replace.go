@@ -24,6 +24,23 @@ var (
 	errDetached = errors.New("it closed its channel before it was ready")
 )
 
+// An endError is the end of a new worker that was not ready yet.
+type endError struct{ end ending }
+
+func (e *endError) Error() string { return e.end.String() }
+
+// A workerError is why a reload failed at a worker.
+type workerError struct {
+	worker int
+	why    string
+	cause  error
+}
+
+func (e *workerError) Error() string {
+	return fmt.Sprintf("new worker %d %s%v", e.worker, e.why, e.cause)
+}
+func (e *workerError) Unwrap() error { return e.cause }
+
 func newReplacement(cause Cause) *replacement {
 	return &replacement{cause: cause, result: make(chan error, 1)}
 }
@@ -44,7 +61,7 @@ func (s *slot) replaceIn(r *reload, afterCanary bool) error {
 	select {
 	case err := <-request.result:
 		if err != nil && err != errStopping {
-			err = fmt.Errorf("new worker %d is not ready: %w", s.id, err)
+			err = &workerError{s.id, "is not ready: ", err}
 		}
 		return err
 	case <-r.halted:
@@ -133,7 +150,7 @@ func (s *slot) discardNext() {
 	s.stopFor(s.next, NotReady)
 }
 
-func (s *slot) nextFailed() { s.loseNext(errors.New(s.event.end.String())) }
+func (s *slot) nextFailed() { s.loseNext(&endError{s.event.end}) }
 
 func (s *slot) nextDiscarded() { s.loseNext(errDetached) }
 
@@ -149,7 +166,9 @@ func (s *slot) loseNext(why error) {
 	} else {
 		line.Msg("new worker exited, the old one keeps running")
 	}
-	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: s.event.end, failures: s.record.failures, successor: true})
+	s.pool.say(poolEvent{
+		slot: s.id, kind: workerLeft, end: s.event.end, failures: s.record.failures, successor: true, told: s.replacement != nil,
+	})
 	s.answer(why)
 	s.tryLater()
 }

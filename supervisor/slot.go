@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"cmp"
-	"errors"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ type slot struct {
 	nextTries   int          // successors of this worker that failed
 	replaceFor  Cause        // why this worker is due to be replaced; "": it is not
 	dueHeard    bool         // the worker's share of messages is over, and that was heard
-	memoryLimit uint64       // bytes of RSS, drawn for this worker
+	memory      memoryLimit
 	at          slotTimers
 
 	mu       sync.Mutex // guards what follows for readers outside of life
@@ -58,13 +57,6 @@ type slotNews struct {
 	broken  bool // the very first start failed, and will never succeed
 	verdict verdict
 	gone    *worker // a detached one
-}
-
-// A verdict says what follows when a place has become empty.
-type verdict struct {
-	failures int // in a row, with the end at hand
-	restart  bool
-	delay    time.Duration // before that
 }
 
 func newSlot(p *Pool, id int) *slot {
@@ -126,7 +118,7 @@ func (s *slot) wait() slotEvent {
 	case <-listen(s.handles(workerWasDetached), cur.detached):
 		return workerWasDetached
 	case <-listen(s.handles(workerEnded), cur.gone):
-		return s.hear(workerEnded, slotNews{end: cur.end, verdict: s.judge(cur.end)})
+		return s.judge(workerEnded, slotNews{end: cur.end})
 	case <-listen(s.handles(nextBecameReady), next.ready):
 		return nextBecameReady
 	case <-listen(s.handles(nextWasDetached), next.detached):
@@ -178,8 +170,7 @@ func (s *slot) launch() slotEvent {
 	first := !s.tried
 	s.tried = true
 	if err != nil {
-		end := s.noStart(err)
-		return s.hear(startFailed, slotNews{end: end, verdict: s.judge(end), broken: first && !temporary(err)})
+		return s.judge(startFailed, slotNews{end: s.noStart(err), broken: first && !temporary(err)})
 	}
 	return s.hear(workerStarted, slotNews{started: w})
 }
@@ -213,31 +204,12 @@ func (s *slot) noStart(err error) ending {
 	return ending{cause: NoStart, err: err, generation: s.pool.Generation()}
 }
 
-// judge says whether another worker follows after an end, and when.
-func (s *slot) judge(end ending) verdict {
-	cfg := &s.pool.cfg
-	failed := end.cause.failure()
-	v := verdict{failures: s.record.failures}
-	switch {
-	case end.cause == Done, failed && end.healthy:
-		v.failures = 0
-	case failed && end.countsForGiveUp():
-		v.failures++
-	}
-	switch own := failed || end.cause == Done; {
-	case cfg.Interactive && end.interrupted():
-	case own && (cfg.Restart == RestartNever || cfg.Restart == RestartOnFailure && !failed):
-	case failed && end.blamesMessage() && !end.healthy:
-		v.restart, v.delay = true, min(jitter(cfg.RestartDelay, 0.2), cfg.RestartDelay)
-	case failed && v.failures > 0:
-		v.restart, v.delay = true, cfg.backoff(v.failures)
-	case end.cause == Done && end.uptime < shortLife:
-		v.restart, v.delay = true, jitter(cfg.RestartDelay, 0.2)
-	default:
-		v.restart = true
-	}
-	v.delay = max(v.delay, s.pool.left.delay(cfg, s.id, end))
-	return v
+// judge says what follows after an end, which it completes.
+func (s *slot) judge(e slotEvent, news slotNews) slotEvent {
+	news.verdict = judge(&s.pool.cfg, &s.record, news.end)
+	news.verdict.delay = max(news.verdict.delay, s.pool.left.delay(&s.pool.cfg, s.id, news.end))
+	news.end.idle = news.verdict.idle >= mostIdle
+	return s.hear(e, news)
 }
 
 // What follows are the conditions of slotRules.
@@ -273,8 +245,7 @@ func (s *slot) give(w *worker) {
 		s.at.lifetime = time.After(jitter(cfg.MaxLifetime, 0.1) - age)
 	}
 	if cfg.MaxMemory > 0 {
-		s.memoryLimit = uint64(jitter(time.Duration(cfg.MaxMemory), 0.1))
-		s.at.memory = time.After(memoryTick)
+		s.at.memory = time.After(s.memory.begin(cfg) - age)
 	}
 }
 
@@ -307,19 +278,23 @@ func (s *slot) reportBroken() {
 // good, unless a reload fills it again.
 func (s *slot) comeBack() {
 	end, v := s.event.end, s.event.verdict
+	told := s.replacement != nil
 	if end.wasReady && !end.failsReload() {
 		s.answer(nil) // that was just not heard yet
 	} else {
-		s.answer(errors.New(end.String()))
+		s.answer(&endError{end})
 	}
 	s.vacate()
-	s.note(func(r *record) { r.failures = v.failures })
+	s.note(func(r *record) { r.judged(v, end) })
 	line := s.logEnd(end)
 	if v.restart {
 		line = line.Str("restart_in", round(v.delay))
 	}
 	line.Msg(end.what())
-	s.tellPool(end)
+	if v.idle == mostIdle {
+		s.pool.cfg.logIdle(s.log, s.record.idleFirst, end)
+	}
+	s.pool.say(poolEvent{slot: s.id, kind: workerLeft, end: end, failures: s.record.failures, told: told})
 	switch {
 	case !v.restart:
 		s.pool.say(poolEvent{slot: s.id, kind: slotRetired})
@@ -376,10 +351,9 @@ func (s *slot) looksAtMemory() bool { return s.state == slotOccupied && s.replac
 func (s *slot) lookAtMemory() slotEvent {
 	s.at.memory = time.After(memoryTick)
 	rss, err := s.pool.cfg.Memory(s.cur.proc.Info().PID)
-	if err != nil || rss <= s.memoryLimit {
-		return "" // an error: it is just exiting
+	if err != nil || !s.memory.exceeds(rss, s.cur.log) { // an error: it is just exiting
+		return ""
 	}
-	s.cur.log.Info().Str("memory", size(rss)).Str("limit", size(s.memoryLimit)).Msg("worker exceeded its memory limit")
 	return s.due(Memory)
 }
 
@@ -415,7 +389,7 @@ func (s *slot) logEnded(end ending) { s.logEnd(end).Msg(end.what()) }
 func (s *slot) logEnd(end ending) *zerolog.Event {
 	s.note(func(r *record) { r.ended(end) })
 	s.pool.show(func(p *public) { p.exits[end.cause]++ })
-	if end.cause.failure() {
+	if end.failed() {
 		return end.log(s.log.Warn())
 	}
 	return end.log(s.log.Info())

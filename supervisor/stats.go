@@ -131,6 +131,7 @@ func Outcomes() []Outcome { return []Outcome{Complete, Failed, Interrupted} }
 type ReloadResult struct {
 	Outcome    Outcome
 	Reason     string // but for Complete
+	LastLines  string // with Failed: what the worker at fault has last printed to stderr, if that is known
 	Generation int    // 0: it never began
 	Began      time.Time
 	Took       time.Duration
@@ -147,6 +148,10 @@ func Causes() []Cause {
 type record struct {
 	starts   uint64
 	failures int // in a row
+
+	idleLives int       // short lives in a row that ended well and had answered nothing
+	idleFirst time.Time // when the first of them began
+
 	used     Usage
 	last     *Exit
 	complete bool      // a worker was ready
@@ -170,6 +175,14 @@ func (r *record) ended(end ending) {
 	}
 	r.complete = r.complete || end.wasReady
 	r.used.CPU += end.used
+}
+
+// judged keeps what a verdict counted.
+func (r *record) judged(v verdict, end ending) {
+	r.failures = v.failures
+	if r.idleLives = v.idle; v.idle == 1 {
+		r.idleFirst = end.began
+	}
 }
 
 func (r *record) emptied() { r.idleFrom, r.startAt = time.Now(), time.Time{} }

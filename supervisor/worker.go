@@ -324,9 +324,14 @@ func (w *worker) setDeadline(deadline time.Time) {
 	w.at.grace, w.at.lastPart = w.cfg.Awake.After(left), w.cfg.Awake.After(left-w.cfg.LastPart())
 }
 
-// signalOrder sends the signal of the order.
+// signalOrder sends the signal of the order. With StopAlone the one that asks a
+// worker to stop goes to its process: that one ends its children itself.
 func (w *worker) signalOrder() {
-	if w.order.signal != 0 {
+	switch {
+	case w.order.signal == 0:
+	case w.cfg.StopAlone && w.order.signal == w.cfg.StopSignal:
+		w.signal(Alone, w.order.signal)
+	default:
 		w.signalGroup(w.order.signal)
 	}
 }

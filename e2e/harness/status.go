@@ -17,11 +17,12 @@ type Document struct {
 	Reason, Stopping string
 	Wanted           int `json:"workers_wanted"`
 	Workers          []struct {
-		ID, PID  int
-		State    string
-		Failures int     `json:"failures_in_a_row"`
-		Next     float64 `json:"next_start_seconds"`
-		LastExit *struct {
+		ID, PID    int
+		Generation int
+		State      string
+		Failures   int     `json:"failures_in_a_row"`
+		Next       float64 `json:"next_start_seconds"`
+		LastExit   *struct {
 			Why, Signal string
 			Code        int
 			Peak        int `json:"peak_memory_bytes"`

@@ -78,6 +78,7 @@ type Answer struct {
 	Live       bool    `json:"live,omitempty"`
 	Ready      bool    `json:"ready,omitempty"`
 	Reason     string  `json:"reason,omitempty"`
+	Stderr     string  `json:"stderr,omitempty"`
 	Generation int     `json:"generation,omitempty"`
 	Replaced   int     `json:"replaced,omitempty"`
 	Workers    int     `json:"workers,omitempty"`

@@ -255,7 +255,7 @@ func (c *session) reload(wait bool) {
 			if stats := c.pool.Stats(); stats.Reload.Generation == r.Generation {
 				c.progress(&stats, &last)
 			}
-			c.send(Answer{Generation: r.Generation, Outcome: string(r.Outcome), Reason: r.Reason, Seconds: r.Took.Seconds()})
+			c.send(Answer{Generation: r.Generation, Outcome: string(r.Outcome), Reason: r.Reason, Stderr: r.LastLines, Seconds: r.Took.Seconds()})
 			return
 		case <-tick.C:
 			if stats := c.pool.Stats(); stats.Reload.Running { // not a reload that ended before
