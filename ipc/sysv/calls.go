@@ -28,6 +28,34 @@ func msgmax() int {
 	return n
 }
 
+// A queueState is struct msqid64_ds, which is the same on amd64 and arm64.
+type queueState struct {
+	key      int32
+	uid, gid uint32 // of the owner, who may be another user than the one that made it
+	cuid     uint32 // of the user that made it
+	cgid     uint32
+	mode     uint32
+	_        [12]uint64
+}
+
+// state asks for the owner and the permissions of a queue, for which the
+// permission to read is enough.
+func state(id int) (s queueState, err error) {
+	if _, _, errno := unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_STAT, uintptr(unsafe.Pointer(&s))); errno != 0 {
+		return s, errno
+	}
+	return s, nil
+}
+
+// setMode gives a queue other permissions. s is what state returned.
+func setMode(id int, s queueState, mode uint32) error {
+	s.mode = mode
+	if _, _, errno := unix.Syscall(unix.SYS_MSGCTL, uintptr(id), unix.IPC_SET, uintptr(unsafe.Pointer(&s))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func msgget(key uint32, flags int) (id int, err error) {
 	r, _, errno := unix.Syscall(unix.SYS_MSGGET, uintptr(key), uintptr(flags), 0)
 	if errno != 0 {

@@ -202,7 +202,7 @@ func forbidWhileBusy(t *testing.T) {
 			t.Error(errno)
 			return
 		}
-		opened, err := opener(t, key)(ipc.NewQueue(ipctest.Config(nil), zerolog.Nop()), zerolog.Nop())
+		opened, err := openerOf(t, fmt.Sprintf("sysv://%#x", key))(ipc.NewQueue(ipctest.Config(nil), zerolog.Nop()), zerolog.Nop())
 		if err != nil {
 			t.Error(err)
 			return

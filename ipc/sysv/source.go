@@ -26,7 +26,9 @@ const batchSize = 64
 type config struct {
 	name string
 	key  uint32
-	mode fs.FileMode
+	mode fs.FileMode // of a queue that is made
+
+	modeGiven bool // the URL has it
 
 	priority int
 	expires  time.Duration // 0: never
@@ -49,9 +51,19 @@ func parse(a ipc.Address) (config, error) {
 	if err != nil || key == 0 || a.Path != "" {
 		return config{}, errors.New("sysv://KEY, a number from 1 to 0xffffffff as ftok(3) makes it, such as sysv://0x7000001")
 	}
-	c := config{name: a.Name, key: uint32(key), mode: 0o600, lookEvery: lookEvery}
-	return c, a.Set(append([]ipc.Parameter{ipc.ModeParameter(&c.mode)}, ipc.LaneParameters(&c.priority, &c.expires)...))
+	c := config{name: a.Name, key: uint32(key), mode: defaultMode, lookEvery: lookEvery}
+	mode := ipc.ModeParameter(&c.mode)
+	set := mode.Set
+	mode.Set = func(s string) error {
+		c.modeGiven = true
+		return set(s)
+	}
+	err = a.Set(append([]ipc.Parameter{mode}, ipc.LaneParameters(&c.priority, &c.expires)...))
+	return c, err
 }
+
+// defaultMode lets only poolinit's user send.
+const defaultMode = 0o600
 
 // A source is a System V message queue. It implements ipc.Source.
 type source struct {
@@ -61,7 +73,7 @@ type source struct {
 	flow  ipc.Flow
 	loop  *ipc.Loop
 
-	gone, oversized *ratelog.Log // each may come at any rate, and hide the other
+	gone, oversized, foreign *ratelog.Log // each may come at any rate, and hide the others
 
 	// The taker's own.
 	id  int
@@ -78,7 +90,7 @@ type source struct {
 func open(c config, q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
 	s := &source{
 		config: c, queue: q, loop: ipc.NewLoop(),
-		gone: ratelog.New(log), oversized: ratelog.New(log), settled: make(chan struct{}, 1),
+		gone: ratelog.New(log), oversized: ratelog.New(log), foreign: ratelog.New(log), settled: make(chan struct{}, 1),
 	}
 	s.stats.Name = c.name
 	s.flow = ipc.NewFlow(&ipc.Lane{Source: &s.stats, Priority: c.priority, Expires: c.expires, Unheard: true})
@@ -94,7 +106,12 @@ func open(c config, q *ipc.Queue, log zerolog.Logger) (ipc.Source, error) {
 func (s *source) open() (err error) {
 	for {
 		id, err := msgget(s.key, 0o400)
-		if err == unix.ENOENT {
+		switch err {
+		case nil:
+			if err := s.check(id); err != nil {
+				return err
+			}
+		case unix.ENOENT:
 			id, err = msgget(s.key, unix.IPC_CREAT|unix.IPC_EXCL|int(s.mode))
 		}
 		switch err {
@@ -109,6 +126,30 @@ func (s *source) open() (err error) {
 			return err
 		}
 	}
+}
+
+// check looks at a queue that was there already. If another user has made it, that
+// user may read and remove what others send, and may have let all others send: that
+// is a warning, or an error if the URL asks for a mode. poolinit's own gets the mode
+// that the URL asks for.
+func (s *source) check(id int) error {
+	st, err := state(id)
+	switch uid := uint32(os.Geteuid()); {
+	case err == unix.EIDRM || err == unix.EINVAL:
+		return nil // removed since then: whoever uses it next finds out
+	case err != nil:
+		return err
+	case st.uid == uid && st.cuid == uid:
+		if s.modeGiven && st.mode&0o777 != uint32(s.mode) {
+			return setMode(id, st, uint32(s.mode))
+		}
+		return nil
+	case s.modeGiven:
+		return fmt.Errorf("the queue is there already, made by uid %d with mode %04o, and mode=%04o was asked for: remove it (ipcrm -Q %#x), or leave mode= out",
+			st.cuid, st.mode&0o777, s.mode, s.key)
+	}
+	s.foreign.Warn("System V queue belongs to another user, using it", fmt.Sprintf("made by uid %d, owner uid %d, mode %04o; poolinit runs as uid %d", st.cuid, st.uid, st.mode&0o777, os.Geteuid()))
+	return nil
 }
 
 // Stats implements ipc.Source.

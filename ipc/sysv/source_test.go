@@ -67,7 +67,12 @@ func (w *world) opener() ipc.Opener {
 
 func opener(t testing.TB, key uint32) ipc.Opener {
 	t.Helper()
-	a, _ := ipc.ParseAddress(fmt.Sprintf("sysv://%#x?mode=0600", key))
+	return openerOf(t, fmt.Sprintf("sysv://%#x?mode=0600", key))
+}
+
+func openerOf(t testing.TB, url string) ipc.Opener {
+	t.Helper()
+	a, _ := ipc.ParseAddress(url)
 	c, err := parse(a)
 	if err != nil {
 		t.Fatal(err)
@@ -372,12 +377,8 @@ func TestSomebodyElses(t *testing.T) {
 		if _, err := msgget(key, unix.IPC_CREAT|mode); err != nil {
 			t.Fatal(err)
 		}
-		open := opener(t, key)
-		ipctest.OnOwnThread(func() {
-			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
-				t.Error(errno)
-				return
-			}
+		open := openerOf(t, fmt.Sprintf("sysv://%#x", key))
+		asOther(t, func() {
 			_, err := open(ipc.NewQueue(ipctest.Config(nil), zerolog.Nop()), zerolog.Nop())
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("mode %o: %v", mode, err)
@@ -387,6 +388,71 @@ func TestSomebodyElses(t *testing.T) {
 				t.Errorf("sending with mode %o: %v", mode, err)
 			}
 		})
+	}
+}
+
+// asOther calls f on a thread of another user.
+func asOther(t *testing.T, f func()) {
+	t.Helper()
+	ipctest.OnOwnThread(func() {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+			t.Error(errno)
+			return
+		}
+		f()
+	})
+}
+
+// A queue that another user has made, as its producers may, is used, with a
+// warning that names its owner and mode. If the URL asks for a mode it is not.
+func TestMadeByAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		strict.Skip(t, "only root can be another user")
+	}
+	key := newKey(t)
+	asOther(t, func() {
+		if _, err := msgget(key, unix.IPC_CREAT|0o666); err != nil {
+			t.Error(err)
+		}
+	})
+	var log ipctest.Log
+	q := ipc.NewQueue(ipctest.Config(nil), zerolog.Nop())
+	open := func(params string) error {
+		s, err := openerOf(t, fmt.Sprintf("sysv://%#x%s", key, params))(q, log.Logger())
+		if err == nil {
+			s.Close()
+		}
+		return err
+	}
+	if err := open(""); err != nil {
+		t.Error(err)
+	}
+	if want := "made by uid 65534, owner uid 65534, mode 0666; poolinit runs as uid 0"; !strings.Contains(log.Text(), want) ||
+		strings.Count(log.Text(), "System V queue belongs to another user, using it") != 1 {
+		t.Errorf("%q is not in %s", want, log.Text())
+	}
+	want := fmt.Sprintf("made by uid 65534 with mode 0666, and mode=0660 was asked for: remove it (ipcrm -Q %#x), or leave mode= out", key)
+	if err := open("?mode=0660"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("with a mode: %v", err)
+	}
+}
+
+// A queue of poolinit's own gets the mode that the URL asks for, and keeps its own
+// if there is none. Neither is a warning.
+func TestModeOfOwn(t *testing.T) {
+	for params, want := range map[string]uint32{"": 0o622, "?mode=0600": 0o600} {
+		key := newKey(t)
+		id, err := msgget(key, unix.IPC_CREAT|0o622)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log ipctest.Log
+		if _, err := openerOf(t, fmt.Sprintf("sysv://%#x%s", key, params))(ipc.NewQueue(ipctest.Config(nil), zerolog.Nop()), log.Logger()); err != nil {
+			t.Error(err)
+		}
+		if s, err := state(id); err != nil || s.mode&0o777 != want || log.Text() != "" {
+			t.Errorf("%q: mode %o, %v, %s", params, s.mode, err, log.Text())
+		}
 	}
 }
 
