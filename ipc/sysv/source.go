@@ -62,6 +62,9 @@ func parse(a ipc.Address) (config, error) {
 	return c, err
 }
 
+// allMay lets all users send and take messages.
+const allMay = 0o006
+
 // defaultMode lets only poolinit's user send.
 const defaultMode = 0o600
 
@@ -130,8 +133,8 @@ func (s *source) open() (err error) {
 
 // check looks at a queue that was there already. If another user has made it, that
 // user may read and remove what others send, and may have let all others send: that
-// is a warning, or an error if the URL asks for a mode. poolinit's own gets the mode
-// that the URL asks for.
+// is a warning, or an error if the URL asks for a mode that does not let all users
+// do so. poolinit's own gets the mode that the URL asks for.
 func (s *source) check(id int) error {
 	st, err := state(id)
 	switch uid := uint32(os.Geteuid()); {
@@ -144,7 +147,7 @@ func (s *source) check(id int) error {
 			return setMode(id, st, uint32(s.mode))
 		}
 		return nil
-	case s.modeGiven:
+	case s.modeGiven && (st.mode&0o777&^uint32(s.mode) != 0 || s.mode&allMay != allMay):
 		return fmt.Errorf("the queue is there already, made by uid %d with mode %04o, and mode=%04o was asked for: remove it (ipcrm -Q %#x), or leave mode= out",
 			st.cuid, st.mode&0o777, s.mode, s.key)
 	}
