@@ -41,6 +41,7 @@ type conn struct {
 	// The reader's own.
 	in       netio.Reader
 	claim    *ipc.Claim    // for a large frame; or nil
+	newcomer *newcomer     // nil: a whole frame has come
 	alarm    time.Duration // when the deadline that is set now will be due; -1: a frame's
 	allowed  int           // bytes that had arrived before the drain began
 	armed    bool          // a deadline is set
@@ -316,6 +317,9 @@ func (c *conn) collect(batch []*ipc.Delivery) (n int, err error) {
 		if whole == nil {
 			c.in.Need(need)
 			return n, err
+		}
+		if c.newcomer != nil {
+			c.listener.isKnown(c)
 		}
 		c.alarm = max(c.alarm, 0) // the frame that the deadline was for is there
 		if c.draining && n > 0 && len(whole) > c.allowed {

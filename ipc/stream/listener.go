@@ -42,8 +42,11 @@ type listener struct {
 	evicted  *ratelog.Log // of large messages that do not arrive
 	cutOff   *ratelog.Log // of clients that do not read
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	connections int // at most
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	newcomers newcomers
 }
 
 // openTCP binds a tcp:// source, with TLS if the URL names a certificate.
@@ -83,7 +86,7 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 	}
 	l := &listener{
 		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), evicted: ratelog.New(log), cutOff: ratelog.New(log),
-		conns: make(map[*conn]struct{}),
+		connections: c.connections, conns: make(map[*conn]struct{}),
 	}
 	l.stats.Name = boundName(c.Name, ln.Addr())
 	l.lane = ipc.Lane{Source: &l.stats, Priority: c.priority, Expires: c.expires}
@@ -138,8 +141,8 @@ func (l *listener) Serve() {
 	}
 }
 
-// welcome begins to serve a connection, or closes it at once if it is one too
-// many or not allowed.
+// welcome begins to serve a connection, or closes it at once if it is not allowed,
+// or one too many and no newcomer makes room for it.
 func (l *listener) welcome(fd int, peer netip.Addr) {
 	l.stats.Accepted.Add(1)
 	if why := l.reject(peer); why != "" {
@@ -151,13 +154,16 @@ func (l *listener) welcome(fd int, peer netip.Addr) {
 	l.stats.Connections.Add(1)
 	switch {
 	case l.certs != nil:
-		l.serveTLS(fd)
+		l.serveTLS(fd, peer)
 	case l.url.once && l.files == nil:
-		l.serveOnce(fd)
+		l.serveOnce(fd, peer)
 	default:
 		file := os.NewFile(uintptr(fd), "connection")
 		raw, _ := file.SyscallConn() // fails for a nil file only
-		l.readers.Go(l.add(newConn(l, file, raw, raw, nil)).serve)
+		c := newConn(l, file, raw, raw, nil)
+		l.add(c)
+		l.isNew(c, peer)
+		l.readers.Go(c.serve)
 	}
 }
 
@@ -173,32 +179,72 @@ func (l *listener) closeRejected(fd int) {
 
 // reject returns why a client is not served, or "".
 func (l *listener) reject(peer netip.Addr) string {
-	if l.stats.Connections.Load() >= int64(l.url.connections) {
-		return "connections= limit reached"
-	}
 	if len(l.url.allow) > 0 && !l.url.allows(peer) {
 		return "address not in allow="
+	}
+	if n := l.stats.Connections.Load() - int64(l.connections); n >= 0 && (n > maxLeaving || !l.replace()) {
+		return "connections= limit reached"
 	}
 	return ""
 }
 
+// maxLeaving is how many connections may be open beyond the limit, because they are
+// just being closed to make room.
+const maxLeaving = 32
+
+// replace closes a newcomer to make room, if there is one.
+func (l *listener) replace() bool {
+	l.mu.Lock()
+	c := l.newcomers.take()
+	l.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	l.stats.TurnedAway.Add(1)
+	l.complain.Warn("connections rejected", "connections= limit reached, the youngest that had sent no whole message made room")
+	c.kill()
+	return true
+}
+
+// Connections returns how many may be open.
+func (l *listener) Connections() int { return l.connections }
+
+// LimitConnections lowers that. It is for before Serve.
+func (l *listener) LimitConnections(n int) { l.connections = min(l.connections, n) }
+
 // serveOnce serves a connection for one message. If that has arrived already,
 // as it mostly has, it is submitted right here: no goroutine, no poller.
-func (l *listener) serveOnce(fd int) {
+func (l *listener) serveOnce(fd int, peer netip.Addr) {
 	s := netio.NewLate(fd)
 	raw := s.Raw()
-	c := l.add(newConn(l, s, raw, raw, nil))
+	c := newConn(l, s, raw, raw, nil)
+	l.add(c)
 	if !c.in.FillNow() || !c.takeOnce() {
+		l.isNew(c, peer)
 		l.readers.Go(c.serve)
 	}
 }
 
 // add notes a connection that is open.
-func (l *listener) add(c *conn) *conn {
+func (l *listener) add(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}
-	return c
+}
+
+// isNew notes that no whole frame has come by a connection that was added.
+func (l *listener) isNew(c *conn, peer netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.newcomer = l.newcomers.add(c, peer)
+}
+
+// isKnown notes that one has come.
+func (l *listener) isKnown(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newcomers.remove(c.newcomer)
+	c.newcomer = nil
 }
 
 // freePlace is for a connection that has been closed.
@@ -208,6 +254,9 @@ func (l *listener) freePlace() { l.stats.Connections.Add(-1) }
 func (l *listener) remove(c *conn) {
 	l.mu.Lock()
 	delete(l.conns, c)
+	if c.newcomer != nil {
+		l.newcomers.remove(c.newcomer)
+	}
 	l.mu.Unlock()
 }
 

@@ -229,7 +229,8 @@ func killed(t *testing.T, l *listener, file *os.File, nc netio.Socket) *conn {
 		t.Fatal(err)
 	}
 	l.stats.Connections.Add(1)
-	c := l.add(newConn(l, nc, raw, raw, nil))
+	c := newConn(l, nc, raw, raw, nil)
+	l.add(c)
 	c.kill()
 	return c
 }

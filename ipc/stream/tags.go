@@ -118,6 +118,9 @@ func (t *tags) collectTagged(batch []*ipc.Delivery) (n int, err error) {
 			t.in.Need(size)
 			return n, nil
 		}
+		if t.newcomer != nil {
+			t.listener.isKnown(t.conn)
+		}
 		t.alarm = max(t.alarm, 0) // the frame that the deadline was for is there
 		var d *ipc.Delivery
 		if f.Tag == 0 || !t.greeted {

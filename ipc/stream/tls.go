@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -23,12 +24,14 @@ import (
 
 // serveTLS serves a connection over TLS. The handshake is made by its reader, so
 // that a client that is slow at it delays nothing else.
-func (l *listener) serveTLS(fd int) {
+func (l *listener) serveTLS(fd int, peer netip.Addr) {
 	file := os.NewFile(uintptr(fd), "connection")
 	raw, _ := file.SyscallConn() // fails for a nil file only
 	below := &tlsSocket{File: file, raw: raw, addr: l.addr}
 	nc := &tlsConn{tls.Server(below, l.certs.forServer()), below}
-	c := l.add(newConn(l, nc, nil, raw, &below.starved))
+	c := newConn(l, nc, nil, raw, &below.starved)
+	l.add(c)
+	l.isNew(c, peer)
 	l.readers.Go(func() {
 		if err := c.shakeHands(nc); err != nil {
 			l.handshakeFailed(err)

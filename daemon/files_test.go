@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/poolinit/poolinit/ipc"
+)
+
+// A manySource has connections.
+type manySource struct {
+	fakeSource
+	connections int
+}
+
+func (s *manySource) Connections() int       { return s.connections }
+func (s *manySource) LimitConnections(n int) { s.connections = n }
+
+// Connections leave open files for workers, the control socket and probes.
+func TestConnectionsLeaveFiles(t *testing.T) {
+	for _, tt := range []struct {
+		files, workers int
+		http           string
+		wanted         []int
+		want           []int
+	}{
+		{1 << 20, 2, ":0", []int{1024}, []int{1024}},
+		{1024, 2, "", []int{1024}, []int{880}},
+		{1024, 2, ":0", []int{1024}, []int{624}},
+		{1024, 2, ":0", []int{600}, []int{600}},
+		{1024, 2, "", []int{1024, 3072}, []int{220, 660}},
+		{1024, 1000, "", []int{1024}, []int{256}},
+		{64, 1, "", []int{1, 1 << 30}, []int{1, 15}},
+		{math.MaxInt32, 1, "", []int{math.MaxInt32, math.MaxInt32}, []int{1<<31 - 1 - 136, 1<<31 - 1 - 136}},
+	} {
+		log := new(logBook)
+		in := &intake{log: zerolog.New(log), sources: []ipc.Source{new(fakeSource)}}
+		var all []*manySource
+		for _, n := range tt.wanted {
+			s := &manySource{connections: n}
+			all = append(all, s)
+			in.sources = append(in.sources, s)
+		}
+		cfg := &Config{HTTP: tt.http}
+		cfg.Pool.Workers = tt.workers
+		in.limitConnections(tt.files, reservedFiles(cfg))
+		for i, s := range all {
+			if s.connections != tt.want[i] {
+				t.Errorf("%+v: source %d has %d", tt, i, s.connections)
+			}
+		}
+		if lowered := all[0].connections != tt.wanted[0] || len(all) > 1; lowered != strings.Contains(log.String(), "lowered") {
+			t.Errorf("%+v: log %q", tt, log.String())
+		}
+	}
+	if n := openFiles(); n < 16 {
+		t.Errorf("%d open files", n)
+	}
+}
