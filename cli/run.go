@@ -85,6 +85,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Queue.MaxMessages, flags.Between(0, 1<<40), "max-messages", "", "0", "`count`", "replace a worker after this many messages, +-10 %; 0: off")
 	flags.Add(s, &o.Pool.MaxLifetime, any, "max-lifetime", "", "0s", "`time`", "replace a worker after this time, +-10 %; 0s: off")
 	flags.Add(s, &o.Pool.MaxMemory, flags.Size, "max-memory", "", "0", "`size`", "replace a worker whose RSS is larger, +-10 %; 0: off")
+	flags.Add(s, &o.Chdir, flags.Directory, "chdir", "", "", "`directory`", "where workers run, resolved at each start; COMMAND is relative to it")
 	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as this user: name, uid or uid:gid; poolinit keeps its own")
 	flags.Add(s, &o.OOMScoreAdj, flags.Between(0, 1000), "oom-score-adj", "", "500", "`count`", "how much more the OOM killer prefers a worker to poolinit: added to\npoolinit's own oom_score_adj, at most 1000; 0: not at all")
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
@@ -193,7 +194,7 @@ func mistyped(command, environ []string) string {
 		names = append(names, c.name)
 	}
 	near := flags.Nearest(command[0], names)
-	if near == "" || near == command[0] && near == "run" || strings.Contains(command[0], "/") || !errors.Is(reaper.Look(command, environ), fs.ErrNotExist) {
+	if near == "" || near == command[0] && near == "run" || strings.Contains(command[0], "/") || !errors.Is(reaper.Look(command, environ, ""), fs.ErrNotExist) {
 		return ""
 	}
 	return near

@@ -61,6 +61,7 @@ var badValues = map[string]struct {
 	"spool":             {[]string{"a\x00b"}, []string{"the path of a directory"}},
 	"spool-bytes":       {[]string{"", "-1", "64", "1023K", "1.5G", "8796093022208M"}, []string{"64MiB", "at least 1MiB"}},
 	"max-memory":        {[]string{"", "-1", "64", "1023K", "64MB", "1.5G", "64 M", "M", "8796093022208M", "0x400000", "99999999999999999999"}, []string{"64MiB", "at least 1MiB"}},
+	"chdir":             {[]string{"a\x00b"}, []string{"the path of a directory"}},
 	"user":              {[]string{"no-such-user", "4294967295", "4294967296", "-1", "0:no-such-group", "0:4294967295", "0:", ":0", "0:0:0"}, []string{"uid:gid"}},
 	"oom-score-adj":     {[]string{"", "-1", "1001", "high"}, []string{"from 0 to 1000"}},
 	"output":            {[]string{"", "JSON", "file"}, []string{"inherit", "prefix", "json"}},
@@ -191,7 +192,7 @@ func TestDefaults(t *testing.T) {
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --reply-bytes 64KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a --spool-bytes 2GiB -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
-		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --chdir / --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --oom-score-adj 1 --output json " +
 		"--http :9090 --log-level error --log-format text -- x -n 3"
 	o, _, err := parsed(strings.Fields(all), nil)
@@ -205,7 +206,7 @@ func TestGoodValues(t *testing.T) {
 	want := &options{
 		user: flags.User{Name: "1000:1001", Credential: &syscall.Credential{Uid: 1000, Gid: 1001}},
 		Config: daemon.Config{
-			Command: []string{"x", "-n", "3"}, Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
+			Command: []string{"x", "-n", "3"}, Chdir: "/", Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
 			Pool: supervisor.Config{
 				Workers: 0, Restart: supervisor.RestartNever,
 				RestartDelay: time.Millisecond, RestartDelayMax: flags.MaxDuration,

@@ -75,6 +75,7 @@ func (c *atExit) start() (*reaper.Process, error) {
 	p, err := l.Reaper.Start(&reaper.Spec{
 		Args:        l.Args,
 		Env:         append(l.Env[:len(l.Env):len(l.Env)], EventVariable+"=shutdown"),
+		Dir:         l.Dir,
 		Files:       []uintptr{os.Stdin.Fd(), pipes.Stdout.Fd(), pipes.Stderr.Fd()},
 		NewGroup:    true,
 		DeathSignal: syscall.SIGKILL,

@@ -26,6 +26,7 @@ type Config struct {
 
 	Command     []string // and its arguments
 	Env         []string // what workers inherit
+	Chdir       string   // the workers' directory, resolved at each start; "": this program's
 	Credential  *syscall.Credential
 	OOMScoreAdj int // how much sooner than poolinit the OOM killer takes a worker; 0: not
 	Output      output.Mode

@@ -13,6 +13,7 @@
 package daemon
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -45,7 +46,10 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	}
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
 	setMemoryLimit(cfg.fitMemory(cgroup.Limit(""), log))
-	if err := reaper.Look(cfg.Command, cfg.Env); err != nil {
+	if err := reaper.LookDir(cfg.Chdir); err != nil {
+		return 0, fmt.Errorf("cannot use --chdir: %w", err)
+	}
+	if err := reaper.Look(cfg.Command, cfg.Env, cfg.Chdir); err != nil {
 		return refuse(log, &cfg, err), nil
 	}
 	d, err := Build(&cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
@@ -115,7 +119,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		return nil, err
 	}
 	workers := launch.Config{
-		Reaper: reap, Args: cfg.Command, Env: cfg.Env, Credential: cfg.Credential,
+		Reaper: reap, Args: cfg.Command, Env: launch.InDir(cfg.Env, cfg.Chdir), Dir: cfg.Chdir, Credential: cfg.Credential,
 		Terminal: openTerminal(cfg), Relay: relay, Watchdog: cfg.Pool.Watchdog,
 		Queue: in.feed(), Deliver: cfg.Deliver, Concurrency: cfg.Queue.Concurrency, Shares: cfg.Share, Log: log,
 		Started: newOOMOrder(cfg.OOMScoreAdj, log),
@@ -126,7 +130,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	poolConfig := cfg.Pool
 	poolConfig.Awake = watch
 	poolConfig.Memory, poolConfig.OOMKilled, poolConfig.ProcState = proc.RSS, oom.Killed, proc.State
-	poolConfig.Look = func() error { return reaper.Look(cfg.Command, cfg.Env) }
+	poolConfig.Look = func() error { return reaper.Look(cfg.Command, cfg.Env, cfg.Chdir) }
 	poolConfig.LastLines, poolConfig.Foreground = relay.Tail, foreground(cfg.Command)
 	poolConfig.Background = func(since time.Time) []string { return names(reap.Adopted(since)) }
 	poolConfig.Interactive = workers.Terminal != nil

@@ -16,6 +16,7 @@ import (
 const defaultPath = "/bin:/usr/bin"
 
 var (
+	errNoDirectory   = missingError("no such directory")
 	errDirectory     = deniedError("is a directory")
 	errNotExecutable = deniedError("permission denied (is its x bit set?)")
 	errNoInterpreter = errors.New("the file exists, but not the interpreter or dynamic loader that it names")
@@ -27,6 +28,12 @@ type deniedError string
 func (e deniedError) Error() string      { return string(e) }
 func (deniedError) Is(target error) bool { return target == fs.ErrPermission }
 
+// missingError is a "does not exist" error with its reason.
+type missingError string
+
+func (e missingError) Error() string      { return string(e) }
+func (missingError) Is(target error) bool { return target == fs.ErrNotExist }
+
 // notFound is a "does not exist" error that says where the search was.
 type notFound string
 
@@ -36,14 +43,18 @@ func (notFound) Is(target error) bool { return target == fs.ErrNotExist }
 // Exec turns this program into another, which is looked up as Start does, with
 // the same errors. It returns only if that fails.
 func Exec(args, env []string) error {
-	return try(args, env, func(path string, args []string) error { return syscall.Exec(path, args, env) })
+	return try(args, env, "", func(path string, args []string) error { return syscall.Exec(path, args, env) })
 }
 
 // Look returns the error that Start would return, as far as it can be known
 // without starting the program. A program that is started only now and then should
-// not be found missing only then.
-func Look(args, env []string) error {
-	return try(args, env, func(path string, _ []string) error {
+// not be found missing only then. dir is as in Spec.
+func Look(args, env []string, dir string) error {
+	if err := LookDir(dir); err != nil {
+		return err
+	}
+	return try(args, env, dir, func(path string, _ []string) error {
+		path = in(dir, path)
 		fi, err := os.Stat(path)
 		switch {
 		case err != nil:
@@ -59,6 +70,32 @@ func Look(args, env []string) error {
 		}
 		return err
 	})
+}
+
+// LookDir returns the error that Start would return if a directory, as in Spec,
+// cannot be used.
+func LookDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	switch fi, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return &fs.PathError{Op: "chdir", Path: dir, Err: errNoDirectory}
+	case err != nil:
+		return err
+	case !fi.IsDir():
+		return &fs.PathError{Op: "chdir", Path: dir, Err: syscall.ENOTDIR}
+	}
+	return nil
+}
+
+// in returns how this program calls a path that is relative to a directory. It is
+// not cleaned: the kernel decides what .. means after a symbolic link.
+func in(dir, path string) string {
+	if dir == "" || strings.HasPrefix(path, "/") {
+		return path
+	}
+	return dir + "/" + path
 }
 
 // interpreter returns the program that a script names after #!, or "".
@@ -81,10 +118,10 @@ func interpreter(path string) string {
 // try calls run with each path that a name may stand for, like execvp(3), until
 // the kernel accepts one. A file that exists but cannot be executed is remembered
 // for the error. A file that the kernel does not understand is a script for
-// /bin/sh.
-func try(args, env []string, run func(path string, args []string) error) error {
+// /bin/sh. Relative paths are relative to dir, and so are those that run gets.
+func try(args, env []string, dir string, run func(path string, args []string) error) error {
 	var denied error
-	for path := range candidates(args[0], env) {
+	for path := range candidates(args[0], env, dir) {
 		err := run(path, args)
 		if errors.Is(err, syscall.ENOEXEC) {
 			err = run("/bin/sh", append([]string{"sh", path}, args[1:]...))
@@ -93,14 +130,10 @@ func try(args, env []string, run func(path string, args []string) error) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, syscall.EACCES):
-			reason := errNotExecutable
-			if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-				reason = errDirectory
-			}
-			denied = &fs.PathError{Op: "exec", Path: path, Err: reason}
+			denied = &fs.PathError{Op: "exec", Path: path, Err: whyDenied(dir, path)}
 		case !errors.Is(err, syscall.ENOENT):
 			return &fs.PathError{Op: "exec", Path: path, Err: err}
-		case mayExist(path) && denied == nil:
+		case mayExist(in(dir, path)) && denied == nil:
 			// The file is there, so its interpreter is what is missing.
 			denied = &fs.PathError{Op: "exec", Path: path, Err: errNoInterpreter}
 		}
@@ -115,9 +148,22 @@ func try(args, env []string, run func(path string, args []string) error) error {
 	return &fs.PathError{Op: "exec", Path: args[0], Err: notFound(where)}
 }
 
+// whyDenied returns why a file may not be executed.
+func whyDenied(dir, path string) error {
+	path = in(dir, path)
+	fi, err := os.Stat(path)
+	switch {
+	case err == nil && fi.IsDir():
+		return errDirectory
+	case err == nil && dir != "" && unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS) == nil:
+		return deniedError("permission denied (may its user enter " + dir + "?)") // this program's user may execute it
+	}
+	return errNotExecutable
+}
+
 // candidates yields the paths that a command may stand for, as execvp(3): itself
 // if it has a slash, otherwise a file in each directory of PATH.
-func candidates(command string, env []string) iter.Seq[string] {
+func candidates(command string, env []string, dir string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if strings.Contains(command, "/") {
 			yield(command)
@@ -126,12 +172,12 @@ func candidates(command string, env []string) iter.Seq[string] {
 		if command == "" {
 			return
 		}
-		for dir := range strings.SplitSeq(pathOf(env), ":") {
-			if dir == "" {
-				dir = "." // as in every shell
+		for part := range strings.SplitSeq(pathOf(env), ":") {
+			if part == "" {
+				part = "." // as in every shell
 			}
-			full := dir + "/" + command // not cleaned: the kernel decides what .. means after a symbolic link
-			if mayExist(full) && !yield(full) {
+			full := part + "/" + command
+			if mayExist(in(dir, full)) && !yield(full) {
 				return
 			}
 		}

@@ -15,6 +15,7 @@ import (
 type Spec struct {
 	Args []string // the program, looked up as execvp(3) does, and its arguments
 	Env  []string // "NAME=value"; nil: none
+	Dir  string   // its working directory, to which Args[0] and PATH are relative too; "": this program's
 
 	// Files become its descriptors 0, 1, 2 and so on. All other descriptors of
 	// this program that are marked close-on-exec are closed in it.
@@ -76,7 +77,10 @@ func (r *Reaper) startLoop() {
 }
 
 func (r *Reaper) start(spec *Spec) (p *Process, err error) {
-	err = try(spec.Args, spec.Env, func(path string, args []string) (err error) {
+	if err := LookDir(spec.Dir); err != nil {
+		return nil, err
+	}
+	err = try(spec.Args, spec.Env, spec.Dir, func(path string, args []string) (err error) {
 		p, err = r.fork(path, args, spec)
 		return err
 	})
@@ -84,7 +88,7 @@ func (r *Reaper) start(spec *Spec) (p *Process, err error) {
 }
 
 func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) {
-	attr := &syscall.ProcAttr{Env: spec.Env, Files: spec.Files, Sys: &syscall.SysProcAttr{
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: spec.Files, Sys: &syscall.SysProcAttr{
 		Setpgid:    spec.NewGroup,
 		Pdeathsig:  spec.DeathSignal,
 		Credential: spec.Credential,

@@ -240,3 +240,55 @@ func TestRunStopScope(t *testing.T) {
 		})
 	}
 }
+
+// Releases behind a symbolic link: the next worker runs in the new one, also after
+// the old one has been removed.
+func TestRunChdir(t *testing.T) {
+	harness.Need(t, "sh")
+	root := t.TempDir()
+	current := filepath.Join(root, "current")
+	release := func(name string) {
+		t.Helper()
+		dir := filepath.Join(root, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(dir, "app"), "#!/bin/sh\necho \""+name+" in $(pwd), $(pwd -P)\"; exec sleep 1000\n")
+		if err := os.Symlink(dir, current+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(current+".new", current); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused, code := harness.Run(t, harness.Program{Args: []string{harness.Binary(t), "--chdir", current, "--", "./app"}})
+	harness.CheckUsage(t, refused, code, []string{"cannot use --chdir: chdir " + current + ": no such directory"})
+	release("one")
+	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "-n", "2", "--min-ready", "100ms", "--chdir", current, "--", "./app"}}))
+	ran := func(name string, times int) {
+		t.Helper()
+		line := fmt.Sprintf("%s in %s, %s\n", name, current, filepath.Join(root, name))
+		testkit.Eventually(t, line, func() (any, bool) {
+			return p.Stdout.String(), strings.Count(p.Stdout.String(), line) == times
+		})
+	}
+	ran("one", 2)
+	release("two")
+	if err := os.RemoveAll(filepath.Join(root, "one")); err != nil {
+		t.Fatal(err)
+	}
+	p.Inside("reload", "--wait").Says(t, 0, "reload done")
+	ran("two", 2)
+	if err := os.Remove(current); err != nil {
+		t.Fatal(err)
+	}
+	p.Inside("reload", "--wait").Says(t, 1, "reload failed: chdir "+current+": no such directory")
+	if n := p.Count("worker exited"); n != 2 {
+		t.Errorf("%d workers ended", n)
+	}
+	release("three")
+	p.Inside("reload", "--wait").Says(t, 0, "reload done")
+	ran("three", 2)
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
+}

@@ -20,7 +20,7 @@ func TestDescribeExec(t *testing.T) {
 		"/no/such": "No such file or directory (no such file there)",
 		plain:      "Permission denied (is its x bit set?)",
 	} {
-		if got := describeExec(reaper.Look([]string{command}, nil)); got != want {
+		if got := describeExec(reaper.Look([]string{command}, nil, "")); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}

@@ -39,7 +39,7 @@ type execWorker struct {
 }
 
 func newExecWorker(cfg *Config, id supervisor.Identity) (supervisor.Process, error) {
-	if err := reaper.Look(cfg.Args, cfg.Env); err != nil { // it runs only once there is a message
+	if err := reaper.Look(cfg.Args, cfg.Env, cfg.Dir); err != nil { // it runs only once there is a message
 		return nil, err
 	}
 	channel, theirs, err := cfg.Queue.NewChannel(id.ID)

@@ -3,6 +3,7 @@ package launch
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ type Config struct {
 	Reaper      *reaper.Reaper
 	Args        []string // the command and its arguments
 	Env         []string // what all workers inherit
+	Dir         string   // in which they run, resolved at each start; "": this program's
 	Credential  *syscall.Credential
 	Terminal    *reaper.Terminal // of a pool with one worker; or nil
 	Relay       *output.Relay    // nil: workers write to this program's stdout and stderr
@@ -154,6 +156,7 @@ func (l *Launcher) spec(id supervisor.Identity, socket string) *reaper.Spec {
 	return &reaper.Spec{
 		Args:        l.cfg.Args,
 		Env:         l.environ(id, socket),
+		Dir:         l.cfg.Dir,
 		Files:       files,
 		NewGroup:    true,
 		DeathSignal: syscall.SIGKILL,
@@ -220,6 +223,23 @@ func OwnVariables() []string {
 		"POOLINIT_MESSAGE_ID", "POOLINIT_ATTEMPT", "POOLINIT_SOURCE", "POOLINIT_EVENT",
 		"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 	}
+}
+
+// InDir returns an environment for processes in a directory: PWD is its path, as
+// after cd in a shell, with the symbolic links that it goes through.
+func InDir(env []string, dir string) []string {
+	if dir == "" {
+		return env
+	}
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "PWD=") })
+	if !strings.HasPrefix(dir, "/") {
+		wd, err := os.Getwd()
+		if err != nil {
+			return env // this program's directory has been removed
+		}
+		dir = wd + "/" + dir
+	}
+	return append(env, "PWD="+dir)
 }
 
 // Environ returns this program's environment without what drop names and
