@@ -75,7 +75,7 @@ type memory struct {
 
 // wasteful is how much more than usual is in use when it is given back, in bytes.
 // Twice as much is looked at again and again.
-const wasteful = 16 << 20
+const wasteful = 8 << 20
 
 // memoryDelay is how long after a collection it is looked at.
 const memoryDelay = 8 * time.Second

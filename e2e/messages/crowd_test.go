@@ -17,8 +17,8 @@ import (
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
-// Ten thousand clients that say nothing, and five hundred who are too many, take nothing from one
-// that is served, and none of those who were there first is forgotten.
+// Ten thousand clients that say nothing any more, and five hundred that are too many, take nothing
+// from one that is served, and none of those that were there first is forgotten.
 func TestIdleCrowdAndFlood(t *testing.T) {
 	const idle, flood = 10_000, 500
 	var files unix.Rlimit
@@ -43,10 +43,6 @@ func TestIdleCrowdAndFlood(t *testing.T) {
 			nc.Close()
 		}
 	}()
-	for range idle {
-		join()
-	}
-	served := join()
 	ask := func(nc net.Conn) {
 		t.Helper()
 		if err := harness.WriteFrame(nc, "hello"); err != nil {
@@ -56,6 +52,10 @@ func TestIdleCrowdAndFlood(t *testing.T) {
 			t.Fatalf("%q, %v, %v", reply, failed, err)
 		}
 	}
+	for range idle {
+		ask(join()) // one that has never said anything would make room for another
+	}
+	served := join()
 	ask(served)
 	for range flood {
 		if n, err := join().Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
