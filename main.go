@@ -7,6 +7,7 @@ package main
 import (
 	_ "embed"
 	"os"
+	"os/signal"
 
 	"github.com/poolinit/poolinit/cli"
 	"github.com/poolinit/poolinit/supervisor/launch"
@@ -28,6 +29,7 @@ func main() {
 // become a worker with shared sockets must not be kept waiting.
 func run(args []string) int {
 	if launch.IsShareExec(args) {
+		signal.Reset() // a worker may be ended before it is one
 		return launch.ShareExec(args)
 	}
 	return cli.Main(args, cli.About{Version: version, License: license})

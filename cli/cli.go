@@ -18,6 +18,7 @@ import (
 
 	"github.com/poolinit/poolinit/cli/flags"
 	"github.com/poolinit/poolinit/cli/send"
+	"github.com/poolinit/poolinit/reaper/entry"
 	"github.com/poolinit/poolinit/reaper/tini"
 )
 
@@ -84,6 +85,7 @@ func Main(args []string, about About) int {
 func (c command) main(args []string) int {
 	if !c.signals {
 		signal.Reset() // they are caught early, for a pool
+		entry.Release()
 	}
 	return c.run(args)
 }

@@ -6,10 +6,14 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/entry"
+	"github.com/poolinit/poolinit/reaper/spawn"
 )
 
 // defaultPath is what execvp(3) uses where PATH is not set.
@@ -41,8 +45,11 @@ func (e notFound) Error() string      { return "no such file " + string(e) }
 func (notFound) Is(target error) bool { return target == fs.ErrNotExist }
 
 // Exec turns this program into another, which is looked up as Start does, with
-// the same errors. It returns only if that fails.
+// the same errors. It gets the signal mask that this program was given. Exec returns
+// only if it fails, and then the calling goroutine stays tied to its thread.
 func Exec(args, env []string) error {
+	runtime.LockOSThread() // the mask that the program gets is the thread's
+	entry.RestoreMask()
 	return try(args, env, "", func(path string, args []string) error { return syscall.Exec(path, args, env) })
 }
 
@@ -126,9 +133,12 @@ func try(args, env []string, dir string, run func(path string, args []string) er
 		if errors.Is(err, syscall.ENOEXEC) {
 			err = run("/bin/sh", append([]string{"sh", path}, args[1:]...))
 		}
+		var refused *spawn.Error
 		switch {
 		case err == nil:
 			return nil
+		case errors.As(err, &refused):
+			return &fs.PathError{Op: "start", Path: path, Err: err}
 		case errors.Is(err, syscall.EACCES):
 			denied = &fs.PathError{Op: "exec", Path: path, Err: whyDenied(dir, path)}
 		case !errors.Is(err, syscall.ENOENT):

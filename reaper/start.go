@@ -9,6 +9,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/entry"
+	"github.com/poolinit/poolinit/reaper/spawn"
 )
 
 // A Spec says which program to start, and how.
@@ -25,6 +28,11 @@ type Spec struct {
 	DeathSignal syscall.Signal // what the kernel sends it when this program dies; 0: nothing
 	Credential  *syscall.Credential
 	Terminal    *Terminal // whose foreground it gets when that is free; needs NewGroup
+
+	// KeepSignals gives it the blocked and ignored signals that this program was given
+	// itself, where they are known: see package entry. Otherwise none is blocked or
+	// ignored.
+	KeepSignals bool
 }
 
 // A startRequest goes to the thread that forks.
@@ -38,8 +46,8 @@ type startReply struct {
 	err error
 }
 
-// Start starts a program. Its signal mask is empty, the signals that Go programs
-// handle have their defaults, and RLIMIT_NOFILE is what this program was given.
+// Start starts a program. Unless KeepSignals says otherwise, its signal mask is empty
+// and all signals have their defaults. RLIMIT_NOFILE is what this program was given.
 //
 // The error is fs.ErrNotExist if there is no such program, fs.ErrPermission if it
 // may not be executed, or another error of the kernel. ExitCode turns it into the
@@ -59,9 +67,12 @@ func (r *Reaper) Start(spec *Spec) (*Process, error) {
 // the thread that forked, not of the process. The thread lives until Close.
 func (r *Reaper) startLoop() {
 	runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-	var none unix.Sigset_t
-	// A child gets the signal mask of the thread that forked it.
-	maskErr := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil)
+	var maskErr error
+	if _, known := given(); !known {
+		// syscall.ForkExec gives a child the signal mask of the thread.
+		var none unix.Sigset_t
+		maskErr = unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil)
+	}
 	for {
 		select {
 		case req := <-r.starts:
@@ -87,25 +98,31 @@ func (r *Reaper) start(spec *Spec) (p *Process, err error) {
 	return p, err
 }
 
+// given returns what this program was given at exec. It reports whether that is known,
+// so that it can be given to children: then they are started by package spawn, and by
+// syscall.ForkExec otherwise.
+func given() (s entry.State, ok bool) {
+	s, ok = entry.AtExec()
+	return s, ok && spawn.Works
+}
+
 func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) {
-	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: spec.Files, Sys: &syscall.SysProcAttr{
-		Setpgid:    spec.NewGroup,
-		Pdeathsig:  spec.DeathSignal,
-		Credential: spec.Credential,
-	}}
+	// A child that lends the foreground takes it itself between fork and exec, so that
+	// it never runs in the background.
 	lend := spec.Terminal.free()
-	if lend {
-		// The child takes the foreground itself between fork and exec, so that it
-		// never runs in the background.
-		attr.Sys.Foreground, attr.Sys.Ctty = true, spec.Terminal.fd
-	}
 	// The mutex is held during the fork: a child that dies at once is not reaped
 	// before it is registered.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// Not os.StartProcess: that makes a pidfd, which is not needed, and forks a
-	// child of its own to find out whether it can.
-	pid, err := syscall.ForkExec(path, args, attr)
+	var pid int
+	var err error
+	if s, known := given(); known {
+		pid, err = spawn.Start(path, args, spec.spawnAttr(&s, lend))
+	} else {
+		// Not os.StartProcess: that makes a pidfd, which is not needed, and forks a
+		// child of its own to find out whether it can.
+		pid, err = syscall.ForkExec(path, args, spec.procAttr(lend))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +131,32 @@ func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) 
 		p.terminal.started(p, lend)
 	}
 	return p, nil
+}
+
+func (s *Spec) spawnAttr(given *entry.State, lend bool) *spawn.Attr {
+	attr := &spawn.Attr{
+		Dir: s.Dir, Env: s.Env, Files: s.Files, NewGroup: s.NewGroup, Foreground: lend,
+		Credential: s.Credential, DeathSignal: s.DeathSignal, Nofile: &given.Nofile,
+	}
+	if lend {
+		attr.Terminal = s.Terminal.fd
+	}
+	if s.KeepSignals {
+		attr.Blocked, attr.Ignored = given.Blocked, given.Ignored
+	}
+	return attr
+}
+
+func (s *Spec) procAttr(lend bool) *syscall.ProcAttr {
+	attr := &syscall.ProcAttr{Dir: s.Dir, Env: s.Env, Files: s.Files, Sys: &syscall.SysProcAttr{
+		Setpgid:    s.NewGroup,
+		Pdeathsig:  s.DeathSignal,
+		Credential: s.Credential,
+	}}
+	if lend {
+		attr.Sys.Foreground, attr.Sys.Ctty = true, s.Terminal.fd
+	}
+	return attr
 }
 
 // register makes a Process of a child that was forked under the mutex, which is

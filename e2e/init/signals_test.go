@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/poolinit/poolinit/e2e/harness"
 	"github.com/poolinit/poolinit/internal/testkit"
@@ -183,6 +184,50 @@ func running(p *harness.Process) bool {
 		return false
 	default:
 		return true
+	}
+}
+
+// firstSignals are those that Go leaves blocked until they are asked for, and CONT
+// and TSTP, for which it has no handler until then.
+var firstSignals = map[string]syscall.Signal{
+	"SIGUSR1": 10, "SIGUSR2": 12, "SIGPIPE": 13, "SIGALRM": 14, "SIGCONT": 18, "SIGTSTP": 20, "SIGXCPU": 24, "SIGXFSZ": 25,
+	"SIGVTALRM": 26, "SIGWINCH": 28, "SIGIO": 29, "SIGPWR": 30, "SIGRTMIN+1": 35, "SIGRTMIN+3": 37, "SIGRTMIN+30": 64,
+}
+
+// Signals that come from the first instructions of the program on, long before its
+// child exists, are passed on to it.
+func TestInitKeepsFirstSignals(t *testing.T) {
+	harness.Need(t, "sleep")
+	for name, sig := range firstSignals {
+		p := harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "init", "-vvv", "--", "sleep", "1000"}})
+		untilFirstInstructions(t, p)
+		_ = syscall.Kill(p.PID, sig)
+		p.Stderr.Expect(t, "Passing signal: '"+name+"'")
+		_ = syscall.Kill(p.PID, syscall.SIGKILL) // the signal may have ended it
+		p.Wait()
+	}
+}
+
+// The same in a pool, for the signals that it forwards.
+func TestRunKeepsFirstSignals(t *testing.T) {
+	harness.Need(t, "sleep")
+	p := harness.PoolOf(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "run", "--log-level", "debug", "--", "sleep", "1000"}}))
+	untilFirstInstructions(t, p.Process)
+	names := []string{"SIGUSR2", "SIGALRM", "SIGXCPU", "SIGVTALRM", "SIGWINCH", "SIGIO", "SIGPWR", "SIGCONT", "SIGRTMIN+30"}
+	for _, name := range names {
+		_ = syscall.Kill(p.PID, firstSignals[name])
+	}
+	for _, name := range names {
+		p.ExpectLog("forwarding signal", func(r harness.Record) bool { return r.Signal == name })
+	}
+}
+
+// untilFirstInstructions waits, without a pause, until the program blocks signals,
+// which is before the Go runtime begins.
+func untilFirstInstructions(t *testing.T, p *harness.Process) {
+	untilStub(p, t)
+	for began := time.Now(); running(p) && time.Since(began) < testkit.Patience && !harness.SignalSet(p.PID, "SigBlk")[syscall.SIGUSR2]; {
+		continue
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"reflect"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/poolinit/poolinit/reaper/entry"
 )
 
 // Real-time signals count from RTMIN, which is 34 for every libc.
@@ -92,7 +94,21 @@ func open() *Mailbox {
 		close(asked)
 	}()
 	<-asked
+	m.postRecorded()
 	return m
+}
+
+// postRecorded adds the signals that came before the runtime had a handler for them.
+func (m *Mailbox) postRecorded() {
+	recorded := entry.TakeRecorded()
+	for sig, box := range m.boxes {
+		if sig > 0 && recorded&(1<<(sig-1)) != 0 {
+			select {
+			case box <- syscall.Signal(sig):
+			default: // another one of its kind waits already
+			}
+		}
+	}
 }
 
 // Early returns the mailbox of the process. It holds the stop and reload signals that
@@ -112,6 +128,7 @@ func (m *Mailbox) CatchRest() {
 			signal.Notify(box, syscall.Signal(sig))
 		}
 	}
+	m.postRecorded()
 }
 
 // Each calls f for every signal that arrives, except CHLD, one after the other, until

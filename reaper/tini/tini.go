@@ -85,7 +85,7 @@ func (o *options) run(say *messenger) int {
 
 	// Inherited descriptors are meant for the child, as with tini: none is sealed.
 	child, err := r.Start(&reaper.Spec{
-		Args: o.command, Env: os.Environ(), Files: []uintptr{0, 1, 2}, NewGroup: true, Terminal: terminal,
+		Args: o.command, Env: os.Environ(), Files: []uintptr{0, 1, 2}, NewGroup: true, Terminal: terminal, KeepSignals: true,
 	})
 	if err != nil {
 		say.fatal("exec %s failed: %s", o.command[0], describeExec(err))
