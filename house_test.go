@@ -69,7 +69,7 @@ var mayImport = map[string][]string{
 	"ipc/sources":     {modulePath + "/ipc", modulePath + "/ipc/stream", modulePath + "/ipc/sysv", "github.com/rs/zerolog"},
 	"metrics/status":  {modulePath + "/supervisor", modulePath + "/ipc", modulePath + "/reaper", modulePath + "/reaper/proc"},
 	"metrics/control": {modulePath + "/reaper/ancillary", modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/reaper/proc", "golang.org/x/sys/unix"},
-	"metrics/limit":   {},
+	"metrics/limit":   {modulePath + "/reaper/ancillary", "golang.org/x/sys/unix"},
 	"metrics":         {modulePath + "/metrics/status", modulePath + "/metrics/limit", modulePath + "/supervisor", modulePath + "/ipc", "github.com/prometheus/..."},
 	"reaper/tini":     {modulePath + "/reaper", modulePath + "/reaper/signals", "golang.org/x/sys/unix"},
 	// A program that uses one of these takes nothing else along. What is below their

@@ -40,13 +40,15 @@ func (why untrusted) Error() string { return string(why) + ": not trusting it" }
 // A Client is connected to a pool. It is for one request.
 type Client struct {
 	PID    int
+	UID    uint32 // of the process
 	conn   *net.UnixConn
 	in     *bufio.Reader
 	within time.Duration // AnswerTime; tests wait for less
 }
 
-// Open connects to the pool of PID 1 if there is one, otherwise to the only one there
-// is. It looks in the list of pools second, because that list has every unix socket of
+// Open connects to the pool of PID 1 if there is one, otherwise to the only one of
+// this user: any other user's process can have a socket that looks like a pool's, and
+// answer what it likes. It looks in the list of pools second, because that list has every unix socket of
 // the network namespace, which may be many. Where PID 1 is another program, any process
 // can take its name: that must not hide the pool.
 func Open() (*Client, error) {
@@ -61,9 +63,15 @@ func Open() (*Client, error) {
 		return nil, err
 	}
 	var found []*Client
+	var foreign error
 	for _, pid := range pids {
 		switch c, failed := Dial(pid); failed.(type) {
 		case nil:
+			if c.UID != uint32(os.Geteuid()) {
+				foreign = untrusted(fmt.Sprintf("process %d, which says that it is a pool, is of uid %d; if you mean it, say --pid %d", pid, c.UID, pid))
+				c.Close()
+				continue
+			}
 			found = append(found, c)
 		case noPool: // it has just ended
 		default:
@@ -73,6 +81,8 @@ func Open() (*Client, error) {
 	switch {
 	case len(found) == 1:
 		return found[0], nil
+	case len(found) == 0 && foreign != nil:
+		return nil, foreign
 	case len(found) == 0 && err == nil:
 		return nil, ErrNone
 	case len(found) == 0:
@@ -135,29 +145,31 @@ func Dial(pid int) (*Client, error) {
 		return nil, fmt.Errorf("cannot reach the pool of process %d: %w", pid, err)
 	}
 	conn := nc.(*net.UnixConn)
-	if err := genuine(conn, pid); err != nil {
+	uid, err := genuine(conn, pid)
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{PID: pid, conn: conn, in: bufio.NewReader(conn), within: AnswerTime}, nil
+	return &Client{PID: pid, UID: uid, conn: conn, in: bufio.NewReader(conn), within: AnswerTime}, nil
 }
 
 // genuine checks that the process that listens is the one whose PID is in the name, and
-// that it accepts requests of this user. Any other process could answer anything.
-func genuine(conn *net.UnixConn, pid int) error {
+// that it accepts requests of this user. Any other process could answer anything. It
+// returns the process's user.
+func genuine(conn *net.UnixConn, pid int) (owner uint32, err error) {
 	cred, err := peer(conn)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	switch uid := os.Geteuid(); {
 	case cred.Pid == 0:
-		return untrusted(fmt.Sprintf("the socket of process %d belongs to a process of another PID namespace", pid))
+		return 0, untrusted(fmt.Sprintf("the socket of process %d belongs to a process of another PID namespace", pid))
 	case int(cred.Pid) != pid:
-		return untrusted(fmt.Sprintf("the socket of process %d belongs to process %d", pid, cred.Pid))
+		return 0, untrusted(fmt.Sprintf("the socket of process %d belongs to process %d", pid, cred.Pid))
 	case uid != 0 && cred.Uid != uint32(uid):
-		return fmt.Errorf("the pool of process %d runs as uid %d: only that one and root may ask it, and this is uid %d", pid, cred.Uid, uid)
+		return 0, fmt.Errorf("the pool of process %d runs as uid %d: only that one and root may ask it, and this is uid %d", pid, cred.Uid, uid)
 	}
-	return nil
+	return cred.Uid, nil
 }
 
 // Close ends the connection, and any call that waits for an answer.
@@ -277,7 +289,7 @@ func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 		until = time.Now().Add(limit)
 	}
 	_ = c.conn.SetReadDeadline(until) // if it is closed, the read reports that
-	line, err := c.in.ReadBytes('\n')
+	line, err := readLine(c.in)
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -292,6 +304,23 @@ func (c *Client) receive(limit time.Duration, v any) ([]byte, error) {
 		return nil, errors.New("the pool refuses: " + refused.Error)
 	}
 	return line, nil
+}
+
+// maxAnswer is more than the status of the largest pool has, in bytes.
+const maxAnswer = 128 << 20
+
+var errLongAnswer = fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+
+func readLine(in *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		if line = append(line, part...); err != bufio.ErrBufferFull {
+			return line, err
+		}
+		if len(line) > maxAnswer {
+			return nil, errLongAnswer
+		}
+	}
 }
 
 // explain returns an error that says what the failure of the connection means.

@@ -84,7 +84,7 @@ func TestHealthOfAStuckPool(t *testing.T) {
 		if err := c.ask(request{Command: cmdHealth}); err != nil {
 			t.Fatal(err)
 		}
-		(&session{Server: &Server{view: view, times: times{request: requestTime}}, conn: there}).answer()
+		(&session{Server: &Server{view: view, times: times{request: requestTime}}, conn: there, in: there, begin: func() {}}).answer()
 		want := Answer{Ready: true, Reason: "a message has waited for 1m0s while a ready worker has nothing to do"}
 		if got, err := c.answer(c.within); err != nil || got != want {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
@@ -470,6 +470,13 @@ func TestOpenAlone(t *testing.T) {
 	if !one {
 		t.Error("the only pool is not found")
 	}
+	foreign := play(t, &syscall.SysProcAttr{Credential: nobody}, "pool")
+	if !opens(t, first) {
+		t.Error("beside a pool of another user the own one is not found")
+	}
+	if c, err := Dial(foreign.cmd.Process.Pid); err != nil || c.UID != nobody.Uid {
+		t.Errorf("by its PID root asks any pool: %v", err)
+	}
 	second := play(t, nil, "pool")
 	a, b := first.cmd.Process.Pid, second.cmd.Process.Pid
 	_, err = Open()
@@ -479,6 +486,10 @@ func TestOpenAlone(t *testing.T) {
 	if !opens(t, second) {
 		t.Error("the pool that is left is not found")
 	}
+	second.stdin.Close()
+	second.text()
+	_, err = Open()
+	wantError(t, err, "which says that it is a pool, is of uid 65534; if you mean it, say --pid ")
 }
 
 func opens(t *testing.T, pool *child) bool {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -17,13 +16,14 @@ import (
 
 	"github.com/poolinit/poolinit/metrics/limit"
 	"github.com/poolinit/poolinit/metrics/status"
+	"github.com/poolinit/poolinit/reaper/ancillary"
 	"github.com/poolinit/poolinit/supervisor"
 )
 
 // The limits of the server.
 const (
 	maxRequest     = 32 << 10               // bytes: room for MaxIDs
-	maxConnections = 64                     // more wait in the kernel's queue
+	maxConnections = 64                     // a further one replaces the one that has been silent for longest
 	requestTime    = 2 * time.Second        // for a request to arrive; less than AnswerTime, as others may wait for the place
 	answerTime     = 5 * time.Second        // for a client to read a line
 	closeTime      = 200 * time.Millisecond // for requests that Close finds unanswered
@@ -51,7 +51,7 @@ type Pool interface {
 type Server struct {
 	view     *status.View
 	pool     Pool
-	refused  func(error) // is called for each client without access, by several goroutines
+	refused  func(error) // is called for each client without access, by one goroutine
 	listener *limit.Listener
 	serving  sync.WaitGroup
 	closing  chan struct{}
@@ -78,7 +78,7 @@ func Listen(view *status.View, pool Pool, refused func(error)) (*Server, error) 
 	}
 	end, cut := context.WithCancel(context.Background())
 	return &Server{
-		view: view, pool: pool, refused: refused, listener: limit.NewListener(ln, maxConnections, nil),
+		view: view, pool: pool, refused: refused, listener: limit.NewListener(newGate(ln, refused), maxConnections, 0),
 		closing: make(chan struct{}), end: end, cut: cut,
 		times: times{request: requestTime, close: closeTime, tick: progressTick},
 	}, nil
@@ -91,7 +91,7 @@ func (s *Server) Serve() { s.serving.Go(s.accept) }
 // the process ends; all others have closeTime.
 func (s *Server) Close() {
 	close(s.closing)
-	s.listener.Close()
+	ancillary.CloseListener(s.listener)
 	timer := time.AfterFunc(s.times.close, s.cut)
 	s.serving.Wait()
 	timer.Stop()
@@ -113,24 +113,13 @@ func (s *Server) accept() {
 	}
 }
 
-// serve answers one connection, if its client has access. The answer to a client
-// without access fits into the socket's buffer, so that it cannot block.
+// serve answers one connection.
 func (s *Server) serve(conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(s.end, func() { conn.Close() })()
-	c := &session{Server: s, conn: conn.(*limit.Conn).Conn.(*net.UnixConn)}
-	cred, err := peer(c.conn)
-	if err == nil {
-		err = trusted(cred)
-	}
-	if err != nil {
-		if err != errGone { // a client that ended early, as after Ctrl-C, is not worth a line
-			s.refused(err)
-		}
-		c.send(Answer{Error: err.Error()})
-		return
-	}
-	c.client = fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
+	place := conn.(*limit.Conn)
+	who := place.Conn.(*client)
+	c := &session{Server: s, conn: who.UnixConn, in: place, begin: place.Begin, client: who.String()}
 	c.answer()
 }
 
@@ -138,12 +127,14 @@ func (s *Server) serve(conn net.Conn) {
 type session struct {
 	*Server
 	conn   *net.UnixConn
-	client string // for the log
+	in     io.Reader // reads conn
+	begin  func()    // called when the request has arrived
+	client string    // for the log
 }
 
 func (c *session) answer() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(c.times.request)) // if it is closed, the read reports that
-	line, err := bufio.NewReader(io.LimitReader(c.conn, maxRequest)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(c.in, maxRequest)).ReadBytes('\n')
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.send(Answer{Error: "no request came in time"})
@@ -151,6 +142,7 @@ func (c *session) answer() {
 	case err != nil:
 		c.send(Answer{Error: errNotARequest.Error()})
 	default:
+		c.begin()
 		c.answerLine(line)
 	}
 }
@@ -218,7 +210,7 @@ func (c *session) gone() <-chan struct{} {
 	_ = c.conn.SetReadDeadline(time.Time{}) // if it is closed, the read reports that
 	gone := make(chan struct{})
 	c.serving.Go(func() {
-		_, _ = io.Copy(io.Discard, c.conn) // clients send nothing more
+		_, _ = io.Copy(io.Discard, c.in) // clients send nothing more
 		close(gone)
 	})
 	return gone
