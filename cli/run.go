@@ -107,6 +107,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Spool, flags.Directory, "spool", "", "", "`directory`", "where to keep given-up messages, and undelivered ones until the next start")
 	flags.Add(s, &o.SpoolBytes, flags.Size, "spool-bytes", "", "1GiB", "`size`", "what the files of the spool may take; beyond it, given-up messages are lost and\ncounted; 0: no limit")
 	flags.Add(s, &o.HTTP, flags.Address, "http", "", "", "`address`", "serve metrics, health and status over HTTP, for example on :9090")
+	flags.List(s, &o.HTTPHost, flags.HostName, "http-host", "`name`", "another name that requests to --http may be for, beside localhost, IP\naddresses and the host of --http; repeatable")
 	flags.Add(s, &o.Log.Level, flags.OneOf("debug", "info", "warn", "error"), "log-level", "", "info", "`level`", "debug, info, warn or error")
 	flags.Add(s, &o.Log.Format, flags.OneOf("auto", "text", "json"), "log-format", "", "auto", "`format`", "text, json, or auto: text on a terminal, otherwise json; logs go to stderr")
 	s.HelpFlag()

@@ -58,6 +58,7 @@ var badValues = map[string]struct {
 	"timeout-signal":    {[]string{"", "FOO", "0", "65"}, []string{"TERM", "1 to 64"}},
 	"attempts":          {[]string{"", "0", "-1", "1048577"}, []string{"from 1 to 1048576"}},
 	"http":              {[]string{"9090", "localhost", "127.0.0.1:", ":http", ":65536", ":-1", "http://127.0.0.1:9090", "::1:9090", "a b:1"}, []string{"HOST:PORT", "127.0.0.1:9090"}},
+	"http-host":         {[]string{"", "pool:9090", "http://pool", "a b", "[::1]"}, []string{"metrics.example.com"}},
 	"spool":             {[]string{"a\x00b"}, []string{"the path of a directory"}},
 	"spool-bytes":       {[]string{"", "-1", "64", "1023K", "1.5G", "8796093022208M"}, []string{"64MiB", "at least 1MiB"}},
 	"max-memory":        {[]string{"", "-1", "64", "1023K", "64MB", "1.5G", "64 M", "M", "8796093022208M", "0x400000", "99999999999999999999"}, []string{"64MiB", "at least 1MiB"}},

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -41,6 +42,7 @@ type Config struct {
 	Deliver    string              // how workers get messages: frames, tagged, lines or exec
 	Share      []*stream.Share     // sockets that all workers accept from
 	HTTP       string              // the address of metrics, health and status; "": none
+	HTTPHost   []string            // names that requests to it may be for, beside its own
 	Log        LogConfig
 }
 
@@ -49,6 +51,15 @@ type LogConfig struct {
 	Level    string // debug, info, warn or error
 	Format   string // auto, text or json
 	Terminal bool   // stderr is a terminal: auto is text then, and text has colours
+}
+
+// httpHosts returns the names that requests by HTTP may be for.
+func (c *Config) httpHosts() []string {
+	bound, _, err := net.SplitHostPort(c.HTTP)
+	if err != nil { // none
+		return c.HTTPHost
+	}
+	return append([]string{bound}, c.HTTPHost...)
 }
 
 // RunsPerMessage reports whether the command is started for each message.

@@ -138,7 +138,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
 	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.Pool.StopTimeout, log)
-	ends = newEndpoints(http, cfg.Revision, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
+	ends = newEndpoints(http, cfg, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {
 		exit = &atExit{workers, pool.Places, watch, log}

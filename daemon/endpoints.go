@@ -28,12 +28,12 @@ type endpoints struct {
 }
 
 // newEndpoints returns the endpoints of a pool. ln may be nil.
-func newEndpoints(ln net.Listener, revision string, view *status.View, pool control.Pool, log zerolog.Logger) *endpoints {
+func newEndpoints(ln net.Listener, cfg *Config, view *status.View, pool control.Pool, log zerolog.Logger) *endpoints {
 	e := &endpoints{log: log}
 	if ln != nil {
 		failed := sometimes(log)
 		e.http = metrics.New(ln, &metrics.Options{
-			View: view, Signals: countSignals, Revision: revision, Go: runtime.Version(),
+			View: view, Signals: countSignals, Revision: cfg.Revision, Go: runtime.Version(), Hosts: cfg.httpHosts(),
 			Errors: func(err error) { failed.Warn().Err(err).Msg("HTTP request failed") },
 		})
 	}

@@ -109,7 +109,7 @@ func (f *fake) server() *Server {
 
 // request makes a GET with header lines.
 func request(path string, header ...string) *http.Request {
-	r := httptest.NewRequest("GET", path, nil)
+	r := httptest.NewRequest("GET", "http://localhost"+path, nil)
 	for _, h := range header {
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Set(name, value)

@@ -58,7 +58,7 @@ func TestPaths(t *testing.T) {
 
 func respond(s *Server, method, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	s.http.Handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	s.http.Handler.ServeHTTP(w, httptest.NewRequest(method, "http://localhost"+path, nil))
 	return w
 }
 

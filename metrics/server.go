@@ -25,12 +25,13 @@ import (
 // The limits of the server. A client that is slow, or opens too many connections, does
 // not delay others.
 const (
-	maxConnections = 256              // more wait in the kernel's queue
+	maxConnections = 256              // a further one replaces one that is silent, or slow
 	maxScrapes     = 8                // more get 503: they would all show the same
 	maxHeader      = 16 << 10         // bytes
 	headerTime     = 5 * time.Second  // for the head of a request; then the connection is closed
 	requestTime    = 10 * time.Second // for a whole request
 	answerTime     = 20 * time.Second // for a client to read an answer; a health check takes up to 1 s to make
+	slowTime       = 2 * time.Second  // for an answer; then the connection may be replaced
 	idleTime       = 90 * time.Second // between two requests; more than the usual scrape interval
 )
 
@@ -44,6 +45,7 @@ type Options struct {
 	Revision string                   // of the source; may be empty
 	Go       string                   // the version of Go
 	Errors   func(error)              // is called when a single request fails
+	Hosts    []string                 // that the Host header may have, beside localhost and IP addresses
 }
 
 // A Server serves what Options says.
@@ -68,10 +70,10 @@ func Listen(addr string) (net.Listener, error) {
 // Serve.
 func New(ln net.Listener, o *Options) *Server {
 	s := &Server{options: o, reloadTime: newReloadTime()}
-	// Connections that are kept open for a next request make room for new ones.
-	s.listener = limit.NewListener(ln, maxConnections, func(full bool) { s.http.SetKeepAlivesEnabled(!full) })
+	s.listener = limit.NewListener(ln, maxConnections, slowTime)
 	s.http = http.Server{
-		Handler:           s.handler(),
+		Handler:           answering(s.handler()),
+		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       requestTime,
 		WriteTimeout:      answerTime,
@@ -80,6 +82,22 @@ func New(ln net.Listener, o *Options) *Server {
 		ErrorLog:          log.New(errorWriter(o.Errors), "", 0),
 	}
 	return s
+}
+
+// A connKey is the key of a request's connection in its context.
+type connKey struct{}
+
+// answering tells the listener which connections have a request.
+func answering(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(*limit.Conn); ok {
+			if c.Begin() {
+				w.Header().Set("Connection", "close") // rather than being replaced while the next request is on its way
+			}
+			defer c.End()
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Addr returns the address that was bound.
@@ -153,7 +171,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "not found; there is "+paths, http.StatusNotFound)
 	})
-	return secured(mux)
+	return secured(checkHost(s.options.Hosts, mux))
 }
 
 func (s *Server) metrics() http.Handler {

@@ -119,6 +119,14 @@ func OrAuto(parse func(string) (int, error)) func(string) (int, error) {
 	}
 }
 
+// HostName reads a name that a Host header may have: without a port.
+func HostName(s string) (string, error) {
+	if s == "" || strings.ContainsAny(s, ":/ []") {
+		return "", errors.New("a name without scheme and port, such as metrics.example.com")
+	}
+	return s, nil
+}
+
 // Address takes an address to listen on; "" stands for none.
 func Address(s string) (string, error) {
 	if s == "" {

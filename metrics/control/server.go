@@ -119,7 +119,7 @@ func (s *Server) serve(conn net.Conn) {
 	defer context.AfterFunc(s.end, func() { conn.Close() })()
 	place := conn.(*limit.Conn)
 	who := place.Conn.(*client)
-	c := &session{Server: s, conn: who.UnixConn, in: place, begin: place.Begin, client: who.String()}
+	c := &session{Server: s, conn: who.UnixConn, in: place, begin: func() { place.Begin() }, client: who.String()}
 	c.answer()
 }
 

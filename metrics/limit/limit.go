@@ -222,7 +222,12 @@ func (c *Conn) attempt(fd int, b []byte) (n int, err error) {
 }
 
 // Begin says that a whole request has arrived, and End that it has been answered.
-func (c *Conn) Begin() { c.move(c.listener.busy) }
+// It reports whether all places are taken: then the connection should not be kept
+// for a next request.
+func (c *Conn) Begin() (full bool) {
+	c.move(c.listener.busy)
+	return c.listener.Taken() >= c.listener.limit
+}
 
 // End is the end of what Begin began: the connection waits for the next request.
 func (c *Conn) End() { c.move(c.listener.waiting) }
