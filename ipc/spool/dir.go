@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -157,14 +158,31 @@ func (d *dir) checkLock() error {
 	return nil
 }
 
-// names returns the names of what is in the directory, sorted.
-func (d *dir) names() ([]string, error) {
-	f, err := d.open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// names returns the names of what is in the directory.
+func (d *dir) names() (names []string, err error) {
+	err = d.each(func(name string) { names = append(names, name) })
+	return names, err
+}
+
+// each calls f with the names of what is in the directory, which may be many.
+func (d *dir) each(f func(name string)) error {
+	list, err := d.open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
-	return f.Readdirnames(-1)
+	defer list.Close()
+	for {
+		names, err := list.Readdirnames(1000)
+		for _, name := range names {
+			f(name)
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return bare(err)
+		}
+	}
 }
 
 // create makes a file in the place of any that has the name, and returns when it is

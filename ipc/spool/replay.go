@@ -86,7 +86,8 @@ func (r *Replay) replay(name string) bool {
 		return false
 	}
 	if err != nil {
-		r.log.Warn().Str("file", name).Str("why", err.Error()).Msg("cannot read spooled message, leaving it in place")
+		why := err.Error()
+		r.spool.unread.Add("cannot read spooled message, leaving it in place", func(e *zerolog.Event) { e.Str("file", name).Str("why", why) })
 		return true
 	}
 	r.submit(&message{spool: r.spool, name: name, header: h}, body)

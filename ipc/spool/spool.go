@@ -32,6 +32,8 @@ type Spool struct {
 	log    zerolog.Logger
 	writer *writer
 
+	foreign, odd, unread *ratelog.Log // files that are not messages of poolinit's: others may make many
+
 	// Set before opened is closed.
 	opened chan struct{}
 	dir    *dir
@@ -45,6 +47,9 @@ const (
 	givenUp     = ".given-up"
 	unfinished  = ".tmp" // after one of the others: it is being written
 )
+
+// mostFiles is how many files of a kind have a line of their own in ten seconds.
+const mostFiles = 20
 
 // openPatience is how long Open waits for the disk. A pool starts without what is
 // in the spool then, and gets it when the disk responds.
@@ -60,6 +65,9 @@ func Open(cfg Config, log zerolog.Logger) (*Spool, error) {
 	}
 	log = log.With().Str("spool", path).Logger()
 	s := &Spool{path: path, stderr: cfg.Stderr, log: log, opened: make(chan struct{})}
+	for _, l := range []**ratelog.Log{&s.foreign, &s.odd, &s.unread} {
+		*l = ratelog.Several(log, zerolog.WarnLevel, mostFiles)
+	}
 	s.writer = &writer{opened: s.opened, limit: cfg.SpoolBytes, log: log, complain: ratelog.New(log), full: ratelog.New(log), wake: make(chan struct{}, 1)}
 	go s.writer.run() // ends with Close, unless the disk hangs
 	go func() {       // ends when the disk responds
@@ -136,30 +144,27 @@ func (s *Spool) probe() error {
 // move moves messages of poolinit's own into its own directory: others have got the
 // right to write to the spool since it was used.
 func (s *Spool) move() {
-	names, err := s.shared.names()
-	if err != nil {
-		s.log.Warn().Err(err).Msg("cannot look for messages of earlier starts in the spool")
-		return
-	}
-	slices.Sort(names)
 	moved := 0
-	for _, name := range names {
+	err := s.shared.each(func(name string) {
 		if !isMessage(strings.TrimSuffix(name, unfinished)) {
-			continue
+			return
 		}
 		st, err := s.shared.stat(name)
 		if err == nil && (!isTrusted(&st) || !isOurs(&st)) {
-			s.log.Warn().Str("file", name).Uint32("uid", st.Uid).Msg("file of another user in the spool, leaving it in place")
-			continue
+			s.foreign.Add("file of another user in the spool, leaving it in place", func(e *zerolog.Event) { e.Str("file", name).Uint32("uid", st.Uid) })
+			return
 		}
 		if err == nil {
 			err = s.dir.take(s.shared, name)
 		}
 		if err != nil {
 			s.log.Warn().Str("file", name).Err(err).Msg("cannot take over spooled message, leaving it in place")
-			continue
+			return
 		}
 		moved++
+	})
+	if err != nil {
+		s.log.Warn().Err(err).Msg("cannot look for messages of earlier starts in the spool")
 	}
 	if moved > 0 {
 		s.log.Info().Int("messages", moved).Str("directory", s.dir.path).Msg("moved messages in the spool")
@@ -196,7 +201,7 @@ func (s *Spool) consider(name string) {
 	case name == lockName, name == "lost+found": // every ext4 has that
 		return
 	case !isMessage(name), !s.isRegular(name):
-		s.log.Warn().Str("file", name).Msg("unexpected file in the spool, leaving it in place")
+		s.odd.Add("unexpected file in the spool, leaving it in place", func(e *zerolog.Event) { e.Str("file", name) })
 		return
 	case len(s.found) > 0 && s.found[len(s.found)-1] == name: // a rewritten one has just replaced it
 		return

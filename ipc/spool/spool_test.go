@@ -63,6 +63,7 @@ func newPrintingWorld(t testing.TB, dir string, stderr func(worker int) string, 
 	_, _ = w.Log.Write([]byte(log.Text()))
 	w.spool.log = w.Log.Logger()
 	w.spool.writer.complain = ratelog.New(w.spool.log)
+	w.spool.unread = ratelog.Several(w.spool.log, zerolog.WarnLevel, mostFiles)
 	w.replay = spool.Replay(w.Q)
 	t.Cleanup(w.stop)
 	return w

@@ -346,6 +346,7 @@ func (c *conn) message(whole []byte) *ipc.Delivery {
 		return ipc.AdoptFrame(c, &c.flow, buf)
 	}
 	c.in.Advance(len(whole))
+	c.listener.noteHello(frame.Body(whole))
 	return ipc.FromFrame(c, &c.flow, whole)
 }
 

@@ -204,7 +204,10 @@ func (c *conn) sayLast(answer []byte) {
 
 // end: nothing more is read. Replies that are due are still written.
 func (c *conn) end(err error) {
+	fault, _ := errors.AsType[*tagFault](err)
 	switch stats := &c.listener.stats; {
+	case fault != nil && fault.code == frame.NotTagged:
+		c.listener.notTagged(fault.text)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errPartial):
 		stats.FramesPartial.Add(1)
 	case errors.Is(err, frame.ErrTooLong):

@@ -41,6 +41,7 @@ type listener struct {
 	complain *ratelog.Log // of what clients cause
 	evicted  *ratelog.Log // of large messages that do not arrive
 	cutOff   *ratelog.Log // of clients that do not read
+	tagFault *ratelog.Log // of clients with tags where there are none, and the other way round
 
 	connections int // at most
 
@@ -85,7 +86,7 @@ func newListener(c *config, q *ipc.Queue, log zerolog.Logger, ln net.Listener, p
 		return nil, err
 	}
 	l := &listener{
-		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), evicted: ratelog.New(log), cutOff: ratelog.New(log),
+		url: c, queue: q, certs: certs, addr: ln.Addr(), complain: ratelog.New(log), evicted: ratelog.New(log), tagFault: ratelog.New(log), cutOff: ratelog.New(log),
 		connections: c.connections, conns: make(map[*conn]struct{}),
 	}
 	l.stats.Name = boundName(c.Name, ln.Addr())

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -180,6 +181,24 @@ func notHello() error {
 		text: fmt.Sprintf(`the first frame here is tagged, with the tag 0 and the body {"hello":%d}`, protocolVersion)}
 }
 
+// notTagged counts and logs a fault in the use of tags.
+func (l *listener) notTagged(why string) {
+	l.stats.FramesNotTagged.Add(1)
+	l.tagFault.Warn("clients broke the rules of tagged frames", why)
+}
+
+// helloStart is how the first frame of a client that speaks tagged frames begins
+// behind its header.
+var helloStart = append(make([]byte, frame.TagSize), `{"hello":`...)
+
+// noteHello notes that a client speaks tagged frames to a source that does not. To
+// this one they are messages like others.
+func (l *listener) noteHello(body []byte) {
+	if len(body) <= maxHello && bytes.HasPrefix(body, helloStart) {
+		l.notTagged("a client speaks tagged frames, and this source has no tagged=true: its frames are taken for messages")
+	}
+}
+
 func stillOpen(tag uint64) error {
 	return &tagFault{code: frame.NotTagged, text: fmt.Sprintf("the message with the tag %d is not answered yet", tag)}
 }
@@ -221,6 +240,7 @@ func (t *tags) message(f frame.Tagged, size int) (*ipc.Delivery, error) {
 	if err != nil {
 		d.Release()
 		t.refuseAtOnce(f.Tag, frame.NotTagged, err.Error())
+		t.listener.notTagged(err.Error())
 		return nil, nil
 	}
 	return d, nil

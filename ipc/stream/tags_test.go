@@ -164,7 +164,11 @@ func TestTaggedFaults(t *testing.T) {
 			if !slices.Contains(tt.want, goesOn) {
 				c.Conn.(*net.TCPConn).CloseWrite()
 			}
+			faults := uint64(0)
 			for _, want := range tt.want {
+				if strings.Contains(want, "not-tagged: ") {
+					faults++
+				}
 				all, isAll := strings.CutPrefix(want, "all ")
 				switch {
 				case want == goesOn:
@@ -183,7 +187,32 @@ func TestTaggedFaults(t *testing.T) {
 					c.want(want)
 				}
 			}
+			ipctest.Eventually(t, "the fault is counted", func() bool { return w.src.stats.FramesNotTagged.Load() == faults })
+			if n := strings.Count(w.Log.Text(), "clients broke the rules of tagged frames"); n != int(faults) {
+				t.Errorf("%d lines about %d faults: %s", n, faults, w.Log.Text())
+			}
 		})
+	}
+}
+
+// A client that speaks tagged frames to a source that does not is counted, and its
+// frames are messages.
+func TestTaggedToPlain(t *testing.T) {
+	w := newWorld(t, "?reply=always", nil)
+	w.Worker(ipctest.Answering(ipctest.Echo))
+	for range 3 {
+		c := w.dialTagged()
+		c.write(hello)
+		if got := c.Next(); got != hello[frame.HeaderSize:] {
+			t.Errorf("%q", got)
+		}
+	}
+	if n := w.src.stats.FramesNotTagged.Load(); n != 3 || strings.Count(w.Log.Text(), "this source has no tagged=true") != 1 {
+		t.Errorf("%d counted: %s", n, w.Log.Text())
+	}
+	w.dial().Send("an ordinary message", hello)
+	if n := w.src.stats.FramesNotTagged.Load(); n != 3 {
+		t.Errorf("%d counted", n)
 	}
 }
 
