@@ -116,7 +116,8 @@ func TestSendAndServers(t *testing.T) {
 		"one at a time":                {"--reply --in-flight 1", []string{"1 echo 1 echo 1 echo 1 echo 1 echo eof"}, all, all, ""},
 		"answers some":                 {"", []string{"5 x y eof"}, all, "x y", ""},
 		"answers nothing":              {"", []string{"5 eof"}, all, "", ""},
-		"answers nothing, --reply":     {"--reply", []string{"5 eof"}, all, "", "does not answer every message"},
+		"answers nothing, --reply":     {"--reply", []string{"5 eof", "5 eof"}, all + " " + all, "", "does not answer every message"},
+		"killed before an answer":      {"--reply", []string{"5 eof", "5 echo eof"}, all + " " + all, all, ""},
 		"a failure":                    {"", []string{"5 x !given-up:why eof"}, all, "x", "a message: given-up: why"},
 		"a failure, --reply":           {"--reply", []string{"5 x !given-up:why x x x eof"}, all, "x x x x", "message 2: given-up: why"},
 		"unknown code":                 {"--reply", []string{"5 x x x x !new:why eof"}, all, "x x x x", "message 5: new: why"},
@@ -132,7 +133,7 @@ func TestSendAndServers(t *testing.T) {
 		"breaks":                       {"", []string{"3 x reset"}, "a b c", "x", "4 had no reply and may be lost"},
 		"breaks after all its replies": {"", []string{"5 echo reset"}, all, all, ""},
 		"never takes any":              {"--reply --connect-timeout 1s", []string{"reset"}, "", "", "accepts connections, but no messages; from message 1 on"},
-		"too many":                     {"--reply", []string{"5 echo x eof"}, all, all, ""},
+		"too many":                     {"--reply", []string{"5 echo x eof"}, all, all, "the server sends more replies than there were messages\n"},
 		"garbage":                      {"--reply --connect-timeout 1s", []string{"5 garbage eof"}, "", "", "from message 1 on no message"},
 		"silent":                       {"--timeout 2s", []string{"5 x hang"}, all, "x", "nothing was received within --timeout"},
 	} {
@@ -229,7 +230,7 @@ func TestSendTooBig(t *testing.T) {
 		"a reply excludes one":   {"", "a xx xxxx b", []string{"3 a y !too-big: eof", "1 echo eof"}, "a xx xxxx b", "a y b", "message 3: too-big"},
 		"while it stops":         {"", "a b xxx c", []string{"3 a !stopping: !too-big: eof", "2 echo eof"}, "a b xxx b c", "a b c", "message 3: too-big"},
 		"stops, one of two":      {"", "a b xxx c xxxx", []string{"3 a !stopping: !too-big: eof"}, "a b xxx", "a", "from message 2 to message 5"},
-		"replies after it":       {"", "a xxx b c", []string{"2 a !too-big: b eof", "2 echo eof"}, "a xxx b c", "a b c", "message 2: too-big"},
+		"replies after it":       {"", "a xxx b c", []string{"2 a !too-big: b eof"}, "a xxx", "a", "the server sent something that is not a reply; from message 3 on no message is known to be handled"},
 		"nothing is too big":     {"", "xxx b", []string{"2 a !too-big: eof"}, "xxx b", "a", "a message: too-big"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -116,6 +116,27 @@ func TestSendWhileWorkersDie(t *testing.T) {
 	t.Logf("%d workers killed", killed)
 }
 
+// A pool that is killed before it has ever answered: its messages are sent again.
+// To the client it looks like one that does not answer every message.
+func TestSendToKilledPool(t *testing.T) {
+	t.Parallel()
+	harness.Need(t, "sh")
+	for _, params := range []string{"?reply=always", "?tagged=true"} {
+		url := harness.UnixURL(t, params)
+		p := harness.PoolOf(harness.StartSource(t, harness.Program{}, url, "--deliver", "exec", "--output", "inherit", "--", "sh", "-c", "echo has it >&2; exec sleep 600"))
+		result := make(chan harness.Result, 1) // 1: the test may have failed
+		go func() {                            // ends with the client, which has a deadline
+			result <- harness.Send(t, strings.NewReader("one\n"), "--connect-timeout", "1m", "--reply", url)
+		}()
+		p.Stderr.Expect(t, "has it\n")
+		p.Signal(syscall.SIGKILL)
+		p.Wait()
+		harness.StartSDK(t, url)
+		got := <-result
+		got.Want(t, "one\n", 0)
+	}
+}
+
 // A deploy: one pool stops, another takes its place, and nothing is lost.
 func TestSendAcrossRestart(t *testing.T) {
 	for _, args := range [][]string{{"--reply", "--connect-timeout", "1m"}, {"--connect-timeout", "1m"}} {

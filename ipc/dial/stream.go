@@ -118,7 +118,10 @@ func (s Stream) Send(ctx context.Context, in <-chan []Message, out Output) error
 		conn, err := r.connect()
 		if err == nil {
 			r.connected = true
-			err = r.concluded(newRound(r, conn).exchange())
+			began := time.Now()
+			e := newRound(r, conn).exchange()
+			r.progress = r.progress.Add(time.Since(began)) // what the pool had in hand may take long
+			err = r.concluded(e)
 		}
 		if err != nil {
 			return &Unsent{Err: err, Connected: r.connected, Heard: r.heard, Messages: r.todo}
@@ -140,6 +143,7 @@ type run struct {
 	todo      []Message // taken from in, or to be sent again
 	connected bool      // there has been a connection
 	heard     bool      // something has come back
+	mute      bool      // a pool has read all, and closed without a reply
 	progress  time.Time // the last one
 	pause     time.Duration
 }
@@ -213,8 +217,13 @@ func (r *run) concluded(e ending) error {
 		return e.err
 	case errors.Is(e.err, os.ErrDeadlineExceeded):
 		return ErrSilent
+	case e.err == errTooMany, e.err == errGarbage:
+		return e.err
 	case e.clean && e.open > 0 && len(e.resend) > 0 && !r.heard:
-		return ErrMute // all of it would be handled again and again
+		if r.mute {
+			return ErrMute // all of it would be handled again and again
+		}
+		r.mute = true // it may have been killed, which looks the same
 	case len(e.resend) > 0 && r.isStuck():
 		return ErrNotTaken
 	}

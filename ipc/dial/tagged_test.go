@@ -247,6 +247,20 @@ func serveStream(t testing.TB, conns ...func(served)) Stream {
 		Always: true, Tagged: true, InFlight: 1024, ConnectTimeout: enough}
 }
 
+// A message that takes longer than attempts to connect may is sent again all the
+// same when its pool is killed: that time does not count.
+func TestStreamKilledLate(t *testing.T) {
+	const short = 100 * time.Millisecond
+	s := serveStream(t,
+		func(s served) { s.takesTagged(); s.says(hello); s.takesTagged(); <-time.After(5 * short) },
+		func(s served) { s.takesTagged(); s.says(hello); s.answers(1); drains(s) })
+	s.ConnectTimeout, s.InFlight = short, 1
+	out := new(record)
+	if err := s.Send(within(t), input("a"), out); err != nil || strings.Join(out.replies, " ") != "a!" {
+		t.Errorf("%v, replies %q", err, out.replies)
+	}
+}
+
 // A Stream has its replies in the order of the messages, and sends again what has
 // none, and nothing else.
 func TestStreamTagged(t *testing.T) {
@@ -287,10 +301,11 @@ func TestStreamTagged(t *testing.T) {
 			_ = s.Conn.(*net.TCPConn).CloseWrite()
 			drains(s)
 		}, func(s served) { greet(s); s.answers(3); drains(s) }}, "2 4 a! c! e!", "", ""},
-		"not tagged":      {[]func(served){func(s served) { s.says(failure("not-tagged: why")); drains(s) }}, "", "", "not-tagged: why"},
-		"a plain pool":    {[]func(served){func(s served) { s.says(framed("what")); drains(s) }}, "", "", errPlain.Error()},
-		"an answer twice": {[]func(served){func(s served) { greet(s); s.says(tagged(1, "1") + tagged(1, "1")); drains(s) }, func(s served) { greet(s); s.answers(4); drains(s) }}, "1 b! c! d! e!", "", ""},
-		"an unknown tag":  {[]func(served){func(s served) { greet(s); s.says(tagged(9, "1")); drains(s) }, func(s served) { greet(s); s.answers(5); drains(s) }}, "a! b! c! d! e!", "", ""},
+		"not tagged":          {[]func(served){func(s served) { s.says(failure("not-tagged: why")); drains(s) }}, "", "", "not-tagged: why"},
+		"a plain pool":        {[]func(served){func(s served) { s.says(framed("what")); drains(s) }}, "", "", errPlain.Error()},
+		"an answer twice":     {[]func(served){func(s served) { greet(s); s.says(tagged(1, "1") + tagged(1, "1")); drains(s) }}, "1", "", errGarbage.Error()},
+		"one answer too many": {[]func(served){func(s served) { greet(s); s.answers(5); s.says(tagged(3, "3")); drains(s) }}, "a! b! c! d! e!", "", errGarbage.Error()},
+		"an unknown tag":      {[]func(served){func(s served) { greet(s); s.says(tagged(9, "1")); drains(s) }}, "", "", errGarbage.Error()},
 		"too big, in turn": {[]func(served){func(s served) {
 			greet(s)
 			takes(s, "a", "b", "c", "d", "e")

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
+	"github.com/poolinit/poolinit/ipc/frame"
 	"github.com/poolinit/poolinit/ipc/netio"
 	"github.com/poolinit/poolinit/ratelog"
 	"github.com/poolinit/poolinit/reaper/ancillary"
@@ -454,4 +456,22 @@ func addressOf(peer *unix.RawSockaddrAny) netip.Addr {
 		return netip.AddrFrom16((*unix.RawSockaddrInet6)(unsafe.Pointer(peer)).Addr).Unmap()
 	}
 	return netip.Addr{}
+}
+
+// notTagged counts and logs a fault in the use of tags.
+func (l *listener) notTagged(why string) {
+	l.stats.FramesNotTagged.Add(1)
+	l.tagFault.Warn("clients broke the rules of tagged frames", why)
+}
+
+// helloStart is how the first frame of a client that speaks tagged frames begins
+// behind its header.
+var helloStart = append(make([]byte, frame.TagSize), `{"hello":`...)
+
+// noteHello notes that a client speaks tagged frames to a source that does not. To
+// this one they are messages like others.
+func (l *listener) noteHello(body []byte) {
+	if len(body) <= maxHello && bytes.HasPrefix(body, helloStart) {
+		l.notTagged("a client speaks tagged frames, and this source has no tagged=true: its frames are taken for messages")
+	}
 }

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -179,24 +178,6 @@ func (t *tags) faultOf(err error) error {
 func notHello() error {
 	return &tagFault{code: frame.NotTagged, isPlain: true,
 		text: fmt.Sprintf(`the first frame here is tagged, with the tag 0 and the body {"hello":%d}`, protocolVersion)}
-}
-
-// notTagged counts and logs a fault in the use of tags.
-func (l *listener) notTagged(why string) {
-	l.stats.FramesNotTagged.Add(1)
-	l.tagFault.Warn("clients broke the rules of tagged frames", why)
-}
-
-// helloStart is how the first frame of a client that speaks tagged frames begins
-// behind its header.
-var helloStart = append(make([]byte, frame.TagSize), `{"hello":`...)
-
-// noteHello notes that a client speaks tagged frames to a source that does not. To
-// this one they are messages like others.
-func (l *listener) noteHello(body []byte) {
-	if len(body) <= maxHello && bytes.HasPrefix(body, helloStart) {
-		l.notTagged("a client speaks tagged frames, and this source has no tagged=true: its frames are taken for messages")
-	}
 }
 
 func stillOpen(tag uint64) error {
