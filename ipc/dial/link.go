@@ -31,6 +31,10 @@ type link struct {
 	pending []*call       // sent or waiting, without a reply; with tags those are in open
 	retired bool          // it takes no more messages
 
+	// Messages that wait to be written, that have been given to the writer, of those
+	// the ones before the last read returned, and those that have a reply.
+	added, asked, seen, answered uint64
+
 	open    map[uint64]*call // by tag; nil: the pool answers in the order of the messages
 	lastTag uint64
 }
@@ -145,6 +149,7 @@ func (l *link) send(ctx context.Context, body, meta []byte) (*call, error) {
 		l.waiting = frame.AppendTagged(l.waiting, frame.Tagged{Tag: l.lastTag, Meta: meta, Body: body})
 	} else {
 		l.pending = append(l.pending, c)
+		l.added++
 		l.waiting = frame.Append(l.waiting, body)
 	}
 	if l.due() == 1 {
@@ -184,6 +189,8 @@ func (l *link) swap(free []byte) []byte {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.asked += l.added
+	l.added = 0
 	frames := l.waiting
 	l.waiting = free[:0]
 	if !l.retired {
@@ -203,14 +210,19 @@ func (l *link) renewDeadline() {
 	_ = l.conn.SetReadDeadline(limit) // fails if it is closed, which the reader finds out
 }
 
-// An eager is a link's input: before each read the timeout starts anew.
+// An eager is a link's input: before each read the timeout starts anew, and after
+// it only what was asked until then can have been answered.
 type eager struct{ *link }
 
 func (e eager) Read(b []byte) (int, error) {
 	e.mu.Lock()
 	e.renewDeadline()
 	e.mu.Unlock()
-	return e.conn.Read(b)
+	n, err := e.conn.Read(b)
+	e.mu.Lock()
+	e.seen = e.asked
+	e.mu.Unlock()
+	return n, err
 }
 
 // read reads replies to the end of the connection, whose reason it returns.
@@ -232,9 +244,10 @@ func (l *link) read() error {
 func (l *link) assign(body []byte, failed bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.pending) == 0 {
-		return errGarbage
+	if l.answered == l.seen {
+		return errTooMany // not the reply to a message that was sent since it came
 	}
+	l.answered++
 	c := l.pending[0]
 	l.pending[0], l.pending = nil, l.pending[1:]
 	return l.finish(c, Reply{Body: body}, failed)
