@@ -41,7 +41,7 @@ func (a About) run(args []string) int {
 		return s.Report(err)
 	}
 	o.Version, o.Revision = a.version(), revision()
-	o.Env = workersEnviron(s)
+	o.Env = o.user.Environ(workersEnviron(s))
 	o.Credential = o.user.Credential
 	o.Log.Terminal = terminal.Is(2)
 	code, err := daemon.Main(o.Config, warnings)
@@ -88,6 +88,7 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Chdir, flags.Directory, "chdir", "", "", "`directory`", "where workers run, resolved at each start; COMMAND is relative to it")
 	flags.Add(s, &o.user, flags.ParseUser, "user", "", "", "`user`", "run workers as this user: name, uid or uid:gid; poolinit keeps its own")
 	flags.Add(s, &o.OOMScoreAdj, flags.Between(0, 1000), "oom-score-adj", "", "500", "`count`", "how much more the OOM killer prefers a worker to poolinit: added to\npoolinit's own oom_score_adj, at most 1000; 0: not at all")
+	s.Switch(&o.NewPrivs, flags.Bool, "new-privs", "with --user: let workers gain privileges by set-user-ID programs and file\ncapabilities")
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
 	flags.List(s, &o.Listen, sources.Parse, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
 	flags.List(s, &o.Share, stream.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")

@@ -33,6 +33,7 @@ var badValues = map[string]struct {
 	"stop-scope":        {[]string{"", "all", "Leader"}, []string{"group or leader"}},
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
+	"new-privs":         {[]string{"", "yes", "2"}, []string{"true or false"}},
 	"run-at-exit":       {[]string{"", "yes", "2"}, []string{"true or false"}},
 	"ready":             {[]string{"", "yes", "Notify"}, []string{"auto", "notify", "started"}},
 	"min-ready":         {badDurations(), []string{"from 0s"}},
@@ -204,8 +205,12 @@ func TestGoodValues(t *testing.T) {
 		t.Errorf("--listen: %v", o.Listen)
 	}
 	o.Listen = nil
+	asUser, err := flags.ParseUser("1000:1001")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := &options{
-		user: flags.User{Name: "1000:1001", Credential: &syscall.Credential{Uid: 1000, Gid: 1001}},
+		user: asUser,
 		Config: daemon.Config{
 			Command: []string{"x", "-n", "3"}, Chdir: "/", Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
 			Pool: supervisor.Config{

@@ -29,7 +29,8 @@ type Config struct {
 	Env         []string // what workers inherit
 	Chdir       string   // the workers' directory, resolved at each start; "": this program's
 	Credential  *syscall.Credential
-	OOMScoreAdj int // how much sooner than poolinit the OOM killer takes a worker; 0: not
+	NewPrivs    bool // workers with a Credential may gain privileges
+	OOMScoreAdj int  // how much sooner than poolinit the OOM killer takes a worker; 0: not
 	Output      output.Mode
 	DrainDelay  time.Duration // from the stop request to the drain, for which the pool still serves
 	RunAtExit   bool          // run Command once more when no worker is left

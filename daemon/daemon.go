@@ -92,6 +92,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	reaper.SealFiles()
 	reap := newReaper(func(_ int, exit reaper.Exit) { oom.Orphan(exit.Signal) }, log)
 	opened.add(reap.Close)
+	confine(cfg, reap, log)
 
 	for _, s := range cfg.Share { // open until the workers are gone: what connects between two of them waits
 		if err := s.Open(); err != nil {
@@ -172,6 +173,20 @@ func (d *Daemon) Run() (helpless bool) {
 
 func (d *Daemon) runPool() {
 	go func() { d.poolEnded <- d.pool.Run() }() // ends with the workers; stopWorkers waits for it
+}
+
+// confine keeps workers from what only poolinit may have: its memory, with the TLS
+// keys, and, as another user, privileges.
+func confine(cfg *Config, reap *reaper.Reaper, log zerolog.Logger) {
+	if err := reaper.HideMemory(); err != nil {
+		log.Warn().Err(err).Msg("cannot hide poolinit's memory from processes of the same user")
+	}
+	if cfg.Credential == nil || cfg.NewPrivs {
+		return
+	}
+	if err := reap.Confine(); err != nil {
+		log.Warn().Err(err).Msg("cannot take all privileges from the workers")
+	}
 }
 
 // newReaper returns the reaper. Where the kernel does not let this process adopt

@@ -18,6 +18,7 @@ import (
 // children are what the test binary plays.
 var children = testkit.Children{
 	"exit":    func(args []string) int { return number(args[0]) },
+	"hidden":  childHidden,
 	"die":     childDie,
 	"burn":    childBurn,
 	"block":   childBlock,

@@ -37,8 +37,9 @@ type Spec struct {
 
 // A startRequest goes to the thread that forks.
 type startRequest struct {
-	spec  *Spec
-	reply chan<- startReply
+	spec    *Spec
+	prepare func() error // is called in place of a start; or nil
+	reply   chan<- startReply
 }
 
 type startReply struct {
@@ -55,12 +56,29 @@ type startReply struct {
 func (r *Reaper) Start(spec *Spec) (*Process, error) {
 	reply := make(chan startReply, 1) // 1: the thread that forks never waits for the caller
 	select {
-	case r.starts <- startRequest{spec, reply}:
+	case r.starts <- startRequest{spec: spec, reply: reply}:
 	case <-r.closing:
 		return nil, os.ErrClosed
 	}
 	got := <-reply
 	return got.p, got.err
+}
+
+// Confine takes from all programs that are started from now on what they could gain
+// privileges by: set-user-ID programs and file capabilities have no effect
+// (no_new_privs), and the bounding set of capabilities is empty. It is for programs
+// that are started as another user, and leaves this program as it is.
+//
+// The error says what could not be done. For the bounding set that needs
+// CAP_SETPCAP; no_new_privs needs nothing.
+func (r *Reaper) Confine() error {
+	reply := make(chan startReply, 1) // 1: the thread that forks never waits for the caller
+	select {
+	case r.starts <- startRequest{prepare: confineThread, reply: reply}:
+	case <-r.closing:
+		return nil
+	}
+	return (<-reply).err
 }
 
 // startLoop forks, always on the same thread: PR_SET_PDEATHSIG means the death of
@@ -76,6 +94,10 @@ func (r *Reaper) startLoop() {
 	for {
 		select {
 		case req := <-r.starts:
+			if req.prepare != nil {
+				req.reply <- startReply{err: req.prepare()}
+				continue
+			}
 			p, err := r.start(req.spec)
 			if maskErr != nil && err == nil {
 				err = maskErr
@@ -114,6 +136,9 @@ func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) 
 	// before it is registered.
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if spec.Credential != nil && isHidden() {
+		defer func() { _ = HideMemory() }() // it has worked before
+	}
 	var pid int
 	var err error
 	if s, known := given(); known {

@@ -3,8 +3,10 @@ package flags
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +18,8 @@ import (
 type User struct {
 	Name       string // as it was given
 	Credential *syscall.Credential
+	login      string // "": /etc/passwd does not have the user
+	home       string
 }
 
 var errUser = errors.New("a user name of /etc/passwd, a uid, or uid:gid")
@@ -34,6 +38,7 @@ func ParseUser(s string) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
+	u.login, u.home = entry.Username, entry.HomeDir
 	if u.Credential.Uid, err = id(entry.Uid); err != nil {
 		return User{}, err
 	}
@@ -63,7 +68,7 @@ func lookupUser(name string) (*user.User, error) {
 	if u, err := user.LookupId(name); err == nil {
 		return u, nil
 	}
-	return &user.User{Uid: name, Gid: name}, nil
+	return &user.User{Uid: name, Gid: name, HomeDir: "/"}, nil // as docker does
 }
 
 func lookupGroup(name string) (uint32, error) {
@@ -102,4 +107,31 @@ func hasCapability(n uint) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	return unix.Capget(&header, &data[0]) != nil || data[n/32].Effective&(1<<(n%32)) != 0
+}
+
+// Environ returns an environment for the user: HOME, USER and LOGNAME are its own if
+// they were missing or root's. A user without a name has no USER and LOGNAME then.
+func (u User) Environ(env []string) []string {
+	if u.Credential == nil {
+		return env
+	}
+	own := map[string]string{"HOME": u.home, "USER": u.login, "LOGNAME": u.login}
+	roots := map[string]string{"HOME": "/root", "USER": "root", "LOGNAME": "root"}
+	kept := make([]string, 0, len(env)+len(own))
+	for _, v := range env {
+		name, value, _ := strings.Cut(v, "=")
+		if root, ok := roots[name]; ok {
+			if value == root {
+				continue
+			}
+			delete(own, name)
+		}
+		kept = append(kept, v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		if own[name] != "" {
+			kept = append(kept, name+"="+own[name])
+		}
+	}
+	return kept
 }

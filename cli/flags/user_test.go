@@ -109,3 +109,23 @@ func rootWithout(t *testing.T) {
 		t.Errorf("root without capabilities: %v", err)
 	}
 }
+
+func TestUserEnviron(t *testing.T) {
+	named := User{Credential: new(syscall.Credential), login: "www", home: "/var/www"}
+	unnamed := User{Credential: new(syscall.Credential), home: "/"}
+	for _, tt := range []struct {
+		user     User
+		env, got []string
+	}{
+		{User{}, []string{"HOME=/root", "A=1"}, []string{"HOME=/root", "A=1"}},
+		{named, []string{"HOME=/root", "A=1", "USER=root", "LOGNAME=root"}, []string{"A=1", "HOME=/var/www", "LOGNAME=www", "USER=www"}},
+		{named, []string{"A=1"}, []string{"A=1", "HOME=/var/www", "LOGNAME=www", "USER=www"}},
+		{named, []string{"HOME=/srv", "USER=me", "LOGNAME=root"}, []string{"HOME=/srv", "USER=me", "LOGNAME=www"}},
+		{named, []string{"HOME=", "HOMEPAGE=/root"}, []string{"HOME=", "HOMEPAGE=/root", "LOGNAME=www", "USER=www"}},
+		{unnamed, []string{"HOME=/root", "USER=root", "LOGNAME=me"}, []string{"LOGNAME=me", "HOME=/"}},
+	} {
+		if got := tt.user.Environ(tt.env); !reflect.DeepEqual(got, tt.got) {
+			t.Errorf("%q becomes %q, want %q", tt.env, got, tt.got)
+		}
+	}
+}

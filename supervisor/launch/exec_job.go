@@ -54,6 +54,7 @@ func startJob(cfg *Config, id supervisor.Identity, body []byte, held ipc.Holding
 		return nil, err
 	}
 	defer theirs.Close()
+	cfg.give(theirs)
 	j := &job{cfg: cfg, began: time.Now(), stdout: stdout, reply: make([]byte, frame.HeaderSize), killed: make(chan struct{})}
 	if j.proc, err = startCommand(cfg, id, held, stdin, theirs); err != nil {
 		stdout.Close()
@@ -69,6 +70,9 @@ func startCommand(cfg *Config, id supervisor.Identity, held ipc.Holding, stdin, 
 		return nil, err
 	}
 	defer pipes.CloseChild()
+	if cfg.Relay != nil {
+		cfg.give(pipes.Stderr)
+	}
 	p, err := cfg.Reaper.Start(&reaper.Spec{
 		Args: cfg.Args,
 		Env: append(cfg.identity(id), "POOLINIT_DELIVER="+cfg.Deliver, "POOLINIT_SOURCE="+held.Source,

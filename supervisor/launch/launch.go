@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/ipc/stream"
@@ -175,6 +176,7 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 		return nil, err
 	}
 	defer pipes.CloseChild()
+	l.cfg.give(pipes.Stdout, pipes.Stderr)
 	spec.Files[1], spec.Files[2] = pipes.Stdout.Fd(), pipes.Stderr.Fd()
 	p, err := shares(l.cfg.Shares).start(l.cfg.Reaper, spec)
 	if err == nil {
@@ -186,6 +188,19 @@ func (l *Launcher) start(spec *reaper.Spec, id supervisor.Identity) (*reaper.Pro
 func (c *Config) tellStarted(p *reaper.Process) {
 	if c.Started != nil {
 		c.Started(p)
+	}
+}
+
+// give makes pipes the worker's own, so that it can open /dev/stdout and
+// /dev/stderr: that asks for the permissions of the pipe.
+func (c *Config) give(pipes ...*os.File) {
+	if c.Credential == nil {
+		return
+	}
+	for _, p := range pipes {
+		if unix.Fchown(int(p.Fd()), int(c.Credential.Uid), int(c.Credential.Gid)) != nil { // no CAP_CHOWN
+			_ = unix.Fchmod(int(p.Fd()), 0o622) // no other process can reach it; if this fails, writing to the descriptor still works
+		}
 	}
 }
 
