@@ -39,8 +39,11 @@ func newDisk(t *testing.T, image, place string) *disk {
 
 func (d *disk) ballast() string { return filepath.Join(d.place, "ballast") }
 
-// fill leaves no room.
+// fill leaves no room, unless the disk is frozen.
 func (d *disk) fill() {
+	if d.frozen != nil {
+		return
+	}
 	f, err := os.Create(d.ballast())
 	if err != nil {
 		return
@@ -56,6 +59,9 @@ func (d *disk) fill() {
 
 // freeze makes each write wait.
 func (d *disk) freeze() {
+	if d.frozen != nil {
+		return
+	}
 	if f, err := os.Open(d.place); err == nil {
 		if unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0) == nil {
 			d.frozen = f

@@ -97,7 +97,10 @@ func (r *round) draw() {
 
 func runRound(t *testing.T, seed uint64) {
 	r := newRound(t, seed)
-	t.Cleanup(r.keepLogs)
+	t.Cleanup(func() {
+		r.over.Store(true)
+		r.keepLogs()
+	})
 	t.Logf("poolinit run %s", strings.Join(r.flags, " "))
 	first := r.startLife().idleFigures(r.workers)
 	for id := range 6 {
@@ -159,9 +162,11 @@ func (r *round) torment() {
 		undoUntil(start.Add(s.at))
 		time.Sleep(time.Until(start.Add(s.at))) // the schedule's own time: nothing is waited for
 		names = append(names, fmt.Sprintf("%v %s", time.Since(start).Round(time.Millisecond), s.deed.name))
+		began := time.Now()
 		if undo := s.deed.do(r, rand.New(rand.NewPCG(s.seed, 1))); undo != nil {
 			pending = append(pending, remedy{time.Now().Add(s.long), undo})
 		}
+		start = start.Add(time.Since(began)) // the pauses are as long as drawn
 		if l := r.life(); testkit.IsDone(l.p.Exited) {
 			log := l.p.Stderr.String()
 			r.t.Fatalf("the pool has ended by itself, with %d:\n%s", l.p.Wait(), log[max(0, len(log)-6000):])
