@@ -477,6 +477,7 @@ func TestExitCodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	socket := filepath.Join(t.TempDir(), "s")
 	tests := []struct {
 		row  string
 		role string // of the worker
@@ -491,6 +492,7 @@ func TestExitCodes(t *testing.T) {
 		{"126", "", []string{"./go.mod"}, 126},
 		{"127", "", []string{"./no-such-program"}, 127},
 		{"127", "", []string{"no-such-program"}, 127},
+		{"75", "holds " + socket, []string{"--deliver", "lines", "--listen", "unix://" + socket, "--stop-timeout", "50ms", self}, 75},
 		{"137", "deaf", []string{"--stop-timeout", "50ms", self}, 137},
 		{"the worker's", "exit 7", []string{"--restart", "never", self}, 7},
 		{"the worker's", "die 15", []string{"--restart", "never", self}, 143},
@@ -504,7 +506,7 @@ func TestExitCodes(t *testing.T) {
 		}
 		cmd := exec.Command(binary, tt.args...)
 		cmd.Env = append(os.Environ(), "TEST_CHILD="+tt.role, "GORACE=atexit_sleep_ms=0")
-		if got, out := exitCode(t, cmd, tt.role == "deaf"); got != tt.want {
+		if got, out := exitCode(t, cmd, tt.want == 75 || tt.role == "deaf"); got != tt.want {
 			t.Errorf("poolinit %q with %q: exit code %d, want %d\n%s", tt.args, tt.role, got, tt.want, out)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -33,7 +34,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// child plays "exit N", "die SIGNAL" (as a number) or "deaf".
+// child plays "exit N", "die SIGNAL" (as a number), "deaf" or "holds SOCKET".
 func child(role string) int {
 	word, arg, _ := strings.Cut(role, " ")
 	n, _ := strconv.Atoi(arg)
@@ -43,6 +44,17 @@ func child(role string) int {
 	case "die":
 		signal.Reset()
 		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
+		time.Sleep(time.Minute)
+	case "holds": // sends itself a message, and keeps it
+		signal.Ignore(syscall.SIGTERM)
+		c, err := net.Dial("unix", arg)
+		if err == nil {
+			_, err = c.Write([]byte("\x00\x00\x00\x01x"))
+		}
+		if err == nil {
+			_, err = os.NewFile(3, "messages").Read(make([]byte, 2))
+		}
+		fmt.Println("holds", err)
 		time.Sleep(time.Minute)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)

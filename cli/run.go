@@ -26,6 +26,10 @@ import (
 // tags have room for.
 const maxConcurrency = 4096
 
+// leastMargin is what a stop needs after --stop-timeout: the last workers are
+// reaped, clients read their answers, and the last lines are written.
+const leastMargin = 2 * time.Second
+
 // options are run's flags, parsed.
 type options struct {
 	daemon.Config
@@ -74,6 +78,9 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.StopAlone, flags.Either("group", "leader"), "stop-scope", "", "group", "`scope`", "who gets the stop signal: the worker's process group, or its leader alone,\nwhich ends its children itself (celery, gunicorn, php-fpm)")
 	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
 	flags.Add(s, &o.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
+	flags.Add(s, &o.GracePeriod, any, "grace-period", "", "0s", "`time`", "after which the orchestrator kills all that is left: --stop-timeout has to be\n2s shorter, or nothing is started; 0s: not known")
+	flags.Add(s, &o.TerminationLog, flags.File, "termination-log", "", "/dev/termination-log", "`file`", "write the last line and the reason of an end there, if the file exists")
+	s.Switch(&o.LostOK, flags.Bool, "lost-ok", "do not exit with 75 after a stop that lost messages")
 	s.Switch(&o.RunAtExit, flags.Bool, "run-at-exit", "run COMMAND once more after the last worker, with POOLINIT_EVENT=shutdown")
 	flags.Add(s, &o.Pool.Ready, flags.OneOf(supervisor.ReadyAuto, supervisor.ReadyNotify, supervisor.ReadyStarted),
 		"ready", "", "auto", "`how`", "when a worker counts as ready: notify (sd_notify READY=1), started (at once),\nor auto: by READY=1, by an answered message, or after --min-ready")
@@ -207,6 +214,9 @@ func (o *options) check() error {
 	switch {
 	case o.Pool.StopTimeout <= o.DrainDelay:
 		return fmt.Errorf("--stop-timeout %s must be longer than --drain-delay %s, which is part of it", o.Pool.StopTimeout, o.DrainDelay)
+	case o.GracePeriod > 0 && o.GracePeriod < o.Pool.StopTimeout+leastMargin:
+		return fmt.Errorf("--grace-period %s must be at least %s longer than --stop-timeout %s, or the end of a stop is cut off",
+			o.GracePeriod, leastMargin, o.Pool.StopTimeout)
 	case o.Pool.RestartDelayMax < o.Pool.RestartDelay:
 		return fmt.Errorf("--restart-delay-max %s must not be shorter than --restart-delay %s", o.Pool.RestartDelayMax, o.Pool.RestartDelay)
 	case (o.Deliver == "lines" || o.Deliver == "tagged") && len(o.Listen) == 0:

@@ -34,6 +34,9 @@ var badValues = map[string]struct {
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
 	"new-privs":         {[]string{"", "yes", "2"}, []string{"true or false"}},
+	"grace-period":      {badDurations(), []string{"from 0s", "8s"}},
+	"termination-log":   {[]string{"a\x00b"}, []string{"the path of a file"}},
+	"lost-ok":           {[]string{"", "yes", "2"}, []string{"true or false"}},
 	"run-at-exit":       {[]string{"", "yes", "2"}, []string{"true or false"}},
 	"ready":             {[]string{"", "yes", "Notify"}, []string{"auto", "notify", "started"}},
 	"min-ready":         {badDurations(), []string{"from 0s"}},
@@ -130,6 +133,9 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"-workers 4 x", "no flag -workers; did you mean --workers?"},
 		{"-workers=4 x", "no flag -workers; did you mean --workers?"},
 		{"-z x", "no flag -z"},
+		{"--grace-period 9s x", "--grace-period 9s must be at least 2s longer than --stop-timeout 8s"},
+		{"--grace-period 1s --stop-timeout 1s x", "--grace-period 1s must be at least 2s longer"},
+		{"--deliver exec --listen tcp://:1 --stop-scope leader x", "--deliver exec cannot be combined with --stop-scope leader"},
 		{"--deliver lines x", "--deliver lines needs --listen"},
 		{"relaod", `there is no command relaod in $PATH; did you mean poolinit reload?`},
 		{"-n 2 satus --json", `there is no command satus in $PATH; did you mean poolinit status?`},
@@ -174,7 +180,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err, warnings)
 	}
 	want := &options{Config: daemon.Config{
-		Command: []string{"x"}, OOMScoreAdj: 500, Output: output.Inherit, Deliver: "frames",
+		Command: []string{"x"}, OOMScoreAdj: 500, Output: output.Inherit, Deliver: "frames", TerminationLog: "/dev/termination-log",
 		Pool: supervisor.Config{
 			Workers: 1, Restart: supervisor.RestartAlways,
 			RestartDelay: 100 * time.Millisecond, RestartDelayMax: 30 * time.Second,
@@ -194,7 +200,7 @@ func TestDefaults(t *testing.T) {
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --reply-bytes 64KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a --spool-bytes 2GiB -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
-		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --chdir / --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --chdir / --grace-period 2m --termination-log a --lost-ok --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --oom-score-adj 1 --output json " +
 		"--http :9090 --log-level error --log-format text -- x -n 3"
 	o, _, err := parsed(strings.Fields(all), nil)
@@ -212,7 +218,7 @@ func TestGoodValues(t *testing.T) {
 	want := &options{
 		user: asUser,
 		Config: daemon.Config{
-			Command: []string{"x", "-n", "3"}, Chdir: "/", Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
+			Command: []string{"x", "-n", "3"}, Chdir: "/", TerminationLog: "a", LostOK: true, GracePeriod: 2 * time.Minute, Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
 			Pool: supervisor.Config{
 				Workers: 0, Restart: supervisor.RestartNever,
 				RestartDelay: time.Millisecond, RestartDelayMax: flags.MaxDuration,

@@ -35,6 +35,10 @@ type Config struct {
 	DrainDelay  time.Duration // from the stop request to the drain, for which the pool still serves
 	RunAtExit   bool          // run Command once more when no worker is left
 
+	TerminationLog string        // the file, if it exists, that is told why poolinit ends; "": none
+	LostOK         bool          // a stop that loses messages may end with code 0
+	GracePeriod    time.Duration // after which the orchestrator kills all that is left; 0: not known
+
 	Pool       supervisor.Config // Workers may be 0: as many as there are CPUs
 	Queue      ipc.Config
 	Listen     []*sources.Endpoint // the message sources

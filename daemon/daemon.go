@@ -47,16 +47,22 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
 	setMemoryLimit(cfg.fitMemory(cgroup.Limit(""), log))
 	if err := reaper.LookDir(cfg.Chdir); err != nil {
-		return 0, fmt.Errorf("cannot use --chdir: %w", err)
+		return 0, failed(&cfg, log, fmt.Errorf("cannot use --chdir: %w", err))
 	}
 	if err := reaper.Look(cfg.Command, cfg.Env, cfg.Chdir); err != nil {
 		return refuse(log, &cfg, err), nil
 	}
 	d, err := Build(&cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
 	if err != nil {
-		return 0, err
+		return 0, failed(&cfg, log, err)
 	}
 	return d.stopAtLast(d.Run()), nil
+}
+
+// failed writes to the termination log why nothing is started, and returns it.
+func failed(cfg *Config, log zerolog.Logger, err error) error {
+	terminationLog{cfg.TerminationLog, log}.write("poolinit: "+err.Error(), "")
+	return err
 }
 
 // A Daemon is one poolinit.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -55,22 +56,34 @@ func logStart(log zerolog.Logger, cfg *Config) {
 		Strs("command", cfg.Command).Msg("starting poolinit")
 }
 
+// An end is what the last line tells.
+type end struct {
+	code   int
+	killed int        // workers
+	left   []int      // the workers that survived SIGKILL
+	totals ipc.Totals // of messages
+	began  time.Time  // of the stop
+}
+
+func (e end) String() string {
+	return fmt.Sprintf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
+		e.totals.Handled, e.totals.Spooled, e.totals.Lost, e.killed, time.Since(e.began).Seconds())
+}
+
 // logEnd writes the last line, however a pool ends: if it is missing, poolinit was
 // killed. A pool that has not logged its start does not log its end either.
-// left are the workers that survived SIGKILL.
-func logEnd(log zerolog.Logger, code, killed int, left []int, t ipc.Totals, began time.Time) {
+func logEnd(log zerolog.Logger, e end) {
 	event := log.Info()
-	if code != 0 || t.Lost > 0 {
+	if e.code != 0 || e.totals.Lost > 0 {
 		event = log.Warn()
 	}
 	switch {
-	case len(left) > 0 && os.Getpid() == 1:
-		event = event.Ints("left", left).Str("exit", "the kernel holds the exit of PID 1 until they are gone")
-	case len(left) > 0:
-		event = event.Ints("left", left)
+	case len(e.left) > 0 && os.Getpid() == 1:
+		event = event.Ints("left", e.left).Str("exit", "the kernel holds the exit of PID 1 until they are gone")
+	case len(e.left) > 0:
+		event = event.Ints("left", e.left)
 	}
-	event.Int("code", code).Msgf("stopped: handled %d, spooled %d, lost %d, killed %d, in %.1fs",
-		t.Handled, t.Spooled, t.Lost, killed, time.Since(began).Seconds())
+	event.Int("code", e.code).Msg(e.String())
 }
 
 // killedCode is the exit code of a stop that had to kill a worker.
@@ -82,6 +95,8 @@ func refuse(log zerolog.Logger, cfg *Config, err error) int {
 	code := reaper.ExitCode(err)
 	logStart(log, cfg)
 	log.Error().Err(err).Msg("cannot start the command")
-	logEnd(log, code, 0, nil, ipc.Totals{}, time.Now())
+	last := end{code: code, began: time.Now()}
+	terminationLog{cfg.TerminationLog, log}.write(fmt.Sprintf("%v\ncannot start the command: %v", last, err), "")
+	logEnd(log, last)
 	return code
 }

@@ -28,8 +28,9 @@ type requests struct {
 	hurry   context.CancelFunc // ends it
 
 	mu       sync.Mutex
-	began    time.Time // the stop; zero: none has begun
-	deadline time.Time // of the stop
+	began    time.Time        // the stop; zero: none has begun
+	deadline time.Time        // of the stop
+	over     *supervisor.Over // why the pool had to stop by itself; nil: it was asked to
 }
 
 func newRequests(pool *supervisor.Pool, timeout time.Duration, log zerolog.Logger) *requests {
@@ -74,8 +75,16 @@ func (r *requests) noteOver(over supervisor.Over) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.deadline.IsZero() {
+		r.over = &over
 		r.begin(over.Why)
 	}
+}
+
+// overItself returns why the pool had to stop by itself, or nil if it was asked to.
+func (r *requests) overItself() *supervisor.Over {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
 }
 
 func (r *requests) begin(why string) {

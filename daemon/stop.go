@@ -68,6 +68,7 @@ func (d *Daemon) Stop(helpless bool) (code int) {
 	// What waits because of a pause is delivered while there is time.
 	d.intake.resume()
 	// Others hear of the stop first, so the pool still serves.
+	lost := d.intake.totals().Lost
 	helpless = helpless || d.keepServing()
 	// The sources close. What has arrived is handled, and what comes later is
 	// answered "stopping".
@@ -85,13 +86,24 @@ func (d *Daemon) Stop(helpless bool) (code int) {
 	d.ignoreSignals()
 	// The last lines of the workers, and the last one of the log.
 	d.writeLastLines()
-	d.logEnd(pool.Code, pool.Killed)
+	code = d.exitCode(pool, lost)
+	d.logEnd(code, pool.Killed)
 	// The terminal goes back to the shell. The endpoints close late, so that a last
 	// scrape sees the end.
 	d.step("terminal", 0, d.terminal.Close)
 	d.step("endpoints", time.Second, d.endpoints.close)
 	d.step("shared sockets", 0, d.closeShares)
 	d.step("reaper", 0, d.reaper.Close)
+	return code
+}
+
+// exitCode returns the exit code of a stop: what poolinit could not do at all goes
+// before lost messages, and these before how the workers ended. What was lost before
+// the stop, such as a message that was too long, does not count.
+func (d *Daemon) exitCode(pool supervisor.Result, lostBefore uint64) int {
+	if lost := d.intake.totals().Lost > lostBefore; lost && !d.cfg.LostOK && !pool.Final {
+		return lostCode
+	}
 	return pool.Code
 }
 
@@ -277,7 +289,20 @@ func (d *Daemon) ignoreSignals() {
 }
 
 func (d *Daemon) logEnd(code, killed int) {
-	logEnd(d.log, code, killed, d.pool.Left(), d.intake.totals(), d.pool.stopBegan())
+	last := end{code, killed, d.pool.Left(), d.intake.totals(), d.pool.stopBegan()}
+	d.writeTerminationLog(last.String())
+	logEnd(d.log, last)
+}
+
+// writeTerminationLog writes the last line of the log, the reason for an end that
+// was not asked for, and the last lines of the worker that was its cause.
+func (d *Daemon) writeTerminationLog(lastLine string) {
+	over := d.pool.overItself()
+	var lines string
+	if over != nil && over.Worker >= 0 {
+		lines = d.relay.Tail(over.Worker)
+	}
+	terminationLog{d.cfg.TerminationLog, d.log}.write(lastLine+reason(over), lines)
 }
 
 func (d *Daemon) writeLastLines() {

@@ -144,7 +144,7 @@ const avoidFor = 500 * time.Millisecond
 func (l *level) next(c *Channel, another bool, at time.Duration) *Delivery {
 	d := l.again.head
 	for i := 0; d != nil && i < maxSkipped; i++ {
-		avoids := another && (d.last == c || d.last != nil && !c.proven) || d.free > 0 && c.mayEnd()
+		avoids := another && (d.last == c || d.attempts > 0 && !c.proven) || d.free > 0 && c.mayEnd()
 		if !avoids || at-d.again >= avoidFor {
 			return d
 		}

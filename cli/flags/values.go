@@ -151,6 +151,14 @@ func Directory(s string) (string, error) {
 	return s, nil
 }
 
+// File takes what can be the path of one; "" stands for none.
+func File(s string) (string, error) {
+	if strings.ContainsRune(s, 0) {
+		return "", errors.New("the path of a file, such as /dev/termination-log")
+	}
+	return s, nil
+}
+
 // Bool takes true, false, and whatever else strconv.ParseBool takes for these.
 func Bool(s string) (bool, error) {
 	b, err := strconv.ParseBool(s)

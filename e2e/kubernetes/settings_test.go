@@ -16,7 +16,7 @@ type settings map[string]string
 
 // defaults are those that matter here. TestDefaults holds them to cli/run.go.
 var defaults = settings{
-	"stop-timeout": "8s", "drain-delay": "0s", "ready-timeout": "30s", "min-ready": "3s", "queue-bytes": "auto",
+	"stop-timeout": "8s", "drain-delay": "0s", "ready-timeout": "30s", "min-ready": "3s", "queue-bytes": "auto", "grace-period": "0s",
 }
 
 // settingsOf reads the flags of a container: its variables, over those of its
@@ -125,6 +125,10 @@ func TestTimes(t *testing.T) {
 				switch {
 				case stop+end > grace:
 					t.Errorf("%s: --stop-timeout is %s, but the pod is killed after %s", c.Name, stop, grace)
+				case c.Name == "pool" && flags.duration(t, "grace-period") != grace:
+					t.Errorf("%s: --grace-period is %s, but the pod is killed after %s", c.Name, flags["grace-period"], grace)
+				case c.Name == "pool" && c.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError:
+					t.Errorf("%s: the policy of termination messages is %q", c.Name, c.TerminationMessagePolicy)
 				case drain <= 0 || drain*2 > stop+drain/2:
 					t.Errorf("%s: --drain-delay %s of --stop-timeout %s", c.Name, drain, stop)
 				}

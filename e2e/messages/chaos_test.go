@@ -343,7 +343,7 @@ func TestSecondStopDoesNotDrain(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	p.Stderr.Expect(t, `"message":"stopping"`)
 	p.Signal(syscall.SIGINT)
-	if code := p.Wait(); code != 137 {
+	if code := p.Wait(); code != 75 {
 		t.Errorf("exit code %d\n%s", code, p.Stderr.String())
 	}
 	p.Stderr.Expect(t, "lost 3, killed 1, ")

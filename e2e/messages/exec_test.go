@@ -154,7 +154,7 @@ func TestExecStopAndReloadFinish(t *testing.T) {
 // One that does not end in time is killed, and all that it has started.
 func TestExecStopKills(t *testing.T) {
 	t.Parallel()
-	p := startExec(t, []string{"--stop-timeout", "1s"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
+	p := startExec(t, []string{"--stop-timeout", "1s", "--lost-ok"}, "sh", "-c", `trap "" TERM; sleep 1000 & sleep 1000; sleep 1000`)
 	p.send("a")
 	p.inHand("sh")
 	p.Signal(syscall.SIGTERM)

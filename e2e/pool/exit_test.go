@@ -1,6 +1,10 @@
 package pool
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,5 +106,74 @@ func TestRunAtExitOutput(t *testing.T) {
 	}
 	if found != 2 {
 		t.Errorf("%s\n%s", p.Stdout.String(), p.Stderr.String())
+	}
+}
+
+// What Kubernetes reads of an end: the last line, the reason if it was not asked for,
+// and the last lines of the worker at fault.
+func TestRunTerminationLog(t *testing.T) {
+	harness.Need(t, "sh")
+	for name, tt := range map[string]struct {
+		args []string
+		stop bool
+		code int
+		want string // regexp
+	}{
+		"gives up": {[]string{"--give-up", "2", "--output", "prefix", "--", "sh", "-c", "echo 'no database' >&2; exit 3"}, false, 3,
+			`^stopped: handled 0, .*s\nevery worker failed too many times in a row: worker 0 exited with code 3 after .* \(crash\)\nno database\nno database\n?$`},
+		"gives up, with its own output": {[]string{"--give-up", "1", "--", "sh", "-c", "exit 3"}, false, 3,
+			`^stopped: .*\nevery worker failed too many times in a row: worker 0 exited with code 3 after .* \(crash\)$`},
+		"once": {[]string{"--restart", "never", "--output", "json", "--", "sh", "-c", "echo broken >&2; kill -9 $$"}, false, 137,
+			`^stopped: .*\nno worker is left to restart: worker 0 died of SIGKILL after .* \(crash\)\nbroken\n?$`},
+		"no command": {[]string{"--", "/no/such/program"}, false, 127, `^stopped: .*\ncannot start the command: exec /no/such/program: no such file there$`},
+		"no address": {[]string{"--http", "192.0.2.1:80", "--", "true"}, false, 2, `^poolinit: cannot .*192\.0\.2\.1`},
+		"asked to":   {[]string{"--", "sh", "-c", "echo up; exec sleep 1000"}, true, 0, `^stopped: handled 0, spooled 0, lost 0, killed 0, in .*s$`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "log")
+			if err := os.WriteFile(file, []byte(strings.Repeat("old ", 2000)), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			p := harness.PoolOf(harness.Start(t, harness.Program{Args: append([]string{harness.Binary(t), "--termination-log", file}, tt.args...)}))
+			if tt.stop {
+				p.Stdout.Expect(t, "up")
+				p.Signal(syscall.SIGTERM)
+			}
+			if code := p.Wait(); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			got, err := os.ReadFile(file)
+			if err != nil || !regexp.MustCompile(tt.want).Match(got) {
+				t.Errorf("%q, %v\nwant %s", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// A stop that loses a message says so by its exit code, unless that is all right.
+func TestRunLost(t *testing.T) {
+	harness.Need(t, "sh")
+	const holds = "read -r line <&3; echo \"holds $line\"; trap '' TERM; while :; do sleep 1; done"
+	for name, tt := range map[string]struct {
+		flags []string
+		code  int
+	}{
+		"lost":            {nil, 75},
+		"lost, all right": {[]string{"--lost-ok"}, 137},
+		"kept":            {[]string{"--spool", t.TempDir()}, 137},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := harness.UnixURL(t, "")
+			args := slices.Concat([]string{"--deliver", "lines", "--stop-timeout", "200ms"}, tt.flags, []string{"--", "sh", "-c", holds})
+			p := harness.PoolOf(harness.StartSource(t, harness.Program{}, url, args...))
+			if err := harness.WriteFrame(harness.Dial(t, url), "m"); err != nil {
+				t.Fatal(err)
+			}
+			p.Stdout.Expect(t, "holds m")
+			p.Signal(syscall.SIGTERM)
+			p.ExpectExit(tt.code)
+		})
 	}
 }
