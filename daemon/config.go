@@ -48,7 +48,10 @@ type Config struct {
 	Share      []*stream.Share     // sockets that all workers accept from
 	HTTP       string              // the address of metrics, health and status; "": none
 	HTTPHost   []string            // names that requests to it may be for, beside its own
-	Log        LogConfig
+	// MemoryLimit is what the container may use, in bytes; 0: there is no limit. Main
+	// sets it.
+	MemoryLimit uint64
+	Log         LogConfig
 }
 
 // A LogConfig says how the log is written.

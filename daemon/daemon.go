@@ -45,7 +45,8 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 		log.Warn().Msg(w)
 	}
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
-	setMemoryLimit(cfg.fitMemory(cgroup.Limit(""), log))
+	cfg.MemoryLimit = cgroup.Limit("")
+	setMemoryLimit(cfg.fitMemory(log))
 	if err := reaper.LookDir(cfg.Chdir); err != nil {
 		return 0, failed(&cfg, log, fmt.Errorf("cannot use --chdir: %w", err))
 	}

@@ -68,7 +68,7 @@ func openIntake(cfg *Config, relay *output.Relay, watch *awake.Watch, log zerolo
 		}
 		in.sources = append(in.sources, source)
 	}
-	in.limitConnections(openFiles(), reservedFiles(cfg))
+	in.limitConnections(openFiles(), reservedFiles(cfg), cfg.MemoryLimit)
 	return in, nil
 }
 

@@ -20,12 +20,11 @@ const autoPart = 8
 // leastAuto is the least that they are, in bytes.
 const leastAuto = 1 << 20
 
-// fitMemory decides what --queue-bytes and --reply-bytes are where they are auto, for
-// a container with so much memory; 0: without a limit. It returns what Go's memory
-// limit should be: at that the garbage collector works harder, and nothing else
-// happens.
-func (c *Config) fitMemory(limit uint64, log zerolog.Logger) (soft int64) {
-	auto := ipc.DefaultBytes
+// fitMemory decides what --queue-bytes and --reply-bytes are where they are auto. It
+// returns what Go's memory limit should be: at that the garbage collector works
+// harder, and nothing else happens.
+func (c *Config) fitMemory(log zerolog.Logger) (soft int64) {
+	auto, limit := ipc.DefaultBytes, c.MemoryLimit
 	if limit > 0 {
 		auto = int(max(leastAuto, min(limit/autoPart, uint64(auto))))
 	}

@@ -33,8 +33,8 @@ func TestFitMemory(t *testing.T) {
 		{1<<64 - 1, 0, 3 * mib, 64 * mib, 3 * mib, 198 * mib, false},
 	} {
 		var text bytes.Buffer
-		cfg := Config{Queue: ipc.Config{QueueBytes: tt.queue, ReplyBytes: tt.reply}, Listen: []*sources.Endpoint{{}}}
-		soft := cfg.fitMemory(tt.limit, testLogger(&text))
+		cfg := Config{Queue: ipc.Config{QueueBytes: tt.queue, ReplyBytes: tt.reply}, MemoryLimit: tt.limit, Listen: []*sources.Endpoint{{}}}
+		soft := cfg.fitMemory(testLogger(&text))
 		if cfg.Queue.QueueBytes != tt.wantQueue || cfg.Queue.ReplyBytes != tt.wantReply || soft != int64(tt.soft) || text.Len() > 0 != tt.logs {
 			t.Errorf("%+v: queue %d, replies %d, soft limit %d, log %q", tt, cfg.Queue.QueueBytes, cfg.Queue.ReplyBytes, soft, text.String())
 		}
@@ -64,36 +64,39 @@ func TestMemoryLimitIsTheUsers(t *testing.T) {
 // that is of no use, not again and again.
 func TestMemoryIsGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var needed, inUse, floor, freed int
-		m := newMemory(func() int { return needed })
-		m.inUse = func() int { return inUse }
-		m.free = func() { freed++; inUse = max(needed, floor) + 5<<20 }
-		after := func(what string, rounds, want int) {
+		var needed, inUse, floor, freed atomic.Int64 // in MiB; of two goroutines
+		m := newMemory(func() int { return int(needed.Load()) << 20 })
+		m.inUse = func() int { return int(inUse.Load()) << 20 }
+		m.free = func() { freed.Add(1); inUse.Store(max(needed.Load(), floor.Load()) + 5) }
+		after := func(what string, rounds int, want int64) {
 			t.Helper()
 			time.Sleep(time.Duration(rounds) * (memoryDelay + time.Millisecond))
 			synctest.Wait()
-			if freed != want {
-				t.Errorf("%s: given back %d times, want %d", what, freed, want)
+			if got := freed.Load(); got != want {
+				t.Errorf("%s: given back %d times, want %d", what, got, want)
 			}
 		}
-		inUse = 10 << 20
+		inUse.Store(10)
 		m.collected(new(collected))
 		after("at rest", 1, 0)
 		if m.timer != nil {
 			t.Error("it goes on looking")
 		}
-		needed, inUse = 100<<20, 130<<20
+		needed.Store(100)
+		inUse.Store(115)
 		m.collected(new(collected))
 		after("all of it is needed", 3, 0)
-		needed = 0
+		needed.Store(0)
 		after("it is not needed any more", 1, 1)
 		after("and was given back", 3, 1)
-		floor, inUse = 80<<20, 150<<20
+		floor.Store(80)
+		inUse.Store(150)
 		m.collected(new(collected))
 		after("most of it cannot be given back", 5, 2)
-		floor, inUse = 0, 150<<20
+		floor.Store(0)
+		inUse.Store(150)
 		after("now it can", 1, 3)
-		inUse = 150 << 20
+		inUse.Store(150)
 		m.collected(new(collected))
 		m.stop()
 		after("stopped", 3, 3)

@@ -20,13 +20,14 @@ import (
 // It is part of its owner, which saves an allocation a connection; Init makes it
 // ready.
 type Reader struct {
-	raw   syscall.RawConn
-	conn  io.Reader
-	size  int
-	files *ancillary.Closer
-	full  bool // of attempt: nothing may be received until files are closed
-	exact bool
-	own   atomic.Bool // what starved points to, but for a Conn; here it takes no memory of its own
+	raw    syscall.RawConn
+	conn   io.Reader
+	size   int
+	files  *ancillary.Closer
+	filled bool // of fillSlowly: the last read filled the buffer
+	full   bool // of attempt: nothing may be received until files are closed
+	exact  bool
+	own    atomic.Bool // what starved points to, but for a Conn; here it takes no memory of its own
 
 	need  int32  // bytes that the buffer must have room for at the next Fill; 0: any
 	most  int32  // bytes that may be in buf; 0: as many as there is room for
@@ -99,7 +100,7 @@ func (r *Reader) Need(n int) { r.need = int32(n) }
 // Missing returns how many bytes the next Fill takes a larger buffer for, or 0 if
 // the one it has will do.
 func (r *Reader) Missing() int {
-	if need := int(r.need); need > cap(r.buf) {
+	if need := int(r.need); need > r.Size() {
 		return need
 	}
 	return 0
@@ -193,16 +194,41 @@ func (r *Reader) FillNow() bool {
 	return true
 }
 
+// waitSize is how large a buffer is held while a Conn is waited for, in bytes. What
+// is longer takes another read.
+const waitSize = 512
+
 // fillSlowly is Fill of a Conn.
 func (r *Reader) fillSlowly() error {
-	r.hold()
+	r.fit()
 	have := len(r.buf)
 	r.n, r.err = r.conn.Read(r.buf[have:r.end()])
 	r.buf = r.buf[:have+r.n]
+	r.filled = len(r.buf) == r.end()
 	if r.n > 0 || r.err == io.EOF {
 		r.err = nil // an error that comes with data comes again
 	}
 	return r.outcome()
+}
+
+// fit takes the buffer for the next read of a Conn: a small one, unless there was more
+// to read at the last one.
+func (r *Reader) fit() {
+	switch {
+	case r.most > 0:
+	case len(r.buf) > 0:
+		if len(r.buf) == cap(r.buf) {
+			grown := append(GetBuffer(max(r.size, 2*cap(r.buf))), r.buf...)
+			PutBuffer(r.buf)
+			r.buf = grown
+		}
+	case r.filled && cap(r.buf) < r.size:
+		r.Release()
+		r.hold()
+	case !r.filled && cap(r.buf) != waitSize:
+		r.Release()
+		r.buf = GetBuffer(waitSize)
+	}
 }
 
 func (r *Reader) hold() {
@@ -236,7 +262,9 @@ func (r *Reader) outcome() error {
 func (r *Reader) makeRoom() {
 	if n := int(r.need); n > 0 {
 		r.need = 0
-		r.reserve(n)
+		if n > r.Size() {
+			r.reserve(n)
+		}
 	}
 	switch {
 	case r.start == len(r.buf):

@@ -212,6 +212,15 @@ func (l *listener) replace() bool {
 // Connections returns how many may be open.
 func (l *listener) Connections() int { return l.connections }
 
+// ConnectionBytes is how much memory one takes at most, but for large messages: what
+// was measured of one in the middle of a message.
+func (l *listener) ConnectionBytes() int {
+	if l.certs != nil {
+		return 56 << 10
+	}
+	return 18 << 10
+}
+
 // LimitConnections lowers that. It is for before Serve.
 func (l *listener) LimitConnections(n int) { l.connections = min(l.connections, n) }
 
