@@ -37,7 +37,7 @@ const modulePath = "github.com/poolinit/poolinit"
 // then reaper.
 var mayImport = map[string][]string{
 	".": {modulePath + "/cli", modulePath + "/supervisor/launch"},
-	"cli": {modulePath + "/cli/...", modulePath + "/daemon", modulePath + "/ipc", modulePath + "/ipc/...", modulePath + "/metrics/...", modulePath + "/reaper", modulePath + "/reaper/entry", modulePath + "/reaper/tini",
+	"cli": {modulePath + "/cli/...", modulePath + "/daemon", modulePath + "/ipc", modulePath + "/ipc/...", modulePath + "/metrics/...", modulePath + "/reaper", modulePath + "/reaper/entry", modulePath + "/reaper/signals", modulePath + "/reaper/tini",
 		modulePath + "/supervisor", modulePath + "/supervisor/...", "golang.org/x/sys/unix"},
 	"cli/flags":    {modulePath + "/reaper/signals", "github.com/spf13/pflag", "golang.org/x/sys/unix"},
 	"cli/terminal": {"golang.org/x/sys/unix"},

@@ -18,6 +18,7 @@ import (
 type controlOptions struct {
 	pid     int // 0: PID 1, or the only pool
 	wait    bool
+	now     bool // of stop
 	json    bool
 	watch   bool
 	ready   bool
@@ -133,9 +134,10 @@ func printLastLines(text string) {
 
 var stopCommand = controlCommand{
 	name:  "stop",
-	about: "stops the running pool, as SIGTERM does; a second request kills the workers.\nExit codes: 0 requested (with --wait: stopped); 1 there is no pool; 2 usage error.",
+	about: "stops the running pool, as SIGTERM does. A further request changes nothing, except\nwith --now.\nExit codes: 0 requested (with --wait: stopped); 1 there is no pool; 2 usage error.",
 	declare: func(s *flags.Set, o *controlOptions) {
 		s.Switch(&o.wait, flags.TrueOrFalse, "wait", "wait until it has stopped")
+		s.Switch(&o.now, flags.TrueOrFalse, "now", "kill the workers at once, also if the pool is stopping already")
 	},
 	run: stop,
 }
@@ -149,7 +151,7 @@ func stop(o *controlOptions) error {
 	if c.PID == 1 && o.wait { // when its workers are gone, it signals all that is left in its namespace: this process too
 		onSignal(c.Close, syscall.SIGHUP, syscall.SIGTERM)
 	}
-	switch a, err := c.Stop(o.wait); {
+	switch a, err := c.Stop(o.wait, o.now); {
 	case err != nil:
 		return err
 	case !o.wait && a.Kills:

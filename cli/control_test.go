@@ -25,6 +25,7 @@ var badControlValues = map[string]struct {
 	"pid":   {[]string{"", "-1", "x", "4194305", "1.0", "99999999999999999999"}, "from 0 to 4194304"},
 	"json":  {[]string{"yes", "1"}, "true or false"},
 	"watch": {[]string{"yes", "1"}, "true or false"},
+	"now":   {[]string{"yes", "1"}, "true or false"},
 	"wait":  {[]string{"yes", "5s"}, "true or false"},
 	"ready": {[]string{"yes", "notify"}, "true or false"},
 	"limit": {[]string{"0", "-1", "10001", "all", ""}, "from 1 to 10000"},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/poolinit/poolinit/cli/flags"
@@ -17,6 +18,7 @@ import (
 	"github.com/poolinit/poolinit/ipc/sources"
 	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/reaper/signals"
 	"github.com/poolinit/poolinit/supervisor"
 	"github.com/poolinit/poolinit/supervisor/launch"
 	"github.com/poolinit/poolinit/supervisor/output"
@@ -33,7 +35,8 @@ const leastMargin = 2 * time.Second
 // options are run's flags, parsed.
 type options struct {
 	daemon.Config
-	user flags.User
+	user    flags.User
+	forward []flags.Forwarding
 }
 
 // run is "poolinit run": it runs a pool until that ends.
@@ -74,8 +77,11 @@ func runFlags(o *options) *flags.Set {
 	flags.Add(s, &o.Pool.RestartDelayMax, positive, "restart-delay-max", "", "30s", "`time`", "the longest such delay")
 	flags.Add(s, &o.Pool.HealthyAfter, any, "healthy-after", "", "10s", "`time`", "a worker that has lived this long is healthy: its backoff starts over")
 	flags.Add(s, &o.Pool.GiveUp, flags.Between(0, 1_000_000), "give-up", "", "10", "`count`", "stop when every worker has failed this many times in a row; 0: never")
-	flags.Add(s, &o.Pool.StopSignal, flags.Signal, "stop-signal", "", "TERM", "`signal`", "the signal that asks a worker to stop")
+	flags.Add(s, &o.Pool.StopSignal, flags.StopSignal, "stop-signal", "", "TERM", "`signal`", "the signal that asks a worker to stop")
 	flags.Add(s, &o.Pool.StopAlone, flags.Either("group", "leader"), "stop-scope", "", "group", "`scope`", "who gets the stop signal: the worker's process group, or its leader alone,\nwhich ends its children itself (celery, gunicorn, php-fpm)")
+	flags.Add(s, &o.Signals.Stop, flags.Signals, "stop-on", "", "TERM,INT,QUIT,RTMIN+3", "`signals`", "the signals that stop the pool; others are passed on to the workers")
+	flags.Add(s, &o.Signals.Reload, flags.SignalsOrNone, "reload-on", "", "USR1,HUP", "`signals`", "the signals that replace the workers one by one; empty: none")
+	flags.List(s, &o.forward, flags.Forward, "forward", "`signals`", "pass on another signal than the one that came, as USR1=USR2, or none, as\nUSR1=; repeatable")
 	flags.Add(s, &o.Pool.StopTimeout, positive, "stop-timeout", "", "8s", "`time`", "time from the stop request to SIGKILL, drain included")
 	flags.Add(s, &o.DrainDelay, any, "drain-delay", "", "0s", "`time`", "after a stop request, keep serving this long while not ready")
 	flags.Add(s, &o.GracePeriod, any, "grace-period", "", "0s", "`time`", "after which the orchestrator kills all that is left: --stop-timeout has to be\n2s shorter, or nothing is started; 0s: not known")
@@ -162,6 +168,9 @@ func (o *options) parse(s *flags.Set, args, environ []string) (warnings []string
 		return nil, fmt.Errorf("there is no command %s in $PATH; did you mean poolinit %s?", o.Command[0], near)
 	}
 	o.settleReadiness(s.Given("min-ready"))
+	if err := o.settleSignals(s.Given("reload-on")); err != nil {
+		return warnings, err
+	}
 	return warnings, o.check()
 }
 
@@ -179,6 +188,34 @@ func (o *options) settleReadiness(minReadyGiven bool) {
 	default:
 		o.Pool.MinReady = 0
 	}
+}
+
+// settleSignals gives each signal one meaning. --forward goes before the default of
+// --reload-on, and is refused beside one that was given.
+func (o *options) settleSignals(reloadGiven bool) error {
+	s := &o.Signals
+	s.Forward = make(map[syscall.Signal]syscall.Signal)
+	for _, f := range o.forward {
+		name := strings.TrimPrefix(signals.Name(f.From), "SIG")
+		switch _, twice := s.Forward[f.From]; {
+		case twice:
+			return fmt.Errorf("--forward has %s twice", name)
+		case s.Stop[f.From]:
+			return fmt.Errorf("--forward %s=... is not possible while --stop-on has %s: take it out there; --stop-signal says what workers get at a stop", name, name)
+		case s.Reload[f.From] && reloadGiven:
+			return fmt.Errorf("--forward %s=... is not possible while --reload-on has %s: take it out there", name, name)
+		}
+		s.Reload[f.From] = false
+		s.Forward[f.From] = f.To
+	}
+	for sig, stops := range s.Stop {
+		if name := strings.TrimPrefix(signals.Name(syscall.Signal(sig)), "SIG"); stops && s.Reload[sig] && reloadGiven {
+			return fmt.Errorf("--stop-on and --reload-on both have %s: leave it out of one of them", name)
+		} else if stops {
+			s.Reload[sig] = false
+		}
+	}
+	return nil
 }
 
 // outerPool returns the names of variables that are not settings of this pool. If

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -30,6 +31,9 @@ var badValues = map[string]struct {
 	"healthy-after":     {badDurations(), []string{"from 0s", "8s"}},
 	"give-up":           {[]string{"-1", "1000001", "never", "", "1.0"}, []string{"from 0 to 1000000"}},
 	"stop-signal":       {[]string{"", "FOO", "0", "65", "-15", "RTMIN+31", "SIGSIGTERM"}, []string{"TERM", "1 to 64", "RTMIN+3"}},
+	"stop-on":           {[]string{"", "FOO", "TERM,", "TERM INT", "KILL", "STOP", "CHLD", "URG", "PIPE", "TSTP", "PROF", "RTMIN"}, []string{"USR1,HUP"}},
+	"reload-on":         {[]string{"FOO", "USR1,KILL", "CHLD", "65"}, []string{"USR1,HUP"}},
+	"forward":           {[]string{"", "USR1", "=USR1", "USR1=FOO", "KILL=TERM", "CHLD=TERM", "USR1=USR2=TERM"}, []string{"USR1=USR2", "USR1="}},
 	"stop-scope":        {[]string{"", "all", "Leader"}, []string{"group or leader"}},
 	"stop-timeout":      {badDurations("0s"), []string{"from 1ms", "8s"}},
 	"drain-delay":       {badDurations(), []string{"from 0s", "8s"}},
@@ -181,6 +185,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := &options{Config: daemon.Config{
 		Command: []string{"x"}, OOMScoreAdj: 500, Output: output.Inherit, Deliver: "frames", TerminationLog: "/dev/termination-log",
+		Signals: daemon.Signals{Stop: signals.Stop, Reload: signals.Reload, Forward: map[syscall.Signal]syscall.Signal{}},
 		Pool: supervisor.Config{
 			Workers: 1, Restart: supervisor.RestartAlways,
 			RestartDelay: 100 * time.Millisecond, RestartDelayMax: 30 * time.Second,
@@ -200,7 +205,7 @@ func TestDefaults(t *testing.T) {
 func TestGoodValues(t *testing.T) {
 	all := "--deliver lines --listen tcp://:1 --window 8 --queue-messages 1 --queue-bytes 1KiB --reply-bytes 64KiB --max-message 1 --max-messages 7 --message-timeout 5s " +
 		"--timeout-signal QUIT --attempts 1 --retry-delay 0s --retry-delay-max 1m --max-failures 3 --spool spool/a --spool-bytes 2GiB -n auto --restart never --restart-delay 1ms --restart-delay-max 87600h --healthy-after 0s --give-up 0 " +
-		"--stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --chdir / --grace-period 2m --termination-log a --lost-ok --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
+		"--stop-on term,RTMIN+5 --reload-on WINCH --forward USR2=USR1 --forward ALRM= --stop-signal SIGRTMIN+3 --stop-scope leader --reload-parallel 3 --chdir / --grace-period 2m --termination-log a --lost-ok --stop-timeout 1m30s --drain-delay 1m --run-at-exit --ready notify --min-ready 29s --ready-timeout 31s " +
 		"--watchdog 3s --reload-order start-first --max-lifetime 24h --max-memory 64MiB --user 1000:1001 --oom-score-adj 1 --output json " +
 		"--http :9090 --log-level error --log-format text -- x -n 3"
 	o, _, err := parsed(strings.Fields(all), nil)
@@ -216,8 +221,11 @@ func TestGoodValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &options{
-		user: asUser,
+		forward: []flags.Forwarding{{From: syscall.SIGUSR2, To: syscall.SIGUSR1}, {From: syscall.SIGALRM}},
+		user:    asUser,
 		Config: daemon.Config{
+			Signals: daemon.Signals{Stop: signals.SetOf(syscall.SIGTERM, signals.RTMIN+5), Reload: signals.SetOf(syscall.SIGWINCH),
+				Forward: map[syscall.Signal]syscall.Signal{syscall.SIGUSR2: syscall.SIGUSR1, syscall.SIGALRM: 0}},
 			Command: []string{"x", "-n", "3"}, Chdir: "/", TerminationLog: "a", LostOK: true, GracePeriod: 2 * time.Minute, Output: output.JSON, OOMScoreAdj: 1, Deliver: "lines", DrainDelay: time.Minute, RunAtExit: true, Spool: "spool/a", SpoolBytes: 2 << 30, HTTP: ":9090",
 			Pool: supervisor.Config{
 				Workers: 0, Restart: supervisor.RestartNever,
@@ -234,6 +242,35 @@ func TestGoodValues(t *testing.T) {
 	}
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+}
+
+// A signal has one meaning. --stop-on and --forward go before what --reload-on is by
+// default.
+func TestSignalsHaveOneMeaning(t *testing.T) {
+	for args, want := range map[string]string{
+		"--forward USR1=USR2 x":                    "reload HUP",
+		"--stop-on USR1 x":                         "reload HUP",
+		"--reload-on= x":                           "reload",
+		"--stop-on INT --forward TERM=QUIT x":      "reload USR1 HUP",
+		"--stop-on USR1 --reload-on USR1 x":        "--stop-on and --reload-on both have USR1: leave it out of one of them",
+		"--reload-on USR1 --forward USR1=USR2 x":   "--forward USR1=... is not possible while --reload-on has USR1: take it out there",
+		"--forward TERM=QUIT x":                    "--forward TERM=... is not possible while --stop-on has TERM: take it out there; --stop-signal says what workers get at a stop",
+		"--forward USR2=USR1 --forward USR2=HUP x": "--forward has USR2 twice",
+	} {
+		o, _, err := parsed(strings.Fields(args), nil)
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = "reload"
+			for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGHUP} {
+				if o.Signals.Reload[sig] {
+					got += " " + strings.TrimPrefix(signals.Name(sig), "SIG")
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
+		}
 	}
 }
 

@@ -33,7 +33,8 @@ type Config struct {
 	OOMScoreAdj int  // how much sooner than poolinit the OOM killer takes a worker; 0: not
 	Output      output.Mode
 	DrainDelay  time.Duration // from the stop request to the drain, for which the pool still serves
-	RunAtExit   bool          // run Command once more when no worker is left
+	Signals     Signals
+	RunAtExit   bool // run Command once more when no worker is left
 
 	TerminationLog string        // the file, if it exists, that is told why poolinit ends; "": none
 	LostOK         bool          // a stop that loses messages may end with code 0

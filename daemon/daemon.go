@@ -145,7 +145,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
-	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.Pool.StopTimeout, log)
+	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.Pool.StopTimeout, cfg.Signals, log)
 	ends = newEndpoints(http, cfg, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {

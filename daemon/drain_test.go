@@ -209,7 +209,7 @@ func TestSecondStopDuringDrain(t *testing.T) {
 		w.run()
 		w.stop()
 		w.pass(time.Second)
-		w.stop()
+		w.stopNow()
 		w.want("code", w.wait(time.Millisecond).Code, 137)
 	})
 }
@@ -222,7 +222,7 @@ func TestSecondStopKillsAtOnce(t *testing.T) {
 			w.stop()
 			w.pass(time.Second)
 			w.want("alive", w.alive(), 3)
-			w.stop()
+			w.stopNow()
 			r := w.wait(time.Millisecond)
 			w.want("code", r.Code, 137)
 			w.want("killed", r.Killed, 3)

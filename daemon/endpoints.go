@@ -33,7 +33,7 @@ func newEndpoints(ln net.Listener, cfg *Config, view *status.View, pool control.
 	if ln != nil {
 		failed := sometimes(log)
 		e.http = metrics.New(ln, &metrics.Options{
-			View: view, Signals: countSignals, Revision: cfg.Revision, Go: runtime.Version(), Hosts: cfg.httpHosts(),
+			View: view, Signals: func() map[string]uint64 { return countSignals(cfg.Signals.orDefault()) }, Revision: cfg.Revision, Go: runtime.Version(), Hosts: cfg.httpHosts(),
 			Errors: func(err error) { failed.Warn().Err(err).Msg("HTTP request failed") },
 		})
 	}
@@ -74,12 +74,12 @@ func (e *endpoints) close() {
 
 // countSignals returns how many signals came, by the names of those that poolinit
 // acts on.
-func countSignals() map[string]uint64 {
+func countSignals(meaning Signals) map[string]uint64 {
 	counts := map[string]uint64{"other": 0}
 	for sig := range signals.RTMAX + 1 {
 		n := signals.Early().Count(syscall.Signal(sig))
 		switch {
-		case signals.Stop[sig], signals.Reload[sig]:
+		case meaning.Stop[sig], meaning.Reload[sig]:
 			counts[signals.Name(sig)] = n
 		case !signals.Own[sig]:
 			counts["other"] += n

@@ -10,7 +10,7 @@ import (
 
 // The names that signals are counted by are there from the start, before any came.
 func TestCountSignals(t *testing.T) {
-	got := slices.Sorted(maps.Keys(countSignals()))
+	got := slices.Sorted(maps.Keys(countSignals(Signals{}.orDefault())))
 	want := []string{"SIGHUP", "SIGINT", "SIGQUIT", "SIGRTMIN+3", "SIGTERM", "SIGUSR1", "other"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)

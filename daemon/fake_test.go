@@ -91,7 +91,7 @@ func inWorld(t *testing.T, change func(*setup), f func(w *world)) {
 		log := zerolog.New(&w.log)
 		cfg := sane(change)
 		w.drain, w.waits = cfg.drain, cfg.waits
-		pool := newRequests(supervisor.New(cfg.Pool, w.launch, log), cfg.Pool.StopTimeout, log)
+		pool := newRequests(supervisor.New(cfg.Pool, w.launch, log), cfg.Pool.StopTimeout, cfg.Signals, log)
 		w.d = &Daemon{
 			cfg: &cfg.Config, log: log, reaper: fakeNamespace{w}, intake: fakeIntake{w}, pool: pool, endpoints: &endpoints{log: log},
 			atExit: fakeExit{w}, poolEnded: make(chan supervisor.Result, 1), signalsOff: make(chan struct{}),
@@ -99,8 +99,7 @@ func inWorld(t *testing.T, change func(*setup), f func(w *world)) {
 		f(w)
 		w.run()
 		if len(w.code) == 0 {
-			w.d.pool.Stop("end of test")
-			w.d.pool.Stop("end of test")
+			w.d.pool.StopNow("end of test")
 		}
 		if code, r := <-w.code, <-w.result; code != r.Code {
 			t.Errorf("code %d, that of the pool %d", code, r.Code)
@@ -135,7 +134,8 @@ func (w *world) run() {
 	synctest.Wait()
 }
 
-func (w *world) stop() { w.d.pool.Stop("SIGTERM") }
+func (w *world) stop()    { w.d.pool.Stop("SIGTERM") }
+func (w *world) stopNow() { w.d.pool.StopNow("SIGINT") }
 
 // pass lets time go by in the bubble.
 func (w *world) pass(d time.Duration) {

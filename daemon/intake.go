@@ -154,7 +154,7 @@ func (in *intake) close(hurried context.Context, until time.Time) {
 	defer cancel()
 	if hurried.Err() == nil {
 		defer context.AfterFunc(hurried, func() {
-			in.log.Warn().Msg("second stop request, no longer waiting for clients")
+			in.log.Warn().Msg("no longer waiting for clients")
 			cancel()
 		})()
 	}

@@ -101,7 +101,7 @@ func TestIntakeIsHurried(t *testing.T) {
 		time.AfterFunc(time.Second, hurry)
 		in.close(hurried, time.Now().Add(time.Hour))
 		synctest.Wait()
-		if s.clients != time.Second || !strings.Contains(log.String(), "second stop request, no longer waiting for clients") {
+		if s.clients != time.Second || !strings.Contains(log.String(), "no longer waiting for clients") {
 			t.Errorf("clients at %s; log %q", s.clients, log.String())
 		}
 	})

@@ -15,16 +15,21 @@ import (
 
 // A requests is a pool as signals and the control socket see it. The first request
 // begins the stop, which package daemon then carries out step by step (stop.go).
-// The second one, and any after the pool is over by itself, kills the workers and
-// hurries all that follows: nothing waits for clients or grace periods any longer.
+// Later ones change nothing: a preStop hook and the kubelet, or two operators, ask
+// for the same stop. Only StopNow, which the second SIGINT asks for, kills the
+// workers and hurries all that follows: nothing waits for clients or grace periods
+// any longer.
 type requests struct {
 	*supervisor.Pool
-	timeout  time.Duration // --stop-timeout
-	log      zerolog.Logger
-	debounce debounce // belongs to signal
+	timeout time.Duration // --stop-timeout
+	signals Signals
+	log     zerolog.Logger
+
+	debounce   debounce // belongs to signal, and so does the next
+	interrupts int      // SIGINTs that asked for a stop
 
 	asked   chan struct{}      // closed by the first request
-	hurried context.Context    // ended by the second one
+	hurried context.Context    // ended by StopNow
 	hurry   context.CancelFunc // ends it
 
 	mu       sync.Mutex
@@ -33,26 +38,44 @@ type requests struct {
 	over     *supervisor.Over // why the pool had to stop by itself; nil: it was asked to
 }
 
-func newRequests(pool *supervisor.Pool, timeout time.Duration, log zerolog.Logger) *requests {
-	r := &requests{Pool: pool, timeout: timeout, log: log, asked: make(chan struct{})}
+func newRequests(pool *supervisor.Pool, timeout time.Duration, sigs Signals, log zerolog.Logger) *requests {
+	r := &requests{Pool: pool, timeout: timeout, signals: sigs.orDefault(), log: log, asked: make(chan struct{})}
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
 }
 
-// Stop asks for the stop, or for a faster one; why is for the log. It returns when
-// the pool has been told, so that no reload which is asked for later comes first.
+// Stop asks for the stop; why is for the log. It returns when the pool has been told,
+// so that no reload which is asked for later comes first.
 func (r *requests) Stop(why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.deadline.IsZero():
-		r.log.Info().Str("why", why).Str("timeout", r.timeout.String()).Msg("stopping")
-		r.begin(why)
-		close(r.asked)
-	case r.hurried.Err() == nil:
+	if r.deadline.IsZero() {
+		r.start(why)
+		return
+	}
+	r.log.Info().Str("why", why).Str("remaining", max(0, time.Until(r.deadline)).Round(100*time.Millisecond).String()).
+		Msg("already stopping; a second SIGINT or 'poolinit stop --now' kills the workers")
+}
+
+// StopNow asks for a stop that waits for nothing; why is for the log. It returns as
+// Stop does.
+func (r *requests) StopNow(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.deadline.IsZero() {
+		r.start(why)
+	}
+	if r.hurried.Err() == nil {
 		r.killWorkers(why)
 		r.hurry()
 	}
+}
+
+// start begins the stop that a request asks for. With the mutex held.
+func (r *requests) start(why string) {
+	r.log.Info().Str("why", why).Str("timeout", r.timeout.String()).Msg("stopping")
+	r.begin(why)
+	close(r.asked)
 }
 
 // killWorkers kills the workers, if there are any left.
@@ -60,7 +83,7 @@ func (r *requests) killWorkers(why string) {
 	select {
 	case <-r.Done():
 	default:
-		r.log.Warn().Str("why", why).Msg("second stop request, killing the workers now")
+		r.log.Warn().Str("why", why).Msg("killing the workers now")
 		r.StopWorkers(r.deadline)
 		r.Kill()
 	}
@@ -130,15 +153,47 @@ func (r *requests) stopBegan() time.Time {
 // signal does what a signal asks for. One goroutine calls it.
 func (r *requests) signal(sig syscall.Signal) {
 	switch {
-	case signals.Stop[sig]:
+	case r.signals.Stop[sig]:
 		if !r.debounce.repeats(sig, time.Now()) {
-			r.Stop(signals.Name(sig))
+			r.stopBySignal(sig)
 		}
-	case signals.Reload[sig]:
+	case r.signals.Reload[sig]:
 		r.Reload(signals.Name(sig))
 	case !signals.Own[sig]:
-		r.Forward(sig)
+		if other, given := r.signals.Forward[sig]; !given {
+			r.Forward(sig)
+		} else if other != 0 {
+			r.Forward(other)
+		}
 	}
+}
+
+// stopBySignal asks for a stop, or, at the second SIGINT, for one that kills: a
+// person presses Ctrl-C twice, and no orchestrator sends it.
+func (r *requests) stopBySignal(sig syscall.Signal) {
+	if sig == syscall.SIGINT {
+		if r.interrupts++; r.interrupts > 1 {
+			r.StopNow(signals.Name(sig))
+			return
+		}
+	}
+	r.Stop(signals.Name(sig))
+}
+
+// Signals says what signals mean to a pool. Those that are in none of its sets are
+// passed on to the workers, but for a few that are always the program's own
+// (signals.Own). The zero value has the defaults.
+type Signals struct {
+	Stop    signals.Set
+	Reload  signals.Set
+	Forward map[syscall.Signal]syscall.Signal // what the workers get instead; 0: nothing
+}
+
+func (s Signals) orDefault() Signals {
+	if s.Stop == (signals.Set{}) && s.Reload == (signals.Set{}) {
+		s.Stop, s.Reload = signals.Stop, signals.Reload
+	}
+	return s
 }
 
 // A debounce recognises a signal that was sent twice for one request. timeout(1)

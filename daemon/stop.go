@@ -24,14 +24,14 @@ const (
 )
 
 // Each step has a limit of its own. overrun is how long after that limit, or after
-// a second stop request, the stop goes on without it: it hangs then, on a disk, on
+// a request to kill, the stop goes on without it: it hangs then, on a disk, on
 // the kernel, or on what a stranger holds.
 const overrun = 500 * time.Millisecond
 
-// hurriedStep is the limit of every step after a second stop request.
+// hurriedStep is the limit of every step after a request to kill.
 const hurriedStep = 2 * time.Second
 
-// lastResort is how long after the deadline, or after a second stop request, the
+// lastResort is how long after the deadline, or after a request to kill, the
 // process ends, whatever hangs. The limits of all steps together are shorter.
 const lastResort = 5 * time.Second
 
@@ -62,7 +62,7 @@ type (
 // Stop is the whole order of a stop. The pool is not ready any more when it
 // begins; helpless says that it stops by itself and can handle no message. Each
 // step that waits ends at its deadline at the latest, and one that hangs is left
-// behind. A second stop request (requests.Stop) kills the workers and ends this
+// behind. A request to kill (requests.StopNow) kills the workers and ends this
 // wait and all later ones early. Stop returns the exit code.
 func (d *Daemon) Stop(helpless bool) (code int) {
 	// What waits because of a pause is delivered while there is time.
@@ -108,7 +108,7 @@ func (d *Daemon) exitCode(pool supervisor.Result, lostBefore uint64) int {
 }
 
 // step does something that takes no longer than limit, unless it hangs. Then it is
-// left behind, which the log says. After a second stop request it hangs sooner:
+// left behind, which the log says. After a request to kill it hangs sooner:
 // what it waits for on purpose it does not wait for then.
 func (d *Daemon) step(name string, limit time.Duration, do func()) {
 	done := make(chan struct{})

@@ -109,7 +109,7 @@ func TestStepThatHangs(t *testing.T) {
 				w.stop()
 				if tt.second > 0 {
 					time.Sleep(tt.second)
-					w.stop()
+					w.stopNow()
 				}
 				w.want("took", w.end(time.Minute), tt.took)
 				w.want("steps", w.begun(), tt.steps)
@@ -137,7 +137,7 @@ func TestLastResort(t *testing.T) {
 				w.stop()
 				if tt.second > 0 {
 					time.Sleep(tt.second)
-					w.stop()
+					w.stopNow()
 				}
 				w.want("took", w.end(time.Minute), tt.took)
 				w.want("code", <-w.code, 137)
@@ -198,15 +198,15 @@ func TestSecondStopDuringEachStep(t *testing.T) {
 				w.run()
 				w.stop()
 				time.Sleep(tt.at)
-				w.stop()
-				w.stop() // a third one changes nothing
+				w.stopNow()
+				w.stopNow() // a third one changes nothing
 				w.want("took", w.end(time.Minute), tt.at)
 				w.want("steps", w.begun(), tt.steps)
 				kills := 0
 				if tt.kills {
 					kills = 1
 				}
-				w.want("says so", strings.Count(w.log.String(), "second stop request, killing the workers now"), kills)
+				w.want("says so", strings.Count(w.log.String(), "killing the workers now"), kills)
 				w.want("killed", w.logged(fmt.Sprintf(", killed %d, ", 3*kills)), true)
 			})
 		})
@@ -270,7 +270,8 @@ func TestHelplessDrainIsNotCutShort(t *testing.T) {
 	})
 }
 
-// A request that comes while the pool stops by itself is a second one.
+// A request that comes while the pool stops by itself changes nothing, unless it is one
+// to kill.
 func TestStopOfAPoolThatIsOver(t *testing.T) {
 	inWorld(t, func(c *setup) { c.Pool.Restart = supervisor.RestartNever }, func(w *world) {
 		w.drain = hangs
@@ -280,10 +281,13 @@ func TestStopOfAPoolThatIsOver(t *testing.T) {
 			w.last(slot).crash(0)
 		}
 		w.want("why", w.logged(`"why":"no worker is left to restart","message":"stopping"`), true)
-		w.pass(time.Second)
+		w.pass(500 * time.Millisecond)
 		w.stop()
+		w.pass(500 * time.Millisecond)
+		w.want("says that it stops already", w.logged("already stopping"), true)
+		w.stopNow()
 		w.want("took", w.end(time.Millisecond), time.Second)
-		w.want("says so", w.logged("second stop request, killing the workers now"), true)
+		w.want("says so", w.logged("killing the workers now"), true)
 	})
 }
 
@@ -317,17 +321,18 @@ func TestReloadRightAfterAStop(t *testing.T) {
 	}
 }
 
-// What timeout(1) sends twice is one request. The same signal later is another.
+// What timeout(1) sends twice is one request. The same signal later is another, and
+// the second SIGINT kills.
 func TestStopBySignals(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.obey = deaf
 		w.run()
-		w.d.pool.signal(syscall.SIGTERM)
+		w.d.pool.signal(syscall.SIGINT)
 		w.pass(99 * time.Millisecond)
-		w.d.pool.signal(syscall.SIGTERM)
+		w.d.pool.signal(syscall.SIGINT)
 		w.pass(time.Second)
 		w.want("signals", w.last(0).got(), "[terminated]")
-		w.d.pool.signal(syscall.SIGTERM)
+		w.d.pool.signal(syscall.SIGINT)
 		synctest.Wait()
 		w.want("signals", w.last(0).got(), "[terminated killed]")
 		w.want("code", w.wait(time.Millisecond).Code, 137)
@@ -340,8 +345,8 @@ func TestStopAfterTheEnd(t *testing.T) {
 		w.run()
 		w.stop()
 		w.end(time.Minute)
-		w.stop()
-		w.stop()
+		w.stopNow()
+		w.stopNow()
 		w.want("lines", strings.Count(w.log.String(), "stop request"), 0)
 	})
 }

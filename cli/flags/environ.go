@@ -80,11 +80,11 @@ func (s *Set) setFromVariable(name, text string) error {
 	return err
 }
 
-// splitList splits a list of URLs at its commas, but not at those inside of a
-// URL, as in allow=10.0.0.0/8,::1.
+// splitList splits a list at its commas, but one of URLs not at those inside of a URL,
+// as in allow=10.0.0.0/8,::1.
 func splitList(text string) (words []string) {
 	for part := range strings.SplitSeq(text, ",") {
-		if len(words) > 0 && !strings.Contains(part, "://") {
+		if len(words) > 0 && strings.Contains(words[0], "://") && !strings.Contains(part, "://") {
 			words[len(words)-1] += "," + part
 			continue
 		}

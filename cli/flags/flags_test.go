@@ -109,6 +109,19 @@ func TestParseEnviron(t *testing.T) {
 	}
 }
 
+func TestSplitList(t *testing.T) {
+	for text, want := range map[string][]string{
+		"tcp://a:1?allow=10.0.0.0/8,::1,unix:///b": {"tcp://a:1?allow=10.0.0.0/8,::1", "unix:///b"},
+		"HUP=USR2,ALRM=":      {"HUP=USR2", "ALRM="},
+		"a.example,b.example": {"a.example", "b.example"},
+		"one":                 {"one"},
+	} {
+		if got := splitList(text); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string

@@ -185,6 +185,61 @@ func Signal(s string) (syscall.Signal, error) {
 	return sig, nil
 }
 
+// StopSignal takes a signal that can stop a program.
+func StopSignal(s string) (syscall.Signal, error) {
+	sig, err := Signal(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case stopsNothing[sig]:
+		return 0, errors.New("a signal that a program can stop at, such as TERM, INT, QUIT, USR1 or WINCH")
+	}
+	return sig, nil
+}
+
+// stopsNothing is the signals that freeze a program, wake it, or are the kernel's and
+// the runtime's to send.
+var stopsNothing = signals.SetOf(syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT,
+	syscall.SIGCHLD, syscall.SIGURG)
+
+var errSignals = errors.New("signals that poolinit can catch and does not need itself, separated by commas, such as USR1,HUP")
+
+// Signals takes a list of signals that poolinit can act on.
+func Signals(s string) (set signals.Set, err error) {
+	for name := range strings.SplitSeq(s, ",") {
+		sig, err := signals.Parse(strings.TrimSpace(name))
+		if err != nil || !signals.CanMean(sig) {
+			return signals.Set{}, errSignals
+		}
+		set[sig] = true
+	}
+	return set, nil
+}
+
+// SignalsOrNone is Signals, or nothing for no signal.
+func SignalsOrNone(s string) (signals.Set, error) {
+	if s == "" {
+		return signals.Set{}, nil
+	}
+	return Signals(s)
+}
+
+// A Forwarding is a signal that the workers get instead of another one; 0 is nothing.
+type Forwarding struct{ From, To syscall.Signal }
+
+// Forward takes SIGNAL=SIGNAL, or SIGNAL= for nothing.
+func Forward(s string) (f Forwarding, err error) {
+	from, to, found := strings.Cut(s, "=")
+	f.From, err = signals.Parse(from)
+	if err == nil && to != "" {
+		f.To, err = signals.Parse(to)
+	}
+	if !found || err != nil || !signals.CanMean(f.From) {
+		return Forwarding{}, errors.New("two signals, such as USR1=USR2, or one that is not to be passed on, USR1=; KILL, STOP, CHLD and others that poolinit cannot catch or needs itself are not allowed first")
+	}
+	return f, nil
+}
+
 // AtLeastSize returns a parser of sizes that cannot be off.
 func AtLeastSize(least uint64) func(string) (int, error) {
 	return func(s string) (int, error) {

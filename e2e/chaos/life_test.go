@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -214,7 +215,7 @@ func (l *life) dial(network, addr string) (nc net.Conn, err error) {
 // get returns a page of --http.
 func (l *life) get(path string) (string, error) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
-		Dial: func(network, addr string) (net.Conn, error) { return l.dial(network, addr) }}}
+		DialContext: func(_ context.Context, network, addr string) (net.Conn, error) { return l.dial(network, addr) }}}
 	return harness.Get(client, "http://127.0.0.1:7000"+path)
 }
 

@@ -156,10 +156,12 @@ func TestStatusWhileStopping(t *testing.T) {
 	p.Inside("health", "--ready").Says(t, 1, "poolinit: not ready: the pool stops: SIGTERM\n")
 	p.Inside("reload", "--wait").Says(t, 1, "poolinit: reload interrupted: the pool is stopping\n")
 	p.Inside("reload").Says(t, 1, "poolinit: reload refused: the pool is stopping\n")
-	if got := p.Inside("stop"); got.Code != -1 { // the second time: its namespace may end, and it with that, before it can say so
+	p.Inside("stop").Says(t, 0, "process 1 stops\n")
+	p.ExpectLog("already stopping", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit stop (uid ") })
+	if got := p.Inside("stop", "--now"); got.Code != -1 { // its namespace may end, and it with that, before it can say so
 		got.Says(t, 0, "process 1 kills its workers\n")
 	}
-	p.ExpectLog("second stop request, killing the workers now", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit stop (uid ") })
+	p.ExpectLog("killing the workers now", func(r harness.Record) bool { return strings.HasPrefix(r.Why, "poolinit stop --now (uid ") })
 	p.ExpectExit(137)
 }
 

@@ -122,6 +122,18 @@ func (p *Process) Signal(sig syscall.Signal) {
 	}
 }
 
+// StopNow sends SIGINT until the program says that it kills the workers, or that
+// nothing is left to wait for. The same signal twice within a moment counts once.
+func (p *Process) StopNow() {
+	p.T.Helper()
+	pid := p.Self()
+	testkit.Eventually(p.T, "it stops at once", func() (any, bool) {
+		_ = syscall.Kill(pid, syscall.SIGINT) // it may be gone, but is not waited for yet
+		text := p.Stderr.String()
+		return text, strings.Contains(text, "killing the workers now") || strings.Contains(text, "no longer waiting for clients") || strings.Contains(text, "killing it")
+	})
+}
+
 // Self returns the PID of the program itself, seen from the test, once it runs.
 func (p *Process) Self() (pid int) {
 	p.T.Helper()

@@ -120,3 +120,21 @@ func TestRunIsSubreaper(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	p.ExpectExit(0) // its group goes with the worker
 }
+
+// Signals mean what the flags say.
+func TestRunSignalsOfTheFlags(t *testing.T) {
+	t.Parallel()
+	p := harness.StartRun(t, harness.Program{Env: []string{"POOLINIT_FORWARD=HUP=USR2,ALRM="}},
+		"--log-level", "debug", "--stop-on", "WINCH", "--reload-on", "RTMIN+5", "--ready", "started", "--", "obey")
+	p.AwaitPool()
+	p.Signal(39)
+	p.ExpectLog("reload done", nil)
+	p.Signal(syscall.SIGHUP)
+	p.ExpectLog("forwarding signal", func(r harness.Record) bool { return r.Signal == "SIGUSR2" })
+	p.Signal(syscall.SIGALRM)
+	p.Signal(syscall.SIGWINCH)
+	p.ExpectExit(0)
+	if p.Count(`"SIGALRM"`) > 0 {
+		t.Error(p.Stderr.String())
+	}
+}

@@ -206,10 +206,10 @@ func (c *Client) Reload(wait bool, progress func(Answer)) (Answer, error) {
 	return a, err
 }
 
-// Stop asks the pool to stop, and returns its answer: whether that kills the
-// workers. With wait it returns when the pool's process has ended.
-func (c *Client) Stop(wait bool) (Answer, error) {
-	if err := c.ask(request{Command: cmdStop, Wait: wait}); err != nil {
+// Stop asks the pool to stop, or with now to kill its workers, and returns its answer.
+// With wait it returns when the pool's process has ended.
+func (c *Client) Stop(wait, now bool) (Answer, error) {
+	if err := c.ask(request{Command: cmdStop, Wait: wait, Now: now}); err != nil {
 		return Answer{}, err
 	}
 	a, err := c.answer(c.within)

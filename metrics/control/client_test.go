@@ -250,14 +250,14 @@ func TestReloadOfAPoolThatDies(t *testing.T) {
 
 func TestStopWithoutWait(t *testing.T) {
 	w := newWorld(t)
-	for _, again := range []bool{false, true} {
-		if a, err := w.client().Stop(false); err != nil || a != (Answer{Accepted: true, Kills: again}) {
+	for _, now := range []bool{false, false, true} {
+		if a, err := w.client().Stop(false, now); err != nil || a != (Answer{Accepted: true, Kills: now}) {
 			t.Errorf("%+v, %v", a, err)
 		}
 		w.pool.set(func(s *supervisor.Stats) { s.Stopping = "poolinit stop" })
 	}
 	who := fmt.Sprintf("poolinit stop (uid %d, pid %d)", os.Geteuid(), os.Getpid())
-	if asked := w.pool.asks(); asked != who+"; "+who {
+	if asked := w.pool.asks(); asked != who+"; "+who+"; "+strings.Replace(who, "stop", "stop --now", 1) {
 		t.Errorf("the log would say %q", asked)
 	}
 }
@@ -271,7 +271,7 @@ func TestStopWait(t *testing.T) {
 	}
 	defer c.Close()
 	stopped := make(chan error, 1) // 1: the test may have ended
-	go func() { _, err := c.Stop(true); stopped <- err }()
+	go func() { _, err := c.Stop(true, false); stopped <- err }()
 	testkit.Eventually(t, "it has closed its server", func() (any, bool) {
 		_, err := Dial(pool.cmd.Process.Pid)
 		return err, err == noPool(pool.cmd.Process.Pid)
@@ -311,7 +311,7 @@ func TestHangingPool(t *testing.T) {
 		"status": func(c *Client) error { _, _, err := c.Status(); return err },
 		"health": func(c *Client) error { _, err := c.Health(); return err },
 		"reload": func(c *Client) error { _, err := c.Reload(true, nil); return err },
-		"stop":   func(c *Client) error { _, err := c.Stop(true); return err },
+		"stop":   func(c *Client) error { _, err := c.Stop(true, false); return err },
 		"pause":  func(c *Client) error { return c.Pause() },
 		"queue":  func(c *Client) error { _, _, err := c.Queue(1); return err },
 		"drop":   func(c *Client) error { _, err := c.Drop([]uint64{1}); return err },

@@ -36,6 +36,7 @@ const (
 type request struct {
 	Command string   `json:"command"`
 	Wait    bool     `json:"wait,omitempty"`
+	Now     bool     `json:"now,omitempty"`     // of stop
 	Workers int      `json:"workers,omitempty"` // of scale
 	Limit   int      `json:"limit,omitempty"`   // of queue
 	IDs     []uint64 `json:"ids,omitempty"`     // of drop

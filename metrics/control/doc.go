@@ -22,14 +22,14 @@
 //	{"command":"health"}              {"live":true,"ready":true}, or {"live":true,"reason":"..."}
 //	{"command":"reload","wait":true}  {"accepted":true}, and {"generation":2,"replaced":1,"workers":4} each time
 //	                                  this changes; at last {"generation":2,"outcome":"done","seconds":1.5}
-//	{"command":"stop","wait":true}    {"accepted":true}, then the connection ends with the process
+//	{"command":"stop","wait":true}    {"accepted":true}, then the connection ends with the process;
+//	                                  with "now":true {"accepted":true,"kills":true}
 //	{"command":"scale","workers":5}   {"accepted":true,"workers":5}
 //	{"command":"pause"}, "resume"     {"accepted":true}
 //	{"command":"queue","limit":1000}  a List, of at most so many messages
 //	{"command":"drop","ids":[7,8]}    {"accepted":true,"dropped":2}; fewer if some of them do not wait
 //
 // Without wait, reload and stop are answered {"accepted":true} alone, but a reload
-// during a stop {"outcome":"interrupted","reason":"..."}. A stop during a stop is
-// answered {"accepted":true,"kills":true}. A request that fails is answered
+// during a stop {"outcome":"interrupted","reason":"..."}. A request that fails is answered
 // {"error":"..."}. A client that closes the connection does not wait any longer.
 package control

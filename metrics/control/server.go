@@ -35,6 +35,7 @@ const (
 type Pool interface {
 	Stats() supervisor.Stats
 	Stop(why string)
+	StopNow(why string)
 	ReloadWait(why string) <-chan supervisor.ReloadResult
 	// Scale changes how many workers there should be.
 	Scale(workers int, why string) error
@@ -161,7 +162,7 @@ func (c *session) answerLine(line []byte) {
 	case cmdReload:
 		c.reload(r.Wait)
 	case cmdStop:
-		c.stop(r.Wait)
+		c.stop(r.Wait, r.Now)
 	case cmdScale:
 		c.done(c.pool.Scale(r.Workers, c.who(cmdScale)), Answer{Workers: r.Workers})
 	case cmdPause:
@@ -270,10 +271,13 @@ func (c *session) progress(stats *supervisor.Stats, last *supervisor.ReloadStats
 	c.send(Answer{Generation: now.Generation, Replaced: now.Replaced, Workers: len(stats.Workers)})
 }
 
-func (c *session) stop(wait bool) {
-	stopping := c.pool.Stats().Stopping != ""
-	c.pool.Stop(c.who(cmdStop))
-	if !c.send(Answer{Accepted: true, Kills: stopping}) || !wait {
+func (c *session) stop(wait, now bool) {
+	if now {
+		c.pool.StopNow(c.who("stop --now"))
+	} else {
+		c.pool.Stop(c.who(cmdStop))
+	}
+	if !c.send(Answer{Accepted: true, Kills: now}) || !wait {
 		return
 	}
 	select {

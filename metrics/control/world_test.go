@@ -201,6 +201,8 @@ func (p *fakePool) Stop(why string) {
 	p.whys = append(p.whys, why)
 }
 
+func (p *fakePool) StopNow(why string) { p.Stop(why) }
+
 func (p *fakePool) ReloadWait(why string) <-chan supervisor.ReloadResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -58,6 +58,10 @@ var Own = SetOf(syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE,
 // leaves RTMIN alone because the musl of Alpine uses it.
 var uncatchable = SetOf(0, syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPROF, 32, 33, RTMIN)
 
+// CanMean reports whether poolinit can act on a signal as its user wishes: it can be
+// caught, and is not poolinit's own.
+func CanMean(sig syscall.Signal) bool { return !uncatchable[sig] && !Own[sig] }
+
 // A Mailbox receives signals, each through a channel of its own that holds one.
 // signal.Notify drops a signal whose channel is full. With one channel per signal a
 // drop only coalesces two signals of the same kind, as the kernel does, and many

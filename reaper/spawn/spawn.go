@@ -50,6 +50,8 @@ func (e *Error) Error() string { return e.Call + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // A step is a system call that the child makes. The assembly knows its layout.
+//
+//lint:ignore U1000 assembly has e, for system calls with five arguments
 type step struct {
 	number, a, b, c, d, e uintptr
 	kind                  uintptr
