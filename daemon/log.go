@@ -51,9 +51,11 @@ func logLevel(name string) zerolog.Level {
 	return level
 }
 
+// logStart names the program only: its arguments may hold passwords.
 func logStart(log zerolog.Logger, cfg *Config) {
 	log.Info().Str("version", cfg.Version).Int("pid", os.Getpid()).Int("workers", cfg.Pool.Workers).
-		Strs("command", cfg.Command).Msg("starting poolinit")
+		Str("command", cfg.Command[0]).Int("arguments", len(cfg.Command)-1).Msg("starting poolinit")
+	log.Debug().Strs("arguments", redacted(cfg.Command[1:])).Msg("arguments of the command")
 }
 
 // An end is what the last line tells.
