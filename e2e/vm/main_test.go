@@ -57,6 +57,8 @@ var checks = []check{
 	{"OOMKillOfTheGroup", testOOMGroup},
 	{"ClockIsSet", testClock},
 	{"FullDisk", testFullDisk},
+	{"FrozenDisk", testFrozenDisk},
+	{"FilesOfStrangers", testStrangers},
 	{"OOMKillOfTheMachine", testMachineOOM},
 	{"NoDescriptors", testNoDescriptors},
 	{"NoPIDs", testNoPIDs},
