@@ -94,6 +94,9 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 			opened.close()
 		}
 	}()
+	if err := refused(cfg); err != nil {
+		return nil, err
+	}
 	oom := cgroup.NewOOM() // reads files, which costs more CPU time once there are many threads
 	reserveThreads()
 	reaper.SealFiles()
@@ -202,8 +205,9 @@ func newReaper(onOrphan func(pid int, exit reaper.Exit), log zerolog.Logger) *re
 	reap, err := reaper.New(onOrphan)
 	if err != nil {
 		log.Warn().Err(err).Msg("orphans will not be reaped")
-		return reaper.NewPlain(onOrphan)
+		reap = reaper.NewPlain(onOrphan)
 	}
+	logLacks(reap, log)
 	return reap
 }
 

@@ -26,6 +26,7 @@ type Reaper struct {
 	starts   chan startRequest
 	closing  chan struct{}
 	loops    sync.WaitGroup
+	refused  refusals
 
 	orphans atomic.Uint64
 
@@ -46,11 +47,11 @@ func New(onOrphan func(pid int, exit Exit)) (*Reaper, error) {
 			return nil, err
 		}
 	}
-	return newReaper(onOrphan), nil
+	return newReaper(onOrphan, findRefusals()), nil
 }
 
 // NewPlain is New for a program that decides for itself whether it is a subreaper.
-func NewPlain(onOrphan func(pid int, exit Exit)) *Reaper { return newReaper(onOrphan) }
+func NewPlain(onOrphan func(pid int, exit Exit)) *Reaper { return newReaper(onOrphan, findRefusals()) }
 
 // BecomeSubreaper makes orphans among this program's descendants children of
 // this program, as they are for PID 1.
@@ -69,9 +70,10 @@ func IsSubreaper() bool {
 	return err == nil && is == 1
 }
 
-func newReaper(onOrphan func(pid int, exit Exit)) *Reaper {
+func newReaper(onOrphan func(pid int, exit Exit), refused refusals) *Reaper {
 	resetIgnored()
 	r := &Reaper{
+		refused:  refused,
 		onOrphan: onOrphan,
 		sigchld:  make(chan os.Signal, 1), // 1: the kernel coalesces SIGCHLD anyway
 		starts:   make(chan startRequest),
@@ -121,6 +123,9 @@ func (r *Reaper) Adopted(since time.Time) []Left {
 	}
 	return adopted
 }
+
+// Lacks returns which system calls this Reaper does without.
+func (r *Reaper) Lacks() []Lack { return r.refused.lacks() }
 
 // lingerTick is how often the loop looks at first at groups that have outlived
 // their leader, and lingerMost how often when nothing has happened for long. For
@@ -183,6 +188,9 @@ func (r *Reaper) checkLingering() {
 // other process. The mutex is held from the look to the wait, but for one child
 // only, so that a storm of orphans leaves room for starts and signals.
 func (r *Reaper) reapOne() bool {
+	if r.refused.waitid != nil {
+		return r.reapBlindly()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	child, ok := peek()
@@ -192,9 +200,7 @@ func (r *Reaper) reapOne() bool {
 	pid := int(child.pid)
 	if child.code == cldStopped {
 		consumeStop(pid)
-		if p := r.procs[pid]; p != nil && p.terminal != nil {
-			p.terminal.childStopped(p, syscall.Signal(child.status))
-		}
+		r.stopped(pid, syscall.Signal(child.status))
 		return true
 	}
 	group := r.lingeringGroup(pid)
@@ -204,19 +210,58 @@ func (r *Reaper) reapOne() bool {
 	if got != pid || err != nil {
 		return false // it is traced, or its other threads still end: another SIGCHLD follows
 	}
-	exit := newExit(status, &usage)
+	if !r.noteExit(pid, newExit(status, &usage)) && group != nil && !hasZombie(group.pid) { // checkGone has the kernel go through the whole group
+		r.checkGone(group)
+	}
+	return true
+}
+
+// reapBlindly is reapOne where waitid is refused: a child cannot be looked at before
+// it is reaped.
+func (r *Reaper) reapBlindly() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var status syscall.WaitStatus
+	var usage syscall.Rusage
+	pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WUNTRACED, &usage)
+	switch {
+	case err == syscall.EINTR:
+		return true
+	case err != nil || pid <= 0:
+		return false
+	case status.Stopped():
+		r.stopped(pid, status.StopSignal())
+		return true
+	}
+	if !r.noteExit(pid, newExit(status, &usage)) {
+		for _, p := range r.procs { // the orphan may have been the last of any of these groups
+			if p.exited() {
+				r.checkGone(p)
+			}
+		}
+	}
+	return true
+}
+
+// stopped handles a child that was stopped. The caller holds mu.
+func (r *Reaper) stopped(pid int, sig syscall.Signal) {
+	if p := r.procs[pid]; p != nil && p.terminal != nil {
+		p.terminal.childStopped(p, sig)
+	}
+}
+
+// noteExit handles a child that has been reaped, and reports whether this program
+// had started it. The caller holds mu.
+func (r *Reaper) noteExit(pid int, exit Exit) (ours bool) {
 	if p := r.procs[pid]; p != nil && !p.exited() {
 		r.leaderExited(p, exit)
 		return true
 	}
 	r.orphans.Add(1)
-	if group != nil && !hasZombie(group.pid) { // checkGone has the kernel go through the whole group
-		r.checkGone(group)
-	}
 	if r.onOrphan != nil {
 		r.onOrphan(pid, exit)
 	}
-	return true
+	return false
 }
 
 // lingeringGroup returns the process whose group a zombie is in, if that process

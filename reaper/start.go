@@ -129,6 +129,7 @@ func given() (s entry.State, ok bool) {
 }
 
 func (r *Reaper) fork(path string, args []string, spec *Spec) (*Process, error) {
+	spec = r.refused.possible(spec)
 	// A child that lends the foreground takes it itself between fork and exec, so that
 	// it never runs in the background.
 	lend := spec.Terminal.free()

@@ -100,7 +100,9 @@ func ShareExec(args []string) int {
 	unix.CloseOnExec(report)
 	// The death signal belongs to the thread, and the one that calls exec is the one that stays.
 	runtime.LockOSThread()
-	err = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
+	if reaper.Refused("prctl") == nil { // otherwise the pool has said that it does without
+		err = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
+	}
 	if err == nil {
 		env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
 		err = reaper.Exec(args[3:], env)
