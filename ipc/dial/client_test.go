@@ -170,18 +170,6 @@ func TestSend(t *testing.T) {
 	}
 }
 
-// await waits for the end of the connection that there is.
-func await(t testing.TB, c *Client) {
-	c.mu.Lock()
-	l := c.current
-	c.mu.Unlock()
-	select {
-	case <-l.over:
-	case <-time.After(enough):
-		t.Fatal("the connection does not end")
-	}
-}
-
 // Messages of many goroutines are on the way together, and each gets its own
 // reply; also those behind one that a stopping pool did not take.
 func TestSendInParallel(t *testing.T) {

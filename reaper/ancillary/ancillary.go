@@ -19,10 +19,6 @@ func Refuse(fd int) bool {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, soPassRights, 0) == nil
 }
 
-// maxFiles is how many files one message can have: SCM_MAX_FD of the kernel. With
-// room for fewer, recvmsg(2) itself would close the rest.
-const maxFiles = 253
-
 // maxClosing is how many goroutines of a Closer close files at a time. Each one
 // that the kernel holds up needs a thread.
 const maxClosing = 16
@@ -60,7 +56,10 @@ type Message struct {
 // controls are buffers for ancillary data. Receivers that wait need none.
 var controls = sync.Pool{New: func() any { return new(control) }}
 
-type control [1280]byte // maxFiles descriptors take 1,032, credentials 32
+// A control has room for the 253 files that one message can have (SCM_MAX_FD of the
+// kernel), which take 1,032 bytes, and for credentials, which take 32. With room for
+// fewer, recvmsg(2) itself would close the rest.
+type control [1280]byte
 
 // Receive is recvmsg(2) on a non-blocking unix socket. Files that come along are
 // closed later. The error is unix.EAGAIN if there is no message, and ErrBusy if
