@@ -57,10 +57,6 @@ var workerChild = harness.Child("chaosWorker", func(args []string) int {
 		return harness.Failed(err)
 	}
 	messages := os.NewFile(3, "messages")
-	// Of two processes of the same size the kernel is to take the worker.
-	if err := write("/proc/self/oom_score_adj", "500"); err != nil {
-		return harness.Failed(err)
-	}
 	in, tagged := bufio.NewReader(messages), args[1] == "tagged"
 	go misbehave(messages, tagged) // ends with the process
 	for {

@@ -57,5 +57,5 @@ func testFrozenDisk(t *testing.T) {
 	})
 	bad.Wait()
 	thaw()
-	p.ExpectExit(0)
+	p.ExpectExit(75) // it was lost
 }
