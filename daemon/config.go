@@ -40,6 +40,7 @@ type Config struct {
 	LostOK         bool          // a stop that loses messages may end with code 0
 	GracePeriod    time.Duration // after which the orchestrator kills all that is left; 0: not known
 
+	auto       *autoWorkers      // set by workers
 	Pool       supervisor.Config // Workers may be 0: as many as there are CPUs
 	Queue      ipc.Config
 	Listen     []*sources.Endpoint // the message sources
@@ -86,6 +87,7 @@ func (c *Config) workers(log zerolog.Logger) int {
 		auto.Msg("--workers auto: using GOMAXPROCS")
 	} else {
 		auto.Msg("--workers auto: using the CPU limit of the cgroup (GOMAXPROCS)")
+		c.auto = &autoWorkers{cpus: usableCPUs, log: log}
 	}
 	return n
 }

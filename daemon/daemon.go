@@ -148,7 +148,7 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	if http != nil {
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
-	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.Pool.StopTimeout, cfg.Signals, log)
+	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.auto, cfg.Pool.StopTimeout, cfg.Signals, log)
 	ends = newEndpoints(http, cfg, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {
@@ -166,6 +166,9 @@ func (d *Daemon) Run() (helpless bool) {
 	logStart(d.log, d.cfg)
 	if err := d.oom.Err(); err != nil {
 		d.log.Warn().Err(err).Msg("OOM kills cannot be told apart from other SIGKILLs")
+	}
+	if d.cfg.Pool.MaxMemory == 0 && cgroup.KillsGroup("") {
+		d.log.Warn().Msg("memory.oom.group is set: out of memory, the kernel kills the whole container, not one worker")
 	}
 	for _, s := range d.cfg.Share {
 		d.log.Info().Str("socket", s.URL).Str("name", s.Name).Msg("sharing a listening socket with the workers")

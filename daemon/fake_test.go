@@ -91,7 +91,7 @@ func inWorld(t *testing.T, change func(*setup), f func(w *world)) {
 		log := zerolog.New(&w.log)
 		cfg := sane(change)
 		w.drain, w.waits = cfg.drain, cfg.waits
-		pool := newRequests(supervisor.New(cfg.Pool, w.launch, log), cfg.Pool.StopTimeout, cfg.Signals, log)
+		pool := newRequests(supervisor.New(cfg.Pool, w.launch, log), cfg.auto, cfg.Pool.StopTimeout, cfg.Signals, log)
 		w.d = &Daemon{
 			cfg: &cfg.Config, log: log, reaper: fakeNamespace{w}, intake: fakeIntake{w}, pool: pool, endpoints: &endpoints{log: log},
 			atExit: fakeExit{w}, poolEnded: make(chan supervisor.Result, 1), signalsOff: make(chan struct{}),

@@ -27,6 +27,7 @@ func (o *operator) Scale(workers int, why string) error {
 	if err := o.Pool.Scale(workers); err != nil {
 		return err
 	}
+	o.auto.stop()
 	o.log.Info().Int("workers", workers).Str("why", why).Msg("number of workers set")
 	return nil
 }

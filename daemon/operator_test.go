@@ -16,7 +16,7 @@ func TestPauseAndStop(t *testing.T) {
 	var text bytes.Buffer
 	log := zerolog.New(&text)
 	in := &intake{queue: ipc.NewQueue(ipc.Config{}, log), log: log}
-	r := newRequests(nil, time.Second, Signals{}, log)
+	r := newRequests(nil, nil, time.Second, Signals{}, log)
 	o := &operator{r, in.queue, log}
 	if err := o.Pause("poolinit pause (x)"); err != nil || !in.queue.Paused() {
 		t.Errorf("%v, paused %v", err, in.queue.Paused())
@@ -51,7 +51,7 @@ func TestPauseAndStop(t *testing.T) {
 
 // Without a message source there is nothing to pause or to list.
 func TestOperatorWithoutMessages(t *testing.T) {
-	o := &operator{requests: newRequests(nil, time.Second, Signals{}, zerolog.Nop())}
+	o := &operator{requests: newRequests(nil, nil, time.Second, Signals{}, zerolog.Nop())}
 	_, list := o.Queue(1)
 	_, drop := o.Drop([]uint64{1}, "x")
 	for what, err := range map[string]error{"pause": o.Pause("x"), "resume": o.Resume("x"), "list": list, "drop": drop} {
@@ -69,7 +69,7 @@ func (e *ending) Flush()                                {}
 
 func TestOperatorQueue(t *testing.T) {
 	q := ipc.NewQueue(ipc.Config{QueueMessages: 10, QueueBytes: 1000, Attempts: 1}, zerolog.Nop())
-	o := &operator{newRequests(nil, time.Second, Signals{}, zerolog.Nop()), q, zerolog.Nop()}
+	o := &operator{newRequests(nil, nil, time.Second, Signals{}, zerolog.Nop()), q, zerolog.Nop()}
 	if l, err := o.Queue(5); err != nil || l.Messages == nil || len(l.Messages) != 0 || l.More != 0 {
 		t.Errorf("%+v, %v", l, err)
 	}

@@ -21,6 +21,7 @@ import (
 // any longer.
 type requests struct {
 	*supervisor.Pool
+	auto    *autoWorkers  // nil: --workers is a number
 	timeout time.Duration // --stop-timeout
 	signals Signals
 	log     zerolog.Logger
@@ -38,8 +39,8 @@ type requests struct {
 	over     *supervisor.Over // why the pool had to stop by itself; nil: it was asked to
 }
 
-func newRequests(pool *supervisor.Pool, timeout time.Duration, sigs Signals, log zerolog.Logger) *requests {
-	r := &requests{Pool: pool, timeout: timeout, signals: sigs.orDefault(), log: log, asked: make(chan struct{})}
+func newRequests(pool *supervisor.Pool, auto *autoWorkers, timeout time.Duration, sigs Signals, log zerolog.Logger) *requests {
+	r := &requests{Pool: pool, auto: auto, timeout: timeout, signals: sigs.orDefault(), log: log, asked: make(chan struct{})}
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
 }
@@ -69,6 +70,18 @@ func (r *requests) StopNow(why string) {
 		r.killWorkers(why)
 		r.hurry()
 	}
+}
+
+// Reload replaces the workers, of which there are as many as --workers auto says by now.
+func (r *requests) Reload(why string) {
+	r.auto.follow(r.Workers(), r.Pool.Scale)
+	r.Pool.Reload(why)
+}
+
+// ReloadWait is Reload for callers that wait for the result.
+func (r *requests) ReloadWait(why string) <-chan supervisor.ReloadResult {
+	r.auto.follow(r.Workers(), r.Pool.Scale)
+	return r.Pool.ReloadWait(why)
 }
 
 // start begins the stop that a request asks for. With the mutex held.

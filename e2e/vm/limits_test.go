@@ -39,9 +39,14 @@ func testInit(t *testing.T) {
 
 // -n auto is the CPU limit of a cgroup of version 2.
 func testLimits(t *testing.T) {
-	b := newBox(t, map[string]string{"cpu.max": "300000 100000", "memory.max": "67108864", "pids.max": "100"})
-	p := b.start(t, harness.WorkerChild, "/poolinit", "run", "-n", "auto", "--log-format", "json", "--", "/init", "obey")
+	b := newBox(t, map[string]string{"cpu.max": "300000 100000", "memory.max": "67108864", "pids.max": "100", "memory.oom.group": "1"})
+	p := b.start(t, harness.WorkerChild, "/poolinit", "run", "-n", "auto", "--log-format", "json", "--min-ready", "10ms", "--", "/init", "obey")
+	harness.PoolOf(p).ExpectLog("memory.oom.group is set", nil)
 	harness.PoolOf(p).AwaitWorkers(3)
+	set(t, string(b)+"/cpu.max", "200000 100000")
+	p.Signal(syscall.SIGUSR1)
+	harness.PoolOf(p).ExpectLog("--workers auto: following the number of CPUs", nil)
+	harness.PoolOf(p).AwaitWorkers(2)
 	p.Signal(syscall.SIGTERM)
 	harness.PoolOf(p).ExpectExit(0)
 }

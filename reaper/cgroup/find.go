@@ -36,6 +36,29 @@ func limits(root string) []string {
 	return files
 }
 
+// quotas lists the files with the CPU limits of this process's cgroup and of those
+// above: in version 1 the quota, beside which the period is.
+func quotas(root string) (files []string) {
+	groups, _ := os.ReadFile(root + "/proc/self/cgroup")
+	text, _ := os.ReadFile(root + "/proc/self/mountinfo")
+	mounts := parseMounts(string(text))
+	v1, v2 := ownGroups(string(groups), "cpu")
+	files = inGroups(mounts, v1, version{"cgroup", "cpu", "cpu.cfs_quota_us"})
+	return append(files, inGroups(mounts, v2, version{"cgroup2", "", "cpu.max"})...)
+}
+
+// oomGroups lists the files that say whether this process's cgroup, and those above,
+// are killed as a whole. Version 1 has none.
+func oomGroups(root string) (files []string) {
+	all, _ := find(root, "", "memory.oom.group")
+	for _, file := range all {
+		if path.Base(file) == "memory.oom.group" {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
 // find lists the files of these names, in version 1 and 2, in this process's cgroup
 // and those above.
 func find(root, file1, file2 string) (files []string, err error) {
@@ -48,22 +71,22 @@ func find(root, file1, file2 string) (files []string, err error) {
 		return nil, err
 	}
 	mounts := parseMounts(string(text))
-	v1, v2 := ownGroups(string(groups))
+	v1, v2 := ownGroups(string(groups), "memory")
 	files = inGroups(mounts, v1, version{"cgroup", "memory", file1})
 	return append(files, inGroups(mounts, v2, version{"cgroup2", "", file2})...), nil
 }
 
-// ownGroups returns the cgroups of /proc/self/cgroup that can have the memory
-// controller: "4:memory:/path" in version 1, "0::/path" in version 2. A cgroup that
-// is absent is "".
-func ownGroups(text string) (v1, v2 string) {
+// ownGroups returns the cgroups of /proc/self/cgroup that can have a controller:
+// "4:memory:/path" in version 1, "0::/path" in version 2. A cgroup that is absent
+// is "".
+func ownGroups(text, controller string) (v1, v2 string) {
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // a path may have colons
 		switch {
 		case len(fields) < 3:
 		case fields[0] == "0" && fields[1] == "":
 			v2 = fields[2]
-		case slices.Contains(strings.Split(fields[1], ","), "memory"):
+		case slices.Contains(strings.Split(fields[1], ","), controller):
 			v1 = fields[2]
 		}
 	}

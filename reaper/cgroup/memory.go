@@ -157,3 +157,16 @@ func oomKills(text []byte) (kills uint64, ok bool) {
 	}
 	return 0, false
 }
+
+// KillsGroup reports whether the OOM killer kills every process of this process's
+// cgroup at a time, and so this one too: memory.oom.group of version 2. All paths are
+// looked up below root, which is "" but in tests.
+func KillsGroup(root string) bool {
+	for _, path := range oomGroups(root) {
+		text, err := os.ReadFile(root + path)
+		if err == nil && string(bytes.TrimSpace(text)) == "1" {
+			return true
+		}
+	}
+	return false
+}

@@ -286,3 +286,24 @@ func TestLimit(t *testing.T) {
 		t.Errorf("without cgroups: %d", got)
 	}
 }
+
+func TestKillsGroup(t *testing.T) {
+	const above = "/sys/fs/cgroup/system.slice/memory.oom.group"
+	const own = "/sys/fs/cgroup" + v2Scope + "/memory.oom.group"
+	for name, tt := range map[string]struct {
+		groups, mounts string
+		files          map[string]string
+		want           bool
+	}{
+		"set":       {"0::" + v2Scope + "\n", v2Mounts, map[string]string{own: "1\n"}, true},
+		"set above": {"0::" + v2Scope + "\n", v2Mounts, map[string]string{own: "0\n", above: "1\n"}, true},
+		"not set":   {"0::" + v2Scope + "\n", v2Mounts, map[string]string{own: "0\n", above: "0\n"}, false},
+		"not known": {"0::" + v2Scope + "\n", v2Mounts, nil, false},
+		"version 1": {v1Groups, v1DockerMounts, map[string]string{memoryMount + "/memory.oom_control": v1Counter}, false},
+		"no cgroup": {"", "", nil, false},
+	} {
+		if got := KillsGroup(machine(t, tt.groups, tt.mounts, tt.files)); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -68,6 +68,15 @@ func statmRSS(pid, tid int) (uint64, error) {
 	return pages * uint64(os.Getpagesize()), nil
 }
 
+// CPUs returns how many CPUs this program may run on, or 0 if that is not known.
+func CPUs() int {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(os.Getpid(), &set); err != nil {
+		return 0
+	}
+	return set.Count()
+}
+
 // readStatm uses plain system calls: an os.File would cost more than the read,
 // and would be all of the garbage.
 func readStatm(pid, tid int, buf []byte) (n int, err error) {
