@@ -47,17 +47,61 @@ func Main(cfg Config, warnings []string) (code int, err error) {
 	cfg.Pool.Workers = cfg.workers(log) // first: reserveThreads lowers GOMAXPROCS
 	cfg.MemoryLimit = cgroup.Limit("")
 	setMemoryLimit(cfg.fitMemory(log))
-	if err := reaper.LookDir(cfg.Chdir); err != nil {
-		return 0, failed(&cfg, log, fmt.Errorf("cannot use --chdir: %w", err))
-	}
-	if err := reaper.Look(cfg.Command, cfg.Env, cfg.Chdir); err != nil {
-		return refuse(log, &cfg, err), nil
-	}
-	d, err := Build(&cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
+	d, code, err := orStop(func() (*Daemon, int, error) { return prepare(&cfg, stderr, log) }, log)
 	if err != nil {
 		return 0, failed(&cfg, log, err)
 	}
+	if d == nil {
+		return code, nil
+	}
 	return d.stopAtLast(d.Run()), nil
+}
+
+// prepare builds the daemon. It is nil, with an exit code, if the command can never
+// run; that has been logged then.
+func prepare(cfg *Config, stderr *output.Dest, log zerolog.Logger) (d *Daemon, code int, err error) {
+	if err := reaper.LookDir(cfg.Chdir); err != nil {
+		return nil, 0, fmt.Errorf("cannot use --chdir: %w", err)
+	}
+	if err := reaper.Look(cfg.Command, cfg.Env, cfg.Chdir); err != nil {
+		return nil, refuse(log, cfg, err), nil
+	}
+	d, err = Build(cfg, output.NewRelay(cfg.Output, os.Stdout, stderr), log)
+	return d, 0, err
+}
+
+// startTick is how often it is looked for a stop signal while the start goes on, and
+// startGrace how long the start may take after one. It hangs then, on a disk.
+const (
+	startTick  = 100 * time.Millisecond
+	startGrace = 2 * time.Second
+)
+
+// orStop prepares a daemon. If that hangs and a stop signal comes, it is left behind,
+// and the exit code is that of a stop which had to kill.
+func orStop(prepare func() (*Daemon, int, error), log zerolog.Logger) (d *Daemon, code int, err error) {
+	type prepared struct {
+		d    *Daemon
+		code int
+		err  error
+	}
+	done := make(chan prepared, 1) // 1: it may be left behind
+	go func() {                    // ends with the start; one that hangs ends with the program
+		d, code, err := prepare()
+		done <- prepared{d, code, err}
+	}()
+	for waited := time.Duration(0); waited < startGrace; {
+		select {
+		case p := <-done:
+			return p.d, p.code, p.err
+		case <-time.After(startTick):
+		}
+		if signals.Early().Waits(signals.Stop) {
+			waited += startTick
+		}
+	}
+	log.Error().Msg("the start hangs, and a stop was asked for: ending the process")
+	return nil, killedCode, nil
 }
 
 // failed writes to the termination log why nothing is started, and returns it.

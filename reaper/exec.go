@@ -66,8 +66,8 @@ func Look(args, env []string, dir string) error {
 		switch {
 		case err != nil:
 			return err
-		case fi.IsDir():
-			return syscall.EACCES
+		case !fi.Mode().IsRegular():
+			return syscall.EACCES // the kernel's error; and to open a FIFO would wait for a writer
 		}
 		if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
 			return err

@@ -1,6 +1,8 @@
 package reaper
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,5 +116,20 @@ func TestDir(t *testing.T) {
 			t.Errorf("%s in %s ran in %q, %v", tt.command, tt.dir, got, err)
 		}
 		os.Remove(out)
+	}
+}
+
+// A FIFO is no program, and to look at it must not wait for a writer.
+func TestLookAtFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Look([]string{path}, nil, ""); !errors.Is(err, fs.ErrPermission) {
+		t.Error(err)
+	}
+	r := newTest(t, nil)
+	if _, err := r.Start(&Spec{Args: []string{path}}); !errors.Is(err, fs.ErrPermission) {
+		t.Error(err)
 	}
 }

@@ -54,6 +54,9 @@ type startReply struct {
 // may not be executed, or another error of the kernel. ExitCode turns it into the
 // exit code of a shell.
 func (r *Reaper) Start(spec *Spec) (*Process, error) {
+	// On a disk that hangs, the caller hangs here. The thread that forks would hang with
+	// the mutex held, and with it all that this program does.
+	_ = Look(spec.Args, spec.Env, spec.Dir)
 	reply := make(chan startReply, 1) // 1: the thread that forks never waits for the caller
 	select {
 	case r.starts <- startRequest{spec: spec, reply: reply}:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -244,4 +245,32 @@ func TestRunStopDoesNotBackOff(t *testing.T) {
 	nc.Close()
 	p.ExpectExit(0)
 	p.ExpectLog("stopped: handled 2, spooled 0, lost 0, ", nil)
+}
+
+// A worker that a tracer holds survives SIGKILL: the pool goes on without it, a reload
+// ends, and its late end is noted.
+func TestRunGoesOnWithoutATracedWorker(t *testing.T) {
+	t.Parallel()
+	runtime.LockOSThread() // a tracer is a thread
+	defer runtime.UnlockOSThread()
+	p := harness.StartRun(t, harness.Program{}, "--ready", "started", "--stop-timeout", "1s", "--", "obey")
+	traced := p.AwaitWorkers(1)[0]
+	if err := syscall.PtraceAttach(traced.PID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := syscall.Wait4(traced.PID, nil, syscall.WALL, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGUSR1)
+	p.ExpectLog("worker survived SIGKILL, going on without it", func(r harness.Record) bool { return *r.Worker == 0 })
+	p.ExpectLog("reload done", nil)
+	if code := p.Inside("health").Code; code != 0 {
+		t.Errorf("health: %d", code)
+	}
+	if _, err := syscall.Wait4(traced.PID, nil, syscall.WALL, nil); err != nil { // lets go of it
+		t.Fatal(err)
+	}
+	p.ExpectLog("worker that had survived SIGKILL exited", func(r harness.Record) bool { return r.Signal != "" })
+	p.Signal(syscall.SIGTERM)
+	p.ExpectExit(0)
 }

@@ -155,5 +155,15 @@ func (m *Mailbox) Each(done <-chan struct{}, f func(syscall.Signal)) {
 	}
 }
 
+// Waits reports whether a signal of a set has arrived that no reader has taken.
+func (m *Mailbox) Waits(set Set) bool {
+	for sig, box := range m.boxes {
+		if set[sig] && len(box) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Count returns for how many signals of a kind Each has called its function.
 func (m *Mailbox) Count(sig syscall.Signal) uint64 { return m.counts[sig].Load() }
