@@ -104,7 +104,7 @@ func runFlags(o *options) *flags.Set {
 	s.Switch(&o.NewPrivs, flags.Bool, "new-privs", "with --user: let workers gain privileges by set-user-ID programs and file\ncapabilities")
 	flags.Add(s, &o.Output, parseOutput, "output", "", "inherit", "`mode`", "workers' stdout and stderr: inherit, prefix ([worker 3] line) or json")
 	flags.List(s, &o.Listen, sources.Parse, "listen", "`URL`", "accept messages on tcp://HOST:PORT, unix:///PATH or sysv://KEY; repeatable")
-	flags.List(s, &o.Share, stream.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS); repeatable")
+	flags.List(s, &o.Share, stream.ParseShare, "share", "`URL`", "open tcp://HOST:PORT or unix:///PATH once, and let every worker accept on it\n(systemd's LISTEN_FDS), or hand on fd://NAME, which poolinit was given; repeatable")
 	flags.Add(s, &o.Deliver, flags.OneOf("frames", "tagged", "lines", launch.DeliverExec), "deliver", "", "frames", "`how`", "how workers get messages: on fd 3 as frames (4-byte length and body), tagged\n(with a number and meta, answered in any order) or lines; exec: COMMAND runs\nonce per message, from stdin to stdout")
 	flags.Add(s, &o.Queue.Window, flags.OrAuto(flags.Between(1, 4096)), "window", "", "auto", "`count`", "messages in flight to one worker, or auto: about 1 ms of work, and 1 with\n--deliver lines")
 	flags.Add(s, &o.Queue.Concurrency, flags.Between(1, maxConcurrency), "concurrency", "", "1", "`count`", "with --deliver tagged: messages that a worker handles at the same time")

@@ -22,6 +22,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/poolinit/poolinit/ipc/stream"
 	"github.com/poolinit/poolinit/metrics"
 	"github.com/poolinit/poolinit/metrics/status"
 	"github.com/poolinit/poolinit/reaper"
@@ -123,6 +124,7 @@ type Daemon struct {
 	pool      *requests
 	endpoints *endpoints
 	atExit    exitCommand // nil: not asked for
+	manager   *manager    // nil: there is none
 
 	poolEnded  chan supervisor.Result // 1: said once, and the pool never waits for the reader
 	signalsOff chan struct{}          // closed when no signal matters any more
@@ -148,11 +150,8 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 	opened.add(reap.Close)
 	confine(cfg, reap, log)
 
-	for _, s := range cfg.Share { // open until the workers are gone: what connects between two of them waits
-		if err := s.Open(); err != nil {
-			return nil, err
-		}
-		opened.add(s.Close)
+	if err := openShares(cfg, &opened, log); err != nil {
+		return nil, err
 	}
 	var http net.Listener // nil: not asked for
 	if cfg.HTTP != "" {
@@ -193,13 +192,15 @@ func Build(cfg *Config, relay *output.Relay, log zerolog.Logger) (_ *Daemon, err
 		poolConfig.OnReload = func(r supervisor.ReloadResult) { ends.http.ReloadEnded(r) }
 	}
 	pool = newRequests(supervisor.New(poolConfig, launch.New(workers).Launch, log), cfg.auto, cfg.Pool.StopTimeout, cfg.Signals, log)
-	ends = newEndpoints(http, cfg, newView(cfg, pool.Pool, reap, in), &operator{pool, in.feed(), log}, log)
+	view := newView(cfg, pool.Pool, reap, in)
+	ends = newEndpoints(http, cfg, view, &operator{pool, in.feed(), log}, log)
 	var exit exitCommand
 	if cfg.RunAtExit {
 		exit = &atExit{workers, pool.Places, watch, log}
 	}
 	return &Daemon{
 		cfg: cfg, log: log, relay: relay, awake: watch, reaper: reap, oom: oom, intake: in, terminal: workers.Terminal, pool: pool, endpoints: ends, atExit: exit,
+		manager:   newManager(os.Getenv, os.Getpid(), view, log),
 		poolEnded: make(chan supervisor.Result, 1), signalsOff: make(chan struct{}),
 	}, nil
 }
@@ -224,6 +225,7 @@ func (d *Daemon) Run() (helpless bool) {
 	mailbox := signals.Early()
 	d.listeners.Go(func() { mailbox.Each(d.signalsOff, d.pool.signal) })
 	d.listeners.Go(mailbox.CatchRest)
+	d.listeners.Go(func() { d.manager.serve(d.signalsOff) })
 	d.runPool()
 	return d.reasonToStop()
 }
@@ -244,6 +246,23 @@ func confine(cfg *Config, reap *reaper.Reaper, log zerolog.Logger) {
 	if err := reap.Confine(); err != nil {
 		log.Warn().Err(err).Msg("cannot take all privileges from the workers")
 	}
+}
+
+// openShares opens the shared sockets. They stay open until the workers are gone: what
+// connects between two of them waits. This is before any other descriptor could get
+// the number of one that poolinit was said to be given.
+func openShares(cfg *Config, opened *closers, log zerolog.Logger) error {
+	given := stream.InheritedSockets(os.Getenv, os.Getpid())
+	for _, s := range cfg.Share {
+		if err := s.Open(given); err != nil {
+			return err
+		}
+		opened.add(s.Close)
+	}
+	if unused := stream.CloseUnused(given, cfg.Share); unused != "" {
+		log.Warn().Str("sockets", unused).Msg("closing inherited sockets: no --share hands them on")
+	}
+	return nil
 }
 
 // newReaper returns the reaper. Where the kernel does not let this process adopt

@@ -36,6 +36,7 @@ type requests struct {
 	mu       sync.Mutex
 	began    time.Time        // the stop; zero: none has begun
 	deadline time.Time        // of the stop
+	why      string           // of the stop
 	over     *supervisor.Over // why the pool had to stop by itself; nil: it was asked to
 }
 
@@ -124,6 +125,7 @@ func (r *requests) overItself() *supervisor.Over {
 }
 
 func (r *requests) begin(why string) {
+	r.why = why
 	r.began = time.Now()
 	r.deadline = r.began.Add(r.timeout)
 	r.Halt(why)
@@ -227,4 +229,11 @@ func (d *debounce) repeats(sig syscall.Signal, at time.Time) bool {
 	}
 	d.signal, d.at = sig, at
 	return false
+}
+
+// reason returns why the pool stops.
+func (r *requests) reason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.why
 }

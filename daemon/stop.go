@@ -65,6 +65,7 @@ type (
 // behind. A request to kill (requests.StopNow) kills the workers and ends this
 // wait and all later ones early. Stop returns the exit code.
 func (d *Daemon) Stop(helpless bool) (code int) {
+	d.step("service manager", 0, func() { d.manager.stop(d.pool.reason()) })
 	// What waits because of a pause is delivered while there is time.
 	d.intake.resume()
 	// Others hear of the stop first, so the pool still serves.

@@ -32,7 +32,7 @@ func TestSocketFileOfAnother(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Open(); err != nil {
+			if err := s.Open(nil); err != nil {
 				t.Fatal(err)
 			}
 			return s.Close

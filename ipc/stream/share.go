@@ -20,7 +20,8 @@ type Share struct {
 	URL  string // without parameters, for the log
 	Name string // in LISTEN_FDNAMES
 
-	config *config
+	config    *config
+	inherited string // the name or number of a socket that this process was given; "": it opens one
 
 	// Once it is open. File.Fd makes a socket blocking again each time, for all
 	// processes that have it, so it is called once.
@@ -29,7 +30,7 @@ type Share struct {
 	unlink *socketFile // of a unix one
 }
 
-var errShare = errors.New("a URL such as tcp://0.0.0.0:8080 or unix:///run/http.sock")
+var errShare = errors.New("a URL such as tcp://0.0.0.0:8080 or unix:///run/http.sock, or fd://NAME for one that poolinit was given")
 
 // ParseShare reads the address of a shared socket. It has two parameters: mode=
 // for unix, and name=.
@@ -47,6 +48,9 @@ func ParseShare(s string) (*Share, error) {
 	name, named := values.Get("name"), values.Has("name")
 	if values.Del("name"); len(values) > 0 {
 		address += "?" + values.Encode()
+	}
+	if given, ok := strings.CutPrefix(address, "fd://"); ok {
+		return parseInherited(address, given, name, named)
 	}
 	a, ok := ipc.ParseAddress(address)
 	var c *config
@@ -68,6 +72,17 @@ func ParseShare(s string) (*Share, error) {
 		return nil, fmt.Errorf("name=%s: 1 to 255 letters, digits and marks, no space and no colon", name)
 	}
 	return &Share{URL: c.Name, Name: name, config: c}, nil
+}
+
+// parseInherited is for a socket that is not opened. Its name is the given one.
+func parseInherited(url, given, name string, named bool) (*Share, error) {
+	if !named {
+		name = given
+	}
+	if !isFDName(given) || !isFDName(name) || strings.ContainsAny(given, "?/") {
+		return nil, errInherited
+	}
+	return &Share{URL: url, Name: name, inherited: given}, nil
 }
 
 // defaultName is tcp-8080, or unix-http.sock for /run/http.sock.
@@ -93,8 +108,12 @@ func plain(r rune) rune {
 }
 
 // Open binds the socket. It is made blocking, as by systemd, and then left to
-// the workers: what one of them changes about that it changes for all.
-func (s *Share) Open() error {
+// the workers: what one of them changes about that it changes for all. A socket of
+// fd:// is one of those that this process was given, and stays as it is.
+func (s *Share) Open(given []Inherited) error {
+	if s.inherited != "" {
+		return s.inherit(given)
+	}
 	var (
 		ln  net.Listener
 		err error

@@ -68,7 +68,7 @@ func opens(t *testing.T, url, want string) {
 	}
 	s, serr := ParseShare(url)
 	if serr == nil {
-		if serr = s.Open(); serr == nil {
+		if serr = s.Open(nil); serr == nil {
 			s.Close()
 		}
 	}
@@ -124,7 +124,7 @@ func TestStaleSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Open(); err != nil {
+	if err := s.Open(nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
@@ -140,7 +140,7 @@ func TestShareLeavesNonblockAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Open(); err != nil {
+	if err := s.Open(nil); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()

@@ -25,7 +25,7 @@ func share(t *testing.T, urls ...string) (list []*stream.Share) {
 	for _, u := range urls {
 		s, err := stream.ParseShare(u)
 		if err == nil {
-			err = s.Open()
+			err = s.Open(nil)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -146,6 +146,17 @@ func Send(socket, state string, patience time.Duration) error {
 	return nil
 }
 
+// Tell sends a state as Send does, but does not wait for anything: the error is
+// unix.EAGAIN if the manager has too many unread messages.
+func Tell(socket, state string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: socket})
+}
+
 // awaitRead waits until all that was sent from a socket has been taken out of the
 // queue of the one that it was sent to. poolinit looks the sender up before that.
 func awaitRead(fd int, patience time.Duration) error {
