@@ -15,8 +15,8 @@ BUILD   := GO=$(GO) VERSION=$(VERSION) tools/build.sh
 
 # What the tests run beside poolinit, and what tells that it is there.
 PEERS    := php-cli php-redis redis-server tini dumb-init catatonit strace procps bash python3 gcc libc6-dev jq openssl \
-	netcat-openbsd nodejs prometheus chromium man-db mandoc zsh fish rpm qemu-system-x86 busybox-static
-PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc prometheus promtool chromium man mandoc zsh fish rpm \
+	netcat-openbsd nodejs qemu-user prometheus chromium man-db mandoc zsh fish rpm qemu-system-x86 busybox-static
+PROGRAMS := php redis-server redis-cli tini dumb-init catatonit strace ps bash python3 node gcc jq openssl nc qemu-aarch64 prometheus promtool chromium man mandoc zsh fish rpm \
 	qemu-system-x86_64 busybox
 
 # Each module by itself, as go install and CI see it: go.work is for editors.

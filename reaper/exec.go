@@ -130,6 +130,12 @@ func try(args, env []string, dir string, run func(path string, args []string) er
 	var denied error
 	for path := range candidates(args[0], env, dir) {
 		err := run(path, args)
+		if err != nil {
+			if other := foreign(in(dir, path)); other != "" {
+				denied = &fs.PathError{Op: "exec", Path: path, Err: deniedError(other)}
+				continue
+			}
+		}
 		if errors.Is(err, syscall.ENOEXEC) {
 			err = run("/bin/sh", append([]string{"sh", path}, args[1:]...))
 		}
