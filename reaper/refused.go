@@ -15,7 +15,7 @@ type probe struct {
 
 const (
 	noFD    = ^uintptr(0)      // -1
-	noFlags = uintptr(1 << 29) // a flag that no call knows
+	noFlags = uintptr(1 << 20) // a flag that none of the calls below knows: wait4 knows 1<<29 and above
 )
 
 // probes are the calls that poolinit needs, or can do without if it knows, and that
@@ -35,13 +35,13 @@ func probes() map[string]probe {
 		"pipe2":        {unix.SYS_PIPE2, [5]uintptr{0, noFlags}},
 		"recvmsg":      {unix.SYS_RECVMSG, [5]uintptr{noFD}},
 		"sendmsg":      {unix.SYS_SENDMSG, [5]uintptr{noFD}},
-		"setgroups":    {unix.SYS_SETGROUPS, [5]uintptr{1 << 29}},
+		"setgroups":    {unix.SYS_SETGROUPS, [5]uintptr{noFlags}},
 		"setpgid":      {unix.SYS_SETPGID, [5]uintptr{0, noFD}},
 		"setsockopt":   {unix.SYS_SETSOCKOPT, [5]uintptr{noFD}},
 		"socket":       {unix.SYS_SOCKET, [5]uintptr{noFD}},
 		"socketpair":   {unix.SYS_SOCKETPAIR, [5]uintptr{noFD}},
-		"wait4":        {unix.SYS_WAIT4, [5]uintptr{0, 0, noFlags}},
-		"waitid":       {unix.SYS_WAITID, [5]uintptr{unix.P_ALL, 0, 0, noFlags}},
+		"wait4":        {unix.SYS_WAIT4, [5]uintptr{noFD, 0, noFlags | unix.WNOHANG}},
+		"waitid":       {unix.SYS_WAITID, [5]uintptr{unix.P_ALL, 0, 0, noFlags | unix.WNOHANG}},
 		"prctl":        {unix.SYS_PRCTL, [5]uintptr{unix.PR_SET_PDEATHSIG, noFlags}},
 	}
 }

@@ -3,15 +3,34 @@ package reaper
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
+// A child that runs, or has ended, neither holds up a probe nor is reaped by it.
 func TestNothingIsRefused(t *testing.T) {
+	for _, args := range [][]string{{"sleep", "1000"}, {"true"}} {
+		child := exec.Command(args[0], args[1:]...) // there is no reaper in this test
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = child.Process.Kill()
+			if err := child.Wait(); err != nil && args[0] == "true" {
+				t.Error(err)
+			}
+		}()
+		testkit.Eventually(t, args[0]+" runs, or has ended", func() (any, bool) {
+			stat, err := proc.StatOf(child.Process.Pid)
+			return stat, err == nil && (stat.Zombie() || args[0] == "sleep")
+		})
+	}
 	for name := range probes() {
 		if err := Refused(name); err != nil && !(name == "setgroups" && os.Geteuid() != 0) {
 			t.Error(err)
