@@ -14,6 +14,7 @@ import (
 	"github.com/poolinit/poolinit/cli/flags"
 	"github.com/poolinit/poolinit/cli/terminal"
 	"github.com/poolinit/poolinit/metrics/status"
+	"github.com/poolinit/poolinit/reaper/entry"
 )
 
 // watchTick is how often status --watch asks the pool.
@@ -90,10 +91,12 @@ func watchStatus(o *controlOptions) error {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	onSignal(end, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	resized := make(chan os.Signal, 1) // 1: it is drawn with the size of that moment, so one signal is enough
+	resized := make(chan os.Signal, 1)   // 1: it is drawn with the size of that moment, so one signal is enough
+	suspended := make(chan os.Signal, 1) // 1: one Ctrl-Z stops it
 	tty := hasEscapes() && !o.json
 	if tty {
-		signal.Notify(resized, syscall.SIGWINCH, syscall.SIGTSTP) // TSTP: otherwise Ctrl-Z leaves the shell without a cursor
+		signal.Notify(resized, syscall.SIGWINCH)
+		signal.Notify(suspended, syscall.SIGTSTP)
 		fmt.Print(enterScreen)
 		defer fmt.Print(leaveScreen)
 	}
@@ -108,8 +111,18 @@ func watchStatus(o *controlOptions) error {
 			return nil
 		case <-tick.C:
 		case <-resized:
+		case <-suspended:
+			suspend()
 		}
 	}
+}
+
+// suspend leaves the terminal to the shell, as Ctrl-Z asks for, and takes it again
+// when the shell continues this program.
+func suspend() {
+	fmt.Print(leaveScreen)
+	entry.Suspend()
+	fmt.Print(enterScreen)
 }
 
 // showOnce shows the pool as it is now. The error is that of writing.

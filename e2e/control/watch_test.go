@@ -63,13 +63,63 @@ func TestStatusWatch(t *testing.T) {
 	tty.Resize(4, 40)
 	tty.Expect("... and ")
 	tty.Expect(" lines more")
-	tty.Send("\x1a") // Ctrl-Z does nothing
-	tty.Expect(" lines more")
 	tty.Send("\x03")
 	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	awaitNormalScreen(tty)
+}
+
+// Ctrl-Z stops the programs that a person uses in a shell, and fg continues them.
+// status --watch leaves the shell the screen and the cursor meanwhile.
+func TestCtrlZ(t *testing.T) {
+	harness.Need(t, "bash")
+	t.Parallel()
+	for name, c := range map[string]struct{ args, up, stopped string }{
+		"watch": {"status --watch", otherScreen + "\x1b[H\x1b[Kpoolinit ", firstScreen},
+		"send":  {"send \"$URL\"", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tty, shell := harness.Shell(t)
+			tty.Send("POOLINIT=" + harness.Binary(t) + " URL=" + harness.UnixURL(t, "") + " TERM=xterm\n")
+			tty.Expect("ready> ")
+			tty.Send("$POOLINIT --log-level error --ready started --listen $URL -- sleep 1000 & until $POOLINIT health --ready 2>/dev/null; do :; done\n")
+			tty.Expect("ok\r\nready> ")
+			tty.Send("$POOLINIT " + c.args + "\n")
+			tty.Expect("\r\n")
+			tty.Expect(c.up)
+			testkit.Eventually(t, "it has the foreground", func() (any, bool) { return tty.Foreground(), tty.Foreground() != shell.PID })
+			tty.Send("\x1a")
+			tty.Expect(c.stopped)
+			tty.Expect("Stopped")
+			tty.Expect("ready> ")
+			tty.Send("fg\n")
+			tty.Expect(c.up)
+			testkit.Eventually(t, "it has the foreground", func() (any, bool) { return tty.Foreground(), tty.Foreground() != shell.PID })
+			tty.Send("\x03")
+			tty.Expect("ready> ")
+			tty.Send("exit 3\n")
+			if code := shell.Wait(); code != 3 {
+				t.Errorf("exit code %d, want 3", code)
+			}
+		})
+	}
+}
+
+// Where no shell could continue it, Ctrl-Z does nothing.
+func TestStatusWatchWithoutShell(t *testing.T) {
+	t.Parallel()
+	pool := startHost(t, "--", "obey")
+	p, tty := watch(t, pool)
+	tty.Expect("ready")
+	tty.Send("\x1a")
+	tty.Expect(firstScreen + otherScreen)
+	tty.Expect("ready")
+	tty.Send("\x03")
+	if code := p.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 // Each way to end it leaves the terminal as it was, also while it waits for an

@@ -18,6 +18,7 @@
 package entry
 
 import (
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -78,9 +79,26 @@ func Release() {
 	}
 	for _, sig := range recorded {
 		if atExec.ignored&(1<<(sig-1)) == 0 {
-			var byDefault sigaction
-			_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(byDefault.mask), 0, 0)
+			setAction(sig, new(sigaction), nil)
 		}
 	}
 	RestoreMask()
+}
+
+// Suspend does what SIGTSTP does to a program that has no handler for it: it stops
+// this program until a shell continues it, unless no shell could. The program may have
+// a handler all the same.
+func Suspend() {
+	runtime.LockOSThread() // the signal is for this thread, so that it is stopped when Tgkill returns
+	defer runtime.UnlockOSThread()
+	RestoreMask()
+	var handler sigaction
+	setAction(syscall.SIGTSTP, new(sigaction), &handler)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(syscall.Getpid()), uintptr(syscall.Gettid()), uintptr(syscall.SIGTSTP))
+	setAction(syscall.SIGTSTP, &handler, nil)
+}
+
+func setAction(sig syscall.Signal, set, old *sigaction) {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig),
+		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(set.mask), 0, 0)
 }
