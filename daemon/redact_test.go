@@ -41,3 +41,25 @@ func TestCommandLineIsNotLogged(t *testing.T) {
 		}
 	}
 }
+
+func FuzzRedacted(f *testing.F) {
+	for _, s := range []string{"a://b:c@d", "--password=x", "x://", "://@", "https://a@b/c?d=e#f"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := redacted([]string{"--password", "x" + s}); got[1] != hidden {
+			t.Errorf("%q", got)
+		}
+		if got := redacted([]string{"amqp://user:" + strings.Map(plain, s) + "hunter2@host/" + s}); strings.Contains(got[0], "hunter2@") {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// plain drops what ends a URL's authority.
+func plain(r rune) rune {
+	if strings.ContainsRune("/?# ", r) {
+		return -1
+	}
+	return r
+}

@@ -3,6 +3,8 @@ package metrics
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -33,4 +35,20 @@ func TestHostIsChecked(t *testing.T) {
 	if text, err := io.ReadAll(nc); err != nil || !strings.HasPrefix(string(text), "HTTP/1.0 200 ") {
 		t.Errorf("%.100q, %v", text, err)
 	}
+}
+
+func FuzzHost(f *testing.F) {
+	for _, host := range []string{"localhost", "localhost:80", "[::1]:9090", "127.0.0.1", "evil.example:1", "pool.", "[", "]:", "a:b:c", "%", ""} {
+		f.Add(host)
+	}
+	s := checkHost([]string{"pool"}, http.NotFoundHandler())
+	f.Fuzz(func(t *testing.T, host string) {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, &http.Request{Host: host, URL: &url.URL{Path: "/status"}})
+		name := strings.ToLower(host)
+		known := strings.HasPrefix(name, "localhost") || strings.HasPrefix(name, "pool") || strings.HasPrefix(name, "[localhost") || strings.HasPrefix(name, "[pool")
+		if w.Code == http.StatusNotFound && !known && strings.Trim(name, "[]:.0123456789abcdef%") == name && name != "" {
+			t.Errorf("%q is allowed", host)
+		}
+	})
 }
