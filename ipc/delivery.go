@@ -154,7 +154,9 @@ func (d *Delivery) Worker() int {
 // Release gives d back after it was settled.
 func (d *Delivery) Release() {
 	kept, meta := d.frame, d.meta
-	netio.PutBuffer(d.reply)
+	if d.reply != nil {
+		netio.PutBuffer(d.reply)
+	}
 	if cap(kept) > keepFrame {
 		netio.PutBuffer(kept)
 		kept = nil
@@ -212,7 +214,14 @@ func (d *Delivery) takeReply(reply []byte) []byte {
 // is a large one in a buffer of its own, which belongs to the origin from then on. It
 // need not be copied.
 func (d *Delivery) HandOver(reply []byte) []byte {
-	if d.done && len(reply) >= largeReply { // kept by Replies
+	if len(reply) < largeReply {
+		return nil
+	}
+	return d.handOver(reply)
+}
+
+func (d *Delivery) handOver(reply []byte) []byte {
+	if d.done { // Replies has kept it
 		d.frame = nil
 		return reply
 	}

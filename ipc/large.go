@@ -19,7 +19,7 @@ type large struct {
 }
 
 // most is how long the frame of a reply may be.
-func (l *large) most() int { return min(frame.MaxReply+frame.HeaderSize, l.q.cfg.ReplyBytes) }
+func (l *large) most() int { return l.q.MaxReply() + frame.HeaderSize }
 
 func (l *large) text(size int) string {
 	return fmt.Sprintf("the message was handled, but its reply of %d bytes is longer than --reply-bytes allows (%d)", size, l.q.cfg.ReplyBytes)
@@ -94,6 +94,8 @@ func (l *large) handOver(d *Delivery, reply []byte) []byte {
 
 // forget gives back the buffer of a reply that was not handed over.
 func (l *large) forget() {
-	netio.PutBuffer(l.taken)
-	l.taken = nil
+	if l.taken != nil {
+		netio.PutBuffer(l.taken)
+		l.taken = nil
+	}
 }

@@ -348,6 +348,9 @@ func (q *Queue) Unhold(f *Flow) {
 	q.dispatch()
 }
 
+// MaxReply is how long the body of a reply may be, in bytes.
+func (q *Queue) MaxReply() int { return min(frame.MaxReply, q.cfg.ReplyBytes) }
+
 // Memory returns how much memory messages and replies take, in bytes.
 func (q *Queue) Memory() int {
 	n, bytes, inFlight := q.Depth()

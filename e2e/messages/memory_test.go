@@ -31,7 +31,7 @@ const restBytes = 36 << 20
 
 // hostileTime is how long each kind of hostile client has. POOLINIT_MEMORY sets
 // another one.
-const hostileTime = 700 * time.Millisecond
+const hostileTime = 400 * time.Millisecond
 
 // sizedDeed answers each message with as many bytes as its body says, without
 // memory for them.

@@ -161,3 +161,26 @@ func TestTaggedAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkLarge sends messages of 1 MiB, one after the other, and reads the replies
+// of the same length. An operation is one message.
+func BenchmarkLarge(b *testing.B) {
+	w := newWorld(b, "?reply=always&idle=0s&partial=0s", nil)
+	w.Worker(func(sock net.Conn) {
+		_, _ = io.CopyBuffer(struct{ io.Writer }{sock}, struct{ io.Reader }{sock}, make([]byte, 64<<10))
+	})
+	c := w.dial()
+	message := frame.Append(nil, make([]byte, 1<<20))
+	reply := make([]byte, len(message))
+	sent := make(chan error, 1) // 1: the result of a round that has failed
+	b.SetBytes(int64(len(message)))
+	for b.Loop() {
+		go func() { _, err := c.Write(message); sent <- err }() // ends when all is read
+		if _, err := io.ReadFull(c.Conn, reply); err != nil {
+			b.Fatal(err)
+		}
+		if err := <-sent; err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -140,7 +140,7 @@ func (j *job) read() {
 		if j.reply = j.reply[:len(j.reply)+n]; err != nil {
 			return
 		}
-		if len(j.reply)-frame.HeaderSize > frame.MaxReply {
+		if len(j.reply)-frame.HeaderSize > j.cfg.Queue.MaxReply() {
 			j.tooLong = true
 			_ = j.proc.SignalGroup(syscall.SIGKILL) // ended already: fine
 			close(j.killed)
@@ -206,7 +206,7 @@ func (j *job) answer(oom bool) []byte {
 	exit := j.exit()
 	switch {
 	case j.tooLong:
-		return failure(errors.New("the reply is longer than " + strconv.Itoa(frame.MaxReply) + " bytes"))
+		return failure(errors.New("the reply is longer than " + strconv.Itoa(j.cfg.Queue.MaxReply()) + " bytes"))
 	case oom:
 		return failure(errors.New("command was killed by the OOM killer"))
 	case exit.Signal != 0:
