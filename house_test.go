@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	".": {modulePath + "/cli", modulePath + "/supervisor/launch"},
 	"cli": {modulePath + "/cli/...", modulePath + "/daemon", modulePath + "/ipc", modulePath + "/ipc/...", modulePath + "/metrics/...", modulePath + "/reaper", modulePath + "/reaper/entry", modulePath + "/reaper/signals", modulePath + "/reaper/tini",
 		modulePath + "/supervisor", modulePath + "/supervisor/...", "golang.org/x/sys/unix"},
-	"cli/flags":    {modulePath + "/reaper/signals", "github.com/spf13/pflag", "golang.org/x/sys/unix"},
+	"cli/flags":    {modulePath + "/reaper/proc", modulePath + "/reaper/signals", "github.com/spf13/pflag", "golang.org/x/sys/unix"},
 	"cli/terminal": {"golang.org/x/sys/unix"},
 	"cli/send":     {modulePath + "/cli/flags", modulePath + "/cli/terminal", modulePath + "/ipc", modulePath + "/ipc/dial", modulePath + "/ipc/sources", modulePath + "/ipc/sysv", modulePath + "/ipc/frame"},
 	"daemon": {modulePath + "/reaper/...", modulePath + "/reaper", modulePath + "/supervisor/...", modulePath + "/supervisor",

@@ -12,6 +12,7 @@ import (
 
 	"github.com/poolinit/poolinit/ipc"
 	"github.com/poolinit/poolinit/reaper"
+	"github.com/poolinit/poolinit/reaper/proc"
 	"github.com/poolinit/poolinit/supervisor/output"
 )
 
@@ -56,6 +57,9 @@ func logStart(log zerolog.Logger, cfg *Config) {
 	log.Info().Str("version", cfg.Version).Int("pid", os.Getpid()).Int("workers", cfg.Pool.Workers).
 		Str("command", cfg.Command[0]).Int("arguments", len(cfg.Command)-1).Msg("starting poolinit")
 	log.Debug().Strs("arguments", redacted(cfg.Command[1:])).Msg("arguments of the command")
+	if shell := proc.ShellAbove(); shell != "" {
+		log.Warn().Str("shell", shell).Msg("PID 1 is a shell, which does not forward signals: docker stop will not reach this pool")
+	}
 }
 
 // An end is what the last line tells.

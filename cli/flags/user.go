@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 // A User is the user that workers run as; the zero one is poolinit's own.
@@ -90,7 +92,13 @@ func id(s string) (uint32, error) {
 // Allowed returns an error if this process may not start workers as that user.
 // Without this check it would be known only at the first start.
 func (u User) Allowed() error {
-	if u.Credential == nil || hasCapability(unix.CAP_SETUID) && hasCapability(unix.CAP_SETGID) {
+	if u.Credential == nil {
+		return nil
+	}
+	if err := u.mapped(proc.UserMap(), proc.GroupMap()); err != nil {
+		return err
+	}
+	if hasCapability(unix.CAP_SETUID) && hasCapability(unix.CAP_SETGID) {
 		return nil
 	}
 	if os.Geteuid() == 0 {
@@ -134,4 +142,19 @@ func (u User) Environ(env []string) []string {
 		}
 	}
 	return kept
+}
+
+// mapped returns an error if the user namespace, that of a rootless container for
+// one, does not have the ids of the user.
+func (u User) mapped(users, groups proc.IDMap) error {
+	const remedy = "take one of these, or give the container more (podman --uidmap and --gidmap, /etc/subuid and /etc/subgid)"
+	if uid := u.Credential.Uid; !users.Has(uid) {
+		return fmt.Errorf("--user %s: this container's user namespace does not have uid %d, only %s; %s", u.Name, uid, users, remedy)
+	}
+	for _, gid := range append([]uint32{u.Credential.Gid}, u.Credential.Groups...) {
+		if !groups.Has(gid) {
+			return fmt.Errorf("--user %s: this container's user namespace does not have gid %d, only %s; %s", u.Name, gid, groups, remedy)
+		}
+	}
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/poolinit/poolinit/internal/testkit/strict"
+	"github.com/poolinit/poolinit/reaper/proc"
 )
 
 func TestParseUser(t *testing.T) {
@@ -126,6 +127,26 @@ func TestUserEnviron(t *testing.T) {
 	} {
 		if got := tt.user.Environ(tt.env); !reflect.DeepEqual(got, tt.got) {
 			t.Errorf("%q becomes %q, want %q", tt.env, got, tt.got)
+		}
+	}
+}
+
+// A rootless container has only some ids.
+func TestUserOfTheNamespace(t *testing.T) {
+	users, groups := proc.IDMap{0, 1000}, proc.IDMap{0, 1000, 5000, 1}
+	for in, want := range map[string]string{
+		"7:8":      "",
+		"999:5000": "",
+		"1000:7":   "--user 1000:7: this container's user namespace does not have uid 1000, only 0-999; take one",
+		"7:1000":   "--user 7:1000: this container's user namespace does not have gid 1000, only 0-999, 5000; take one",
+	} {
+		u, err := ParseUser(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = u.mapped(users, groups)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", in, err, want)
 		}
 	}
 }
