@@ -214,9 +214,8 @@ func TestRunDaemonizes(t *testing.T) {
 // unless it is signalled too.
 const prefork = `
 trap 'wait $child; echo served; exit 0' TERM
-sh -c 'trap "echo child was signalled; exit 1" TERM; until [ -e "$0" ]; do sleep 0.01; done; echo child is done' "$1" &
+sh -c 'trap "echo child was signalled; exit 1" TERM; echo up; until [ -e "$0" ]; do sleep 0.01; done; echo child is done' "$1" &
 child=$!
-echo up
 wait $child
 `
 
