@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -59,6 +60,8 @@ var workerChild = harness.Child("chaosWorker", func(args []string) int {
 	messages := os.NewFile(3, "messages")
 	in, tagged := bufio.NewReader(messages), args[1] == "tagged"
 	go misbehave(messages, tagged) // ends with the process
+	// As many at a time as it may handle, the first ones first: these are to blame if it dies.
+	room := make(chan struct{}, atoi(os.Getenv("POOLINIT_CONCURRENCY")))
 	for {
 		f, err := readFrame(in, tagged)
 		if err != nil {
@@ -68,7 +71,11 @@ var workerChild = harness.Child("chaosWorker", func(args []string) int {
 			continue
 		}
 		if tagged {
-			go handle(book, messages, f) // ends with its answer, or with the process
+			room <- struct{}{}
+			go func() { // ends with its answer, or with the process
+				handle(book, messages, f)
+				<-room
+			}()
 		} else {
 			handle(book, messages, f)
 		}
@@ -77,6 +84,11 @@ var workerChild = harness.Child("chaosWorker", func(args []string) int {
 
 // hungUp is set when the worker has closed its descriptor: what it has read by then, others get.
 var hungUp atomic.Bool
+
+func atoi(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
 
 func misbehave(messages *os.File, tagged bool) {
 	told := make(chan os.Signal, 1) // one misdeed at a time

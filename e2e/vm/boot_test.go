@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,7 +39,7 @@ func boot(t *testing.T) {
 	writeInitrd(t, initrd, filepath.Dir(kernel))
 	args := []string{"-nodefaults", "-display", "none", "-no-reboot", "-m", "384", "-smp", "4", "-accel", "tcg,thread=multi",
 		"-serial", "stdio", "-serial", "file:" + results, "-kernel", kernel, "-initrd", initrd, "-append",
-		"console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off"}
+		"console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off E2E_RUN=" + flag.Lookup("test.run").Value.String()}
 	ctx, cancel := context.WithTimeout(t.Context(), machineTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)

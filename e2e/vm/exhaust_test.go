@@ -112,3 +112,40 @@ func testNoDescriptors(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	pool.ExpectExit(0)
 }
+
+// lateEater takes memory as soon as there is a file.
+var lateEater = harness.Deed("eatsLater", func(words []string) int {
+	harness.AwaitFile(words[0])
+	return harness.Deeds[harness.EatsDeed](nil)
+})
+
+// poolinit holds messages, and is larger than each of its workers when these have
+// used up the memory of the cgroup. The kernel takes the workers.
+func testOOMSparesQueue(t *testing.T) {
+	addr, gate := harness.FreePort(t), t.TempDir()+"/gate"
+	b := newBox(t, map[string]string{"memory.max": "134217728"})
+	p := b.start(t, harness.WorkerChild, "/poolinit", "run", "-n", "4", "--log-format", "json", "--restart", "never", "--stop-timeout", "2s",
+		"--queue-bytes", "48MiB", "--listen", "tcp://"+addr+"?reply=never", "--", "/init", lateEater, gate)
+	pool := harness.PoolOf(p)
+	pool.AwaitWorkers(4)
+	nc := dial(t, addr)
+	for range 44 {
+		if err := harness.WriteFrame(nc, strings.Repeat("x", 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.AwaitDocument("the messages wait", func(d *harness.Document) bool { return d.Queue.Messages >= 40 })
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	killed := 0
+	for _, r := range pool.Records() {
+		if r.Why == "oom" {
+			killed++
+		}
+	}
+	if killed < 4 || pool.Count("stopped: ") != 1 {
+		t.Errorf("%d workers with why=oom\n%s", killed, p.Stderr.String())
+	}
+}

@@ -54,7 +54,7 @@ func becomeInit() error {
 		}
 	}
 	return syscall.Exec("/poolinit", []string{"poolinit", "run", "--restart", "never", "--log-format", "json", "--",
-		"/init", "-test.v", "-test.timeout", machineTime.String(), "-test.run", "^Test$"}, os.Environ())
+		"/init", "-test.v", "-test.timeout", machineTime.String(), "-test.run", os.Getenv("E2E_RUN")}, os.Environ())
 }
 
 func write(path, text string) error { return os.WriteFile(path, []byte(text), 0o644) }

@@ -9,7 +9,7 @@
 // binary, and boots it as the machine's init. That mounts what a machine has and
 // becomes `poolinit run`, whose worker is this binary again: it runs the checks, with
 // e2e/harness as everywhere. Its results come back over a serial line, and each
-// becomes a subtest.
+// becomes a subtest. go test -run Test/FrozenDisk runs one of them.
 //
 // The kernel is in bin/vm, where tools/vm-kernel.sh puts it.
 package vm
@@ -60,6 +60,7 @@ var checks = []check{
 	{"FrozenDisk", testFrozenDisk},
 	{"FilesOfStrangers", testStrangers},
 	{"OOMKillOfTheMachine", testMachineOOM},
+	{"OOMKillSparesTheQueue", testOOMSparesQueue},
 	{"NoDescriptors", testNoDescriptors},
 	{"NoPIDs", testNoPIDs},
 }
