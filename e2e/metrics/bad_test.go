@@ -96,7 +96,7 @@ func TestMetricsStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		text := "GET /metrics HTTP/1.1\r\nHost: x\r\n"
+		text := "GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
 		if i%2 == 0 {
 			text += "\r\n"
 		}
@@ -104,7 +104,7 @@ func TestMetricsStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	client := &http.Client{Timeout: testkit.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 500}}
+	client := &http.Client{Timeout: testkit.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 150, MaxConnsPerHost: 150}} // with the others fewer than 256, of which none is replaced
 	defer client.CloseIdleConnections()
 	var scrapes sync.WaitGroup
 	var good, turned atomic.Int32
@@ -145,13 +145,13 @@ func TestMetricsBadRequests(t *testing.T) {
 	base := harness.HTTPAddress(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "--http", "127.0.0.1:0", "--", "sleep", "1000"}}))
 	for request, want := range map[string]string{
 		"GET /metrics HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n": "431",
-		"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc":      "405",
-		"PUT /status HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n":    "405",
-		"DELETE /livez HTTP/1.1\r\nHost: x\r\n\r\n":                              "405",
-		"GET /../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n":                   "307 /etc/passwd",
-		"GET /..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n\r\n":                "404",
-		"GET //evil.example/ HTTP/1.1\r\nHost: x\r\n\r\n":                        "307 /evil.example/",
-		"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n":                              "200",
+		"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc":      "405",
+		"PUT /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n":    "405",
+		"DELETE /livez HTTP/1.1\r\nHost: localhost\r\n\r\n":                              "405",
+		"GET /../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n":                   "307 /etc/passwd",
+		"GET /..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: localhost\r\n\r\n":                "404",
+		"GET //evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n":                        "307 /evil.example/",
+		"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n":                              "200",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       "400",
 		"\x16\x03\x01\r\n\r\n":                                                   "400",
 	} {
