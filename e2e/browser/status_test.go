@@ -2,7 +2,9 @@ package browser
 
 import (
 	"fmt"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -294,7 +296,9 @@ func TestStops(t *testing.T) {
 	tb.says("#legend", "2 stopping")
 	tb.picture("stopping")
 
-	p.signal(syscall.SIGTERM) // at once
+	if out, err := exec.Command(poolinit(t), "stop", "--now", "--pid", strconv.Itoa(p.cmd.Process.Pid)).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	<-p.exited
 	tb.says("#state", "No answer since ")
 	tb.says("#state", "it was stopping: SIGTERM")

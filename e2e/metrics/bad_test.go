@@ -144,16 +144,16 @@ func TestMetricsStorm(t *testing.T) {
 func TestMetricsBadRequests(t *testing.T) {
 	base := harness.HTTPAddress(harness.Start(t, harness.Program{Args: []string{harness.Binary(t), "--http", "127.0.0.1:0", "--", "sleep", "1000"}}))
 	for request, want := range map[string]string{
-		"GET /metrics HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n": "431",
-		"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc":      "405",
-		"PUT /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n":    "405",
-		"DELETE /livez HTTP/1.1\r\nHost: localhost\r\n\r\n":                              "405",
-		"GET /../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n":                   "307 /etc/passwd",
-		"GET /..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: localhost\r\n\r\n":                "404",
-		"GET //evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n":                        "307 /evil.example/",
-		"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n":                              "200",
-		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       "400",
-		"\x16\x03\x01\r\n\r\n":                                                   "400",
+		"GET /metrics HTTP/1.1\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n":      "431",
+		"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc":   "405",
+		"PUT /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n": "405",
+		"DELETE /livez HTTP/1.1\r\nHost: localhost\r\n\r\n":                           "405",
+		"GET /../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n":                "307 /etc/passwd",
+		"GET /..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: localhost\r\n\r\n":             "404",
+		"GET //evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n":                     "307 /evil.example/",
+		"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n":                           "200",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                            "400",
+		"\x16\x03\x01\r\n\r\n":                                                        "400",
 	} {
 		nc, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
 		if err != nil {

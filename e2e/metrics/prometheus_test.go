@@ -151,7 +151,7 @@ func TestMetricsPrometheus(t *testing.T) {
 		p.expectValue("poolinit_stopping"+of+"}", 1)
 		p.expectValue("poolinit_ready"+of+"}", 0)
 	}
-	pool.Signal(syscall.SIGINT) // once more: it would wait on
+	pool.StopNow() // it would wait on
 	pool.ExpectExit(137)
 }
 
@@ -197,7 +197,7 @@ func TestMetricsStop(t *testing.T) {
 			nc.Close()
 			if c.code != 0 { // it would serve on
 				harness.AwaitMetric(t, base, `poolinit_worker_messages_total{result="handled",worker="0"}`, 1)
-				p.Signal(syscall.SIGINT)
+				p.StopNow()
 			}
 			p.ExpectExit(c.code)
 			if _, err := net.Dial("tcp", strings.TrimPrefix(base, "http://")); err == nil {
