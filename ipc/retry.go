@@ -15,7 +15,7 @@ import (
 // many as a failure frame has room for. maxReason is how many of those the log and
 // the spool get.
 const (
-	maxFailure = 4 << 10
+	maxFailure = 4<<10 + 64
 	maxReason  = 1 << 10
 )
 

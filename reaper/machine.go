@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"syscall"
 )
 
 // machines are the names, as uname -m has them, of what ELF calls e_machine.
@@ -19,11 +20,14 @@ var machineHere = map[string]uint16{"amd64": 62, "arm64": 183}[runtime.GOARCH]
 // otherwise returns "". The kernel calls such a program no executable at all; a shell
 // would take it for a script.
 func foreign(path string) string {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a FIFO
 	if err != nil {
 		return "" // a file may be executable without being readable
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return ""
+	}
 	// Of the ELF header: magic, at 5 the byte order (2 is big-endian), at 18 e_machine.
 	var head [20]byte
 	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:4]) != "\x7fELF" {

@@ -20,11 +20,13 @@ import (
 
 	"github.com/poolinit/poolinit/e2e/harness"
 	"github.com/poolinit/poolinit/internal/testkit"
+	"github.com/poolinit/poolinit/internal/testkit/race"
 	"github.com/poolinit/poolinit/internal/testkit/strict"
 )
 
-// cageBytes is the memory that the pool of TestHostileClients has, workers and all.
-const cageBytes = 64 << 20
+// cageBytes is the memory that the pool of TestHostileClients has, workers and all:
+// 64 MiB, and more if the workers, which are this binary, have the race detector.
+var cageBytes = map[bool]int{false: 64 << 20, true: 128 << 20}[race.On]
 
 // restBytes is what PID 1 may have when all is over.
 const restBytes = 36 << 20

@@ -19,7 +19,13 @@ func testInit(t *testing.T) {
 		t.Errorf("the parent is %d", os.Getppid())
 	}
 	harness.RunClient(t, nil, "/poolinit", "health").Says(t, 0)
-	d := harness.ParseDocument(t, harness.RunClient(t, nil, "/poolinit", "status", "--json").Stdout)
+	var status string // an emulated machine that boots may take longer than a client waits
+	testkit.Eventually(t, "status is answered", func() (any, bool) {
+		got := harness.RunClient(t, nil, "/poolinit", "status", "--json")
+		status = got.Stdout
+		return got, got.Code == 0
+	})
+	d := harness.ParseDocument(t, status)
 	if d.PID != 1 || len(d.Workers) != 1 || d.Workers[0].PID != os.Getpid() {
 		t.Errorf("status: %+v", d)
 	}

@@ -27,15 +27,10 @@ const (
 	// grace is how long a new connection is not replaced. It is longer than a client
 	// needs to send a small request, and short enough for the thousands of silent
 	// ones that may wait in the kernel's queue before a probe.
-	grace = 100 * time.Millisecond
+	grace = 50 * time.Millisecond
 	// unreadGrace is how long a connection is not replaced on which something may have
 	// arrived that the server has not seen yet. After that the server hangs.
 	unreadGrace = time.Second
-	// While this many places became free by themselves within movingTime, nothing is
-	// replaced: a crowd of clients that are answered, one after another, is served
-	// soon enough, and those of them that have connected early may send at any time.
-	movingPlaces = 20
-	movingTime   = 100 * time.Millisecond
 	// look is how often Accept looks again.
 	look = 5 * time.Millisecond
 )
@@ -51,10 +46,8 @@ type Listener struct {
 
 	mu sync.Mutex
 	// Of *Conn, the one that has been there for longest first.
-	waiting *list.List              // without a request
-	busy    *list.List              // whose request is being answered
-	left    [movingPlaces]time.Time // when the last places became free, in turn
-	turn    int                     // of the one that was first
+	waiting *list.List // without a request
+	busy    *list.List // whose request is being answered
 }
 
 // NewListener returns a Listener on ln. A connection whose request has been answered
@@ -108,9 +101,6 @@ func (l *Listener) admit(c *Conn) bool {
 // replaceable returns the connection that a new one may replace, or nil. The caller
 // holds mu.
 func (l *Listener) replaceable(now time.Time) *Conn {
-	if now.Sub(l.left[l.turn]) < movingTime {
-		return nil
-	}
 	for e := l.waiting.Front(); e != nil; e = e.Next() {
 		c := e.Value.(*Conn)
 		age := now.Sub(c.since)
@@ -265,7 +255,6 @@ func (c *Conn) Close() error {
 	l.mu.Lock()
 	if c.in != nil {
 		c.leave()
-		l.left[l.turn], l.turn = time.Now(), (l.turn+1)%movingPlaces
 		select {
 		case l.freed <- struct{}{}:
 		default:

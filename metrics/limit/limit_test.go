@@ -120,33 +120,6 @@ func TestNewcomerReplacesTheOldest(t *testing.T) {
 	})
 }
 
-// While places become free fast enough nothing is replaced.
-func TestNothingIsReplacedWhileItMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 0)
-		defer w.end()
-		silent := w.connect()
-		w.accepted(0)
-		for range 3 * movingPlaces { // of a crowd, each is there for a moment
-			w.connect()
-			c := w.accepted(0)
-			time.Sleep(movingTime / movingPlaces / 2)
-			w.connect() // waits, and comes next
-			if w.accepted(0) != nil || isClosed(silent) {
-				t.Fatal("one is replaced although places become free")
-			}
-			c.Close()
-			w.accepted(0).Close()
-		}
-		w.connect()
-		w.accepted(0)
-		w.connect()
-		if w.accepted(movingTime+2*look) == nil || !isClosed(silent) {
-			t.Error("when nothing moves any more, nothing is replaced")
-		}
-	})
-}
-
 // Those whose requests are being answered are not replaced, or only after a time.
 func TestBusyOnesStay(t *testing.T) {
 	for _, answer := range []time.Duration{0, time.Second} {
