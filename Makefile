@@ -60,9 +60,9 @@ release:
 test-release:
 	RELEASE=1 $(GO) test -count=1 -timeout 10m -run TestRelease ./e2e/image
 
-# The modules that other programs import, and the example of one. The client is
-# not for Linux only.
-SDKS := worker client deploy/docker/go
+# The modules that other programs import, the example of one, and the feeders. The
+# client is not for Linux only.
+SDKS := worker client deploy/docker/go feeders
 # Tests with heavy libraries have modules of their own, so that the product's stays small.
 MODULES := e2e/browser e2e/kubernetes
 

@@ -76,12 +76,16 @@ var mayImport = map[string][]string{
 	// internal/ is copies: modules_test.go.
 	"worker": {modulePath + "/worker/internal/frame"},
 	"client": {modulePath + "/client/internal/frame", modulePath + "/client/internal/dial"},
+	// The feeders: a module of its own, which may require what brokers need.
+	"feeders/secret": {},
+	"feeders/link":   {modulePath + "/feeders/internal/frame", modulePath + "/feeders/secret", "golang.org/x/sys/unix"},
+	"feeders/flow":   {modulePath + "/feeders/link"},
 }
 
 // notProduct are directories whose Go code is not part of the binary, nor
 // meant to be imported.
 var notProduct = []string{"e2e", "bench", "examples", "tools", "deploy", "bin", "internal", "ipc/ipctest", "reaper/ancillary/ancillarytest",
-	"worker/examples", "worker/internal", "client/examples", "client/internal"}
+	"worker/examples", "worker/internal", "client/examples", "client/internal", "feeders/internal"}
 
 // A goFile is a file of the product, without tests.
 type goFile struct {

@@ -34,7 +34,8 @@ func TestModulesCarryCopies(t *testing.T) {
 	if out, err := exec.Command("tools/modules.sh", want).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, dir := range []string{"worker/internal/frame", "client/internal/frame", "client/internal/dial"} {
+	for _, dir := range []string{"worker/internal/frame", "client/internal/frame", "client/internal/dial",
+		"feeders/internal/frame", "feeders/internal/strict"} {
 		made, here := files(t, filepath.Join(want, dir)), files(t, dir)
 		for name := range here {
 			if _, ok := made[name]; !ok {

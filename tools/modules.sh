@@ -1,8 +1,8 @@
 #!/bin/sh
-# Copies the packages that the modules worker and client share with poolinit into
+# Copies the packages that the modules worker, client and feeders share with poolinit into
 # these modules. A program that uses one of the modules then needs no other module.
 #
-#   tools/modules.sh [DIRECTORY]     where worker and client are; default: the repository
+#   tools/modules.sh [DIRECTORY]     where the modules are; default: the repository
 #
 # Only the import paths of the copies differ. A test compares them (go test -run
 # Modules .).
@@ -27,4 +27,5 @@ copy() {
 }
 
 copy worker ipc/frame
+copy feeders "ipc/frame internal/testkit/strict"
 copy client "ipc/frame ipc/dial"
