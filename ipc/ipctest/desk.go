@@ -25,18 +25,6 @@ type Desk struct {
 	meta  map[string]string // of the replies
 }
 
-// NewDesk returns a desk in a lane that change may set up.
-func (w *World) NewDesk(change func(*ipc.Lane)) *Desk {
-	d := &Desk{t: w.T, q: w.Q, ended: make(map[string]string), meta: make(map[string]string)}
-	d.Stats.Name = "tcp://desk"
-	d.lane.Source = &d.Stats
-	if change != nil {
-		change(&d.lane)
-	}
-	d.Flow = ipc.NewFlow(&d.lane)
-	return d
-}
-
 // Beside returns another desk of the same lane: another flow.
 func (d *Desk) Beside() *Desk {
 	return &Desk{t: d.t, q: d.q, Flow: ipc.NewFlow(&d.lane), ended: make(map[string]string), meta: make(map[string]string)}

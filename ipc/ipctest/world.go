@@ -320,3 +320,15 @@ func IsClosed(c <-chan struct{}) bool {
 		return false
 	}
 }
+
+// NewDesk returns a desk in a lane that change may set up.
+func (w *World) NewDesk(change func(*ipc.Lane)) *Desk {
+	d := &Desk{t: w.T, q: w.Q, ended: make(map[string]string), meta: make(map[string]string)}
+	d.Stats.Name = "tcp://desk"
+	d.lane.Source = &d.Stats
+	if change != nil {
+		change(&d.lane)
+	}
+	d.Flow = ipc.NewFlow(&d.lane)
+	return d
+}
